@@ -1,0 +1,112 @@
+"""Is the run healthy? Cheap numbers, kept on the device and read only when a record is due.
+
+B queries, C embedding, N candidates, P probe images, K queue.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moco.losses import chance_loss
+from moco.negatives import KeyQueue
+
+MOST_QUERIES = 512  # that the pairwise figures look at
+
+
+class Meter:
+    """Sums over the steps since the last record; part of the checkpoint, so that a resumed record is the same record."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.sums: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, scores_BN: Tensor, is_positive_BN: Tensor) -> None:
+        positives = is_positive_BN.sum()
+        positive_sum = torch.where(is_positive_BN, scores_BN, 0.0).sum()
+        hit_B1 = is_positive_BN.gather(1, scores_BN.argmax(1, keepdim=True))
+        self._sum("loss", loss.detach())
+        self._sum("contrast_top1", 100.0 * hit_B1.float().mean())
+        self._sum("positive", positive_sum / positives)
+        self._sum("negative", (scores_BN.sum() - positive_sum) / (scores_BN.numel() - positives))
+        self.steps += 1
+
+    def _sum(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def read(self, candidates: int) -> dict[str, float]:
+        """Means, and a fresh start."""
+        means = {name: float(total) / self.steps for name, total in self.sums.items()}
+        self.steps, self.sums = 0, {}
+        return {
+            "train/loss": means["loss"],
+            "train/loss_over_chance": means["loss"] / chance_loss(candidates),
+            "train/contrast_top1": means["contrast_top1"],
+            "train/positive": means["positive"],
+            "train/gap": means["positive"] - means["negative"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "sums": self.sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.sums = state["steps"], state["sums"]
+
+
+def spread(queries_BC: Tensor) -> float:
+    """Mean over dimensions of the standard deviation x sqrt(C): about 1 when spread evenly, 0 collapsed (SimSiam, fig. 2)."""
+    return float(queries_BC.std(0).mean()) * math.sqrt(queries_BC.shape[1])
+
+
+def effective_rank(queries_BC: Tensor) -> float:
+    """exp of the entropy of the singular values' shares (Roy and Vetterli 2007; RankMe, eq. 2): from 1 to min(B, C)."""
+    singular = torch.linalg.svdvals(queries_BC.float())
+    share = singular / singular.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    return float(torch.special.entr(share).sum().exp())
+
+
+def alignment(queries_BC: Tensor, keys_BC: Tensor) -> float:
+    """E |q - k|^2 over the two views of an image (Wang and Isola, section 4.1.1, alpha = 2)."""
+    return float((queries_BC - keys_BC).square().sum(1).mean())
+
+
+def uniformity(queries_BC: Tensor) -> float:
+    """log E exp(-2 |x - y|^2) over different images (Wang and Isola, section 4.1.2, t = 2): 0 collapsed, lower better."""
+    squared = torch.pdist(queries_BC[:MOST_QUERIES].float()).square()
+    return float(squared.mul(-2.0).exp().mean().log())
+
+
+def queue_figures(queue: KeyQueue, images_B: Tensor, step: int) -> dict[str, float]:
+    """Mean age of the real keys in steps, and percent of queries whose own image waits in the queue as a negative.
+
+    `step` is that of the last enqueued batch; `images_B` are the images of the next one. Absent while no key is real.
+    """
+    real_K = queue.arrivals_K >= 0
+    ages_K = torch.where(real_K, step - queue.arrivals_K, 0).float()
+    own_B = torch.isin(images_B, queue.images_K)
+    return {
+        "queue/age": float(ages_K.sum() / real_K.sum()),
+        "queue/own_image": 100.0 * float(own_B.float().mean()),
+    }
+
+
+class KeyDrift:
+    """How far the keys of fixed images have moved in one turnover of the queue: 1 - cosine, 0 is consistent keys.
+
+    Looks back to the oldest snapshot that is not older than `turnover` steps, so early figures cover less.
+    """
+
+    def __init__(self, turnover: int) -> None:
+        self.turnover = turnover
+        self.snapshots: list[tuple[int, Tensor]] = []
+
+    def read(self, step: int, keys_PC: Tensor) -> dict[str, float]:
+        self.snapshots = [(s, k) for s, k in self.snapshots if step - s <= self.turnover]
+        self.snapshots.append((step, keys_PC))
+        if len(self.snapshots) == 1:
+            return {}
+        return {"queue/key_drift": 1.0 - float((self.snapshots[0][1] * keys_PC).sum(1).mean())}

@@ -1,0 +1,74 @@
+"""Encoders: images (B, 3, S, S) to features (B, feature_dim). torchvision's ResNets, and a narrow one for small images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.resnet import BasicBlock
+
+from moco.batchnorm import SplitBatchNorm2d
+from moco.config import ResNet
+
+Norm = Callable[[int], nn.Module]
+
+
+def norm_layer(splits: int) -> Norm:
+    return nn.BatchNorm2d if splits == 1 else partial(SplitBatchNorm2d, splits=splits)
+
+
+class Encoder(nn.Module):
+    """A backbone without its classifier; `feature_dim` is the width of what it returns."""
+
+    def __init__(self, backbone: nn.Module, feature_dim: int) -> None:
+        super().__init__()
+        self.backbone, self.feature_dim = backbone, feature_dim
+
+    def forward(self, images_B3SS: Tensor) -> Tensor:
+        features_BD: Tensor = self.backbone(images_B3SS)
+        return features_BD
+
+
+def build_encoder(config: ResNet) -> Encoder:
+    """Initialised from the global generator: the caller seeds it (`moco.model.seeded`)."""
+    norm = norm_layer(config.batch_norm_splits)
+    return _narrow(config, norm) if config.depth == 8 else _torchvision(config, norm)
+
+
+def _torchvision(config: ResNet, norm: Norm) -> Encoder:
+    net: nn.Module = getattr(resnet, f"resnet{config.depth}")(norm_layer=norm)
+    feature_dim = net.fc.in_features
+    net.fc = nn.Identity()
+    if config.stem != "imagenet":
+        net.conv1 = small_convolution(config, 64)
+        net.maxpool = nn.Identity()
+    return Encoder(net, feature_dim)
+
+
+def small_convolution(config: ResNet, width: int) -> nn.Conv2d:
+    """3 x 3 in place of ImageNet's 7 x 7 with stride 2 and its pooling (the CIFAR form); `strided` halves the side once."""
+    stride = 2 if config.stem == "strided" else 1
+    conv = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's ResNet
+    return conv
+
+
+def _narrow(config: ResNet, norm: Norm) -> Encoder:
+    """Three BasicBlocks of width w, 2w, 4w: seconds to train on a CPU; features of 4w."""
+    w = config.width
+    blocks = [_block(w, w, 1, norm), _block(w, 2 * w, 2, norm), _block(2 * w, 4 * w, 2, norm)]
+    net = nn.Sequential(small_convolution(config, w), norm(w), nn.ReLU(inplace=True), *blocks)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    return Encoder(net, 4 * w)
+
+
+def _block(inplanes: int, planes: int, stride: int, norm: Norm) -> nn.Module:
+    shortcut = None
+    if stride != 1 or inplanes != planes:
+        shortcut = nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False), norm(planes))
+    return BasicBlock(inplanes, planes, stride, shortcut, norm_layer=norm)

@@ -1,0 +1,20 @@
+"""Randomness as a function of its purpose and a counter, never of what ran before.
+
+The data order, the augmentation, the shuffles and the initial weights depend on (seed, purpose, counter) alone. So arms of
+one seed are paired, and a resumed run needs no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def seed_of(*key: int | str) -> int:
+    """63 bits of the sha256 of the key."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
+
+
+def generator(device: str | torch.device, *key: int | str) -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(seed_of(*key))

@@ -1,0 +1,24 @@
+"""Learning rates as functions of the step: nothing to save, nothing to resume."""
+
+from __future__ import annotations
+
+import math
+
+from moco.config import Cosine, Schedule, Step
+
+
+def learning_rate(schedule: Schedule, base: float, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The rate of `step` (from 0). Linear warm-up from 0 over `warmup_epochs`, then the schedule.
+
+    v1: x factor at milestones; v2: half cosine per epoch (main_moco.py); v3: half cosine per step after the warm-up.
+    """
+    exact_epoch = step / steps_per_epoch
+    if exact_epoch < schedule.warmup_epochs:
+        return base * exact_epoch / schedule.warmup_epochs
+    match schedule:
+        case Step(milestones=milestones, factor=factor):
+            return base * float(factor ** sum(exact_epoch >= m for m in milestones))
+        case Cosine(warmup_epochs=warmup, per_step=per_step, first_epoch=first):
+            epoch = exact_epoch if per_step else step // steps_per_epoch + first
+            share = (epoch - warmup) / max(epochs - warmup, 1e-9)
+            return base * 0.5 * (1.0 + math.cos(math.pi * share))

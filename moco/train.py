@@ -1,0 +1,160 @@
+"""The loop: a resumable generator. It yields numbers; the caller writes them down, and decides when to stop.
+
+A checkpoint is written only after everything yielded before it has been taken by the caller, so a caller that writes each
+record before asking for the next loses none. Resume is the same call.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moco import checkpoint
+from moco.config import Config
+from moco.data import Batch, ImageData, load
+from moco.evaluation.readouts import final_values, validation_values
+from moco.identity import to_plain
+from moco.trainer import Diverged, Trainer, choose_device
+
+CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.pt"
+__all__ = ["CHECKPOINT", "ENCODER", "Diverged", "Record", "Resumed", "train"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Numbers after `step` steps. Keys are grouped by slash; a repeated key at the same step replaces the earlier one."""
+
+    step: int
+    epoch: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Training goes on after `step`: records of later steps that an earlier attempt left are void."""
+
+    step: int
+
+
+def never() -> bool:
+    return False
+
+
+def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> Iterator[Record | Resumed]:
+    """Train, evaluate, leave `encoder.pt`. `stop` is asked after each step: True saves and ends the iteration early.
+
+    Raises ValueError for data or a checkpoint that do not fit the config, Diverged when the loss stops being finite.
+    """
+    started = time.monotonic()
+    data = load(config.data, logging.getLogger("moco").warning)
+    trainer = Trainer(config, data, choose_device(config.train.device))
+    if (run_dir / CHECKPOINT).exists():
+        trainer.load_state_dict(checkpoint.load(run_dir / CHECKPOINT, trainer.device))
+        yield Resumed(trainer.step)
+    loop = _Loop(trainer, data, run_dir / CHECKPOINT, stop)
+    loop.setup_seconds = time.monotonic() - started
+    yield from loop.run()
+    if trainer.step == trainer.total_steps:
+        yield loop.finish(run_dir / ENCODER)
+
+
+@dataclass
+class _Stopwatch:
+    """Where the time since the last record went, in seconds."""
+
+    waited: float = 0.0
+    images: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            self.images += len(batch.indices_B)
+            yield batch
+
+    def lap(self) -> tuple[float, dict[str, float]]:
+        """Seconds since the last lap, and the rates. Call after the device has been waited for."""
+        seconds = max(time.monotonic() - self.since, 1e-9)
+        rates = {"speed/images_per_s": self.images / seconds, "speed/data_wait": self.waited / seconds}
+        self.restart()
+        return seconds, rates
+
+    def restart(self) -> None:
+        self.waited, self.images, self.since = 0.0, 0, time.monotonic()
+
+
+class _Loop:
+    """Steps, records, evaluations and checkpoints in their one order."""
+
+    def __init__(self, trainer: Trainer, data: ImageData, path: Path, stop: Callable[[], bool]) -> None:
+        self.trainer, self.data, self.path, self.stop = trainer, data, path, stop
+        self.watch, self.saved_at, self.setup_seconds, self.evaluation_seconds = _Stopwatch(), time.monotonic(), 0.0, 0.0
+        self.stopped = False
+
+    def run(self) -> Iterator[Record]:
+        trainer = self.trainer
+        while trainer.step < trainer.total_steps and not self.stopped:
+            first = trainer.step % trainer.batches.steps_per_epoch
+            for batch in self.watch.timed(trainer.batches.epoch(trainer.epoch, first)):
+                due = trainer.record_due
+                trainer.take_step(batch)
+                if due:
+                    yield self.record()
+                yield from self.evaluate_when_due()
+                self.stopped = self.stop()
+                if self.stopped or self.checkpoint_due():
+                    self.save()
+                if self.stopped:
+                    return
+
+    def record(self) -> Record:
+        values = self.trainer.record()  # waits for the device, so that the lap below is honest
+        seconds, rates = self.watch.lap()
+        self.trainer.seconds += seconds
+        return self._record(values | rates)
+
+    def _record(self, values: dict[str, float]) -> Record:
+        trainer = self.trainer
+        return Record(trainer.step, trainer.step / max(trainer.batches.steps_per_epoch, 1), values)
+
+    def evaluate_when_due(self) -> Iterator[Record]:
+        every = self.trainer.config.evaluation.knn_every * self.trainer.batches.steps_per_epoch
+        if every and self.trainer.step % every == 0:
+            started = time.monotonic()
+            yield self._record(validation_values(self.trainer.model.query, self.data, self.trainer.config))
+            self.evaluation_seconds += time.monotonic() - started
+            self.save()
+            self.watch.since += time.monotonic() - started  # evaluation is not training time
+
+    def checkpoint_due(self) -> bool:
+        trainer = self.trainer
+        minutes = (time.monotonic() - self.saved_at) / 60
+        return trainer.step == trainer.total_steps or minutes >= trainer.config.train.checkpoint_minutes
+
+    def save(self) -> None:
+        self.trainer.save(self.path)
+        self.saved_at = time.monotonic()
+
+    def finish(self, path: Path) -> Record:
+        """Final readouts and the weights: {"encoder", "head": state dicts, "config", "step"}."""
+        trainer, started = self.trainer, time.monotonic()
+        if trainer.total_steps == 0:
+            trainer.measure_statistics()
+        query = trainer.model.query
+        values = final_values(query, self.data, trainer.config)
+        state = {"encoder": query.encoder.state_dict(), "head": query.head.state_dict(), "step": trainer.step}
+        checkpoint.save(state | {"config": to_plain(trainer.config)}, path)
+        self.evaluation_seconds += time.monotonic() - started
+        seconds = {
+            "seconds/setup": self.setup_seconds,
+            "seconds/train": trainer.seconds,
+            "seconds/evaluation": self.evaluation_seconds,
+        }
+        return self._record(values | seconds)
