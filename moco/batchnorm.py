@@ -22,7 +22,9 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(images_NCHW)
         if len(images_NCHW) % self.splits:
-            raise ValueError(f"batch of {len(images_NCHW)} images does not divide into {self.splits} parts of BatchNorm")
+            raise ValueError(
+                f"batch of {len(images_NCHW)} images does not divide into {self.splits} parts of BatchNorm"
+            )
         # Momentum 1 leaves each part's own mean and unbiased variance in these buffers.
         means_GC, variances_GC = self._part_statistics(), self._part_statistics()
         parts = [
@@ -38,7 +40,9 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _move_running(self, mean_C: Tensor, variance_C: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
         self.running_mean.lerp_(mean_C, self.momentum)
         self.running_var.lerp_(variance_C, self.momentum)
         if self.num_batches_tracked is not None:

@@ -111,7 +111,9 @@ class ResNet:
             f"encoder.width = {self.width}: only depth 8 has a free width, depth {self.depth} has 64",
         )
         require(self.width >= 1, f"encoder.width = {self.width}: must be at least 1")
-        require(self.batch_norm_splits >= 1, f"encoder.batch_norm_splits = {self.batch_norm_splits}: must be at least 1")
+        require(
+            self.batch_norm_splits >= 1, f"encoder.batch_norm_splits = {self.batch_norm_splits}: must be at least 1"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ class Head:
     dim: int = 128
 
     def __post_init__(self) -> None:
-        require(all(w >= 0 for w in self.hidden), f"head.hidden = {self.hidden}: widths must be 0 (as the features) or more")
+        require(
+            all(w >= 0 for w in self.hidden), f"head.hidden = {self.hidden}: widths must be 0 (as the features) or more"
+        )
         require(self.dim >= 2, f"head.dim = {self.dim}: must be at least 2")
 
 
@@ -187,7 +191,9 @@ Schedule = Step | Cosine
 def _check_rates(lr: float, weight_decay: float, schedule: Schedule) -> None:
     require(lr > 0.0, f"optim.lr = {lr}: must be above 0")
     require(weight_decay >= 0.0, f"optim.weight_decay = {weight_decay}: must be 0 or more")
-    require(schedule.warmup_epochs >= 0.0, f"optim.schedule.warmup_epochs = {schedule.warmup_epochs}: must be 0 or more")
+    require(
+        schedule.warmup_epochs >= 0.0, f"optim.schedule.warmup_epochs = {schedule.warmup_epochs}: must be 0 or more"
+    )
 
 
 @dataclass(frozen=True)
@@ -234,7 +240,9 @@ class Train:
         require(self.epochs >= 0, f"train.epochs = {self.epochs}: must be 0 or more")
         require(self.batch_size >= 2, f"train.batch_size = {self.batch_size}: must be at least 2")
         require(self.log_every >= 1, f"train.log_every = {self.log_every}: must be at least 1")
-        require(self.checkpoint_minutes >= 0, f"train.checkpoint_minutes = {self.checkpoint_minutes}: must be 0 or more")
+        require(
+            self.checkpoint_minutes >= 0, f"train.checkpoint_minutes = {self.checkpoint_minutes}: must be 0 or more"
+        )
 
 
 @dataclass(frozen=True)
@@ -256,7 +264,10 @@ class Evaluation:
         require(self.knn_every >= 0, f"evaluation.knn_every = {self.knn_every}: must be 0 or more")
         require(self.knn_temperature > 0, f"evaluation.knn_temperature = {self.knn_temperature}: must be above 0")
         require(self.linear_epochs >= 1, f"evaluation.linear_epochs = {self.linear_epochs}: must be at least 1")
-        require(self.few_label_per_class >= 1, f"evaluation.few_label_per_class = {self.few_label_per_class}: must be at least 1")
+        require(
+            self.few_label_per_class >= 1,
+            f"evaluation.few_label_per_class = {self.few_label_per_class}: must be at least 1",
+        )
         require(self.few_label_draws >= 1, f"evaluation.few_label_draws = {self.few_label_draws}: must be at least 1")
 
 
@@ -283,7 +294,8 @@ class Config:
         )
         require(
             batch // splits >= 2,
-            f"train.batch_size = {batch} and encoder.batch_norm_splits = {splits}: BatchNorm needs 2 images or more in each part",
+            f"train.batch_size = {batch} and encoder.batch_norm_splits = {splits}: "
+            "BatchNorm needs 2 images or more in each part",
         )
         require(
             splits > 1 or not self.key_encoder.shuffle,

@@ -38,8 +38,8 @@ def build_encoder(config: ResNet) -> Encoder:
 
 
 def _torchvision(config: ResNet, norm: Norm) -> Encoder:
-    net: nn.Module = getattr(resnet, f"resnet{config.depth}")(norm_layer=norm)
-    feature_dim = net.fc.in_features
+    net: resnet.ResNet = getattr(resnet, f"resnet{config.depth}")(norm_layer=norm)
+    feature_dim: int = net.fc.in_features
     net.fc = nn.Identity()
     if config.stem != "imagenet":
         net.conv1 = small_convolution(config, 64)
@@ -71,4 +71,5 @@ def _block(inplanes: int, planes: int, stride: int, norm: Norm) -> nn.Module:
     shortcut = None
     if stride != 1 or inplanes != planes:
         shortcut = nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False), norm(planes))
-    return BasicBlock(inplanes, planes, stride, shortcut, norm_layer=norm)
+    block: nn.Module = BasicBlock(inplanes, planes, stride, shortcut, norm_layer=norm)
+    return block

@@ -99,7 +99,9 @@ def flatten(config: Any, *, cosmetic: bool = True) -> dict[str, Any]:
 
 def canonical_json(config: Config) -> str:
     """One text for one meaning: sorted keys, shortest exact floats, no cosmetic fields."""
-    return json.dumps({"schema": SCHEMA_VERSION, **to_plain(config, cosmetic=False)}, sort_keys=True, separators=(",", ":"))
+    return json.dumps(
+        {"schema": SCHEMA_VERSION, **to_plain(config, cosmetic=False)}, sort_keys=True, separators=(",", ":")
+    )
 
 
 def run_id(config: Config) -> str:

@@ -57,7 +57,8 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def update_key_encoder(self) -> None:
         """theta_k <- m theta_k + (1 - m) theta_q (v1, eq. 2): parameters only; BatchNorm's buffers are each encoder's own."""
-        keys, queries = list(self.key.parameters()), list(self.query.parameters())
+        keys: list[Tensor] = list(self.key.parameters())
+        queries: list[Tensor] = list(self.query.parameters())
         torch._foreach_lerp_(keys, queries, 1.0 - self.config.key_encoder.momentum)
 
     @torch.no_grad()

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from moco import checkpoint
 from moco.config import Config
-from moco.data import Batch, ImageData, load
+from moco.data import load
+from moco.data.images import ImageData
+from moco.data.loader import Batch
 from moco.evaluation.readouts import final_values, validation_values
 from moco.identity import to_plain
 from moco.trainer import Diverged, Trainer, choose_device
@@ -95,7 +97,12 @@ class _Loop:
 
     def __init__(self, trainer: Trainer, data: ImageData, path: Path, stop: Callable[[], bool]) -> None:
         self.trainer, self.data, self.path, self.stop = trainer, data, path, stop
-        self.watch, self.saved_at, self.setup_seconds, self.evaluation_seconds = _Stopwatch(), time.monotonic(), 0.0, 0.0
+        self.watch, self.saved_at, self.setup_seconds, self.evaluation_seconds = (
+            _Stopwatch(),
+            time.monotonic(),
+            0.0,
+            0.0,
+        )
         self.stopped = False
 
     def run(self) -> Iterator[Record]:
@@ -125,8 +132,10 @@ class _Loop:
         return Record(trainer.step, trainer.step / max(trainer.batches.steps_per_epoch, 1), values)
 
     def evaluate_when_due(self) -> Iterator[Record]:
+        """kNN on the validation split; the end of the run has readouts of its own."""
+        step, total = self.trainer.step, self.trainer.total_steps
         every = self.trainer.config.evaluation.knn_every * self.trainer.batches.steps_per_epoch
-        if every and self.trainer.step % every == 0:
+        if every and step % every == 0 and step < total:
             started = time.monotonic()
             yield self._record(validation_values(self.trainer.model.query, self.data, self.trainer.config))
             self.evaluation_seconds += time.monotonic() - started

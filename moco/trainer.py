@@ -12,7 +12,8 @@ from moco import checkpoint, diagnostics
 from moco.augment import normalise
 from moco.batchnorm import measure_statistics
 from moco.config import Config
-from moco.data import Batch, Batches, ImageData
+from moco.data.images import ImageData
+from moco.data.loader import Batch, Batches
 from moco.identity import run_id
 from moco.losses import info_nce
 from moco.model import MoCo
@@ -54,7 +55,7 @@ class Trainer:
         self.meter = diagnostics.Meter()
         self.drift = diagnostics.KeyDrift(turnover=-(-config.negatives.size // config.train.batch_size))
         self._probe_P3SS = self._probe(data)
-        self._last: tuple[Batch, Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
         self._queue_figures: dict[str, float] = {}
 
     def _probe(self, data: ImageData) -> Tensor:
@@ -78,7 +79,8 @@ class Trainer:
     def take_step(self, batch: Batch) -> None:
         """Algorithm 1 of v1, in the order of the authors' code: the key encoder moves first, the queue last."""
         model = self.model
-        query_view, key_view = (v.contiguous(memory_format=self.memory_format) for v in batch.views)
+        query_view = batch.query_view_B3SS.contiguous(memory_format=self.memory_format)
+        key_view = batch.key_view_B3SS.contiguous(memory_format=self.memory_format)
         set_learning_rate(self.optimiser, self.learning_rate())
         model.update_key_encoder()
         with self.autocast():
@@ -90,7 +92,7 @@ class Trainer:
         self.meter.add(loss, scores_BN.detach(), is_positive_BN)
         if self.record_due:
             self._queue_figures = diagnostics.queue_figures(model.queue, batch.indices_B, self.step)
-        self._last = batch, queries_BC.detach(), keys_BC
+        self._last = queries_BC.detach(), keys_BC
         model.queue.update(keys_BC, batch.indices_B, self.step)
         self.step += 1
 
@@ -107,7 +109,7 @@ class Trainer:
     def record(self) -> dict[str, float]:
         """Everything about the steps since the last record; the one place that waits for the device."""
         assert self._last is not None
-        batch, queries_BC, keys_BC = self._last
+        queries_BC, keys_BC = self._last
         values = self.meter.read(self.model.queue.candidates)
         if not torch.isfinite(torch.tensor(values["train/loss"])):
             raise Diverged(self.step, values["train/loss"])

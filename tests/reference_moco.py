@@ -82,7 +82,7 @@ class ReferenceMoCo:
         for key in k:
             self.queue[self.position] = key
             self.position = (self.position + 1) % len(self.queue)
-        return float(loss)
+        return loss.item()
 
 
 def step_rate(base: float, epoch: int, milestones: tuple[int, ...]) -> float:

@@ -18,6 +18,7 @@ from moco.config import Augment
 from moco.methods import AUGMENT_V1, AUGMENT_V2
 from moco.randomness import generator
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 RECIPES = {
     "v1": AUGMENT_V1,
     "v2": AUGMENT_V2,
@@ -141,11 +142,11 @@ def test_normalise_is_torchvisions() -> None:
     torch.testing.assert_close(normalise(images, AUGMENT_V2), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_gpu_gives_the_same_views(name: str) -> None:
+def test_every_device_gives_the_same_views(name: str, device: str) -> None:
     images = random_levels(64, 32)
-    on_gpu = two_views(images.cuda(), RECIPES[name], 0, 1)
-    for ours, expected in zip(on_gpu, two_views(images, RECIPES[name], 0, 1), strict=True):
+    on_device = two_views(images.to(device), RECIPES[name], 0, 1)
+    for ours, expected in zip(on_device, two_views(images, RECIPES[name], 0, 1), strict=True):
         close = torch.isclose(ours.cpu(), expected, atol=1e-4, rtol=0)
         assert (~close).float().mean() <= (1e-4 if RECIPES[name].solarize else 0.0)

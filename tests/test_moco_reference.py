@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -15,19 +16,21 @@ from moco.randomness import generator
 from moco.trainer import Trainer
 from tests.reference_moco import ReferenceMoCo, cosine_rate, small_resnet18, step_rate
 
-STEPS, BATCH, QUEUE = 20, 16, 50  # 50 keys: the batch does not divide the ring
+STEPS, BATCH, PARTS, QUEUE = 20, 16, 2, 50  # 50 keys: the batch does not divide the ring
 
 
 def small(method: Config) -> Config:
-    """The method on 8-pixel digits, its schedule squeezed to three epochs of eight steps; everything else as published."""
+    """The method on 16-pixel digits, its schedule squeezed to three epochs of eight steps; everything else as published."""
     schedule = method.optim.schedule
     return replace(
         method,
-        data=Data(name="digits", image_size=8),
-        encoder=ResNet(depth=18, stem="small", batch_norm_splits=4),
+        data=Data(name="digits", image_size=16),
+        encoder=ResNet(depth=18, stem="small", batch_norm_splits=PARTS),
         negatives=Queue(QUEUE),
         key_encoder=replace(method.key_encoder, momentum=0.9),  # so that 20 steps show a wrong moving average
-        optim=replace(method.optim, schedule=replace(schedule, milestones=(1, 2)) if isinstance(schedule, Step) else schedule),
+        optim=replace(
+            method.optim, schedule=replace(schedule, milestones=(1, 2)) if isinstance(schedule, Step) else schedule
+        ),
         train=Train(epochs=3, batch_size=BATCH, device="cpu"),
     )
 
@@ -49,19 +52,25 @@ def test_twenty_steps_equal_the_reference(method) -> None:
     trainer.total_steps = 24
     trainer.model.double()
     mlp = bool(config.head.hidden)
-    query, key = (small_resnet18(4, config.head.dim, mlp).double() for _ in range(2))
+    query, key = (small_resnet18(PARTS, config.head.dim, mlp).double() for _ in range(2))
     copy_weights(trainer.model.query, query)
     copy_weights(trainer.model.query, key)
     sgd = config.optim
     assert isinstance(sgd, SGD)
     reference = ReferenceMoCo(
-        query, key, trainer.model.queue.keys_KC, m=0.9, temperature=config.loss.temperature,
+        query,
+        key,
+        trainer.model.queue.keys_KC,
+        m=0.9,
+        temperature=config.loss.temperature,
         sgd=(sgd.momentum, sgd.weight_decay),
     )
-    batches = trainer.batches.epoch(0)
+    batches = chain.from_iterable(trainer.batches.epoch(e) for e in range(3))
     for step in range(STEPS):
         batch = next(batches)
-        batch = replace(batch, query_view_B3SS=batch.query_view_B3SS.double(), key_view_B3SS=batch.key_view_B3SS.double())
+        batch = replace(
+            batch, query_view_B3SS=batch.query_view_B3SS.double(), key_view_B3SS=batch.key_view_B3SS.double()
+        )
         order = torch.randperm(BATCH, generator=generator("cpu", config.train.seed, "shuffle", step))
         epoch = step // 8
         rate = cosine_rate(sgd.lr, epoch, 3) if isinstance(sgd.schedule, Cosine) else step_rate(sgd.lr, epoch, (1, 2))

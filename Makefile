@@ -1,0 +1,42 @@
+# The two words of the README are `demo` and `test`; both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/
+RUNS ?= runs
+
+.PHONY: install demo test check ui report clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}; try: make install PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)python -m pip install --quiet --disable-pip-version-check uv
+	$(RUN)uv pip install --python $(RUN)python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install  ## one question, answered: the queue-size ablation on the digits, with its table and figure
+	MOCO_RUNS=$(RUNS) $(RUN)python sweeps/queue_size.py --yes
+	@mkdir -p $(RUNS)/answers
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table queue_size --out $(RUNS)/answers/queue_size.md
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table queue_size --out $(RUNS)/answers/queue_size.csv
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table queue_size --out $(RUNS)/answers/queue_size.html
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis plot queue_size --out $(RUNS)/answers/queue_size.png
+
+test: install
+	$(RUN)python -m pytest
+
+check: install
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+
+ui: install
+	MOCO_RUNS=$(RUNS) $(RUN)python -m experiments ui
+
+report: install
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis report queue_size --out $(RUNS)/answers/queue_size_report.html
+
+clean:  ## build products and caches; never runs
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
