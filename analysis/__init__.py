@@ -1,0 +1,1 @@
+"""From run directories to an answer: a table with n, intervals and words, figures, a report."""

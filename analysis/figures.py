@@ -1,0 +1,134 @@
+"""What every figure shares: the look, the words on it, and how it becomes a file or a part of a page."""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import matplotlib
+import seaborn as sns
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from analysis.stats import t_interval
+from analysis.style import BLUE, FIGURE_FORMATS, INK, LINE, MUTED, PAPER
+
+DOTS_PER_INCH: Final = 200
+
+# seaborn's colour-blind palette without its yellow, light on paper, and its grey, which is the published numbers'.
+COLOURS: Final = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 3, 9, 5, 6)]
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p")
+
+# In a page the figure takes the page's colours, those of style.CSS, which differ by day and by night.
+_PAGE_COLOURS: Final = {
+    to_hex(COLOURS[0]): f"var(--high, {BLUE})",
+    INK: "currentColor",
+    MUTED: f"var(--muted, {MUTED})",
+    LINE: f"var(--line, {LINE})",
+    PAPER: f"var(--paper, {PAPER})",
+}
+
+_LOOK: Final[dict[str, Any]] = {
+    **sns.plotting_context("paper"),
+    **sns.axes_style("ticks"),
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9,
+    "axes.titlepad": 9,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "font.family": "DejaVu Sans",
+    "figure.constrained_layout.wspace": 0.06,
+    "svg.hashsalt": "analysis",  # the same figure is the same file
+    "pdf.fonttype": 42,  # text stays text
+    "figure.dpi": 100,
+    "savefig.dpi": DOTS_PER_INCH,
+}
+
+
+class Picture(Figure):
+    """A figure that notebooks show as vectors, and that no global list of figures keeps alive."""
+
+    def _repr_svg_(self) -> str:
+        return inline_svg(self, "")
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """The house style, for as long as a figure is drawn; the caller's settings come back after."""
+    with matplotlib.rc_context(cast(Any, _LOOK)):
+        yield
+
+
+def picture(width: float, height: float) -> Picture:
+    """Inches."""
+    return Picture(figsize=(width, height), layout="constrained")
+
+
+def caption(figure: Figure, text: str) -> None:
+    """Small print below the panels, wrapped to the figure's width."""
+    characters = int(figure.get_figwidth() * 19)
+    figure.supxlabel("\n".join(textwrap.wrap(text, characters)), x=0.01, ha="left", fontsize=7, color=MUTED)
+
+
+def error_bar(values: Iterable[float]) -> tuple[float, float]:
+    """What seaborn draws around a mean: our 95 % t interval. Its own default covers 75 % at n = 3."""
+    known = [float(v) for v in values]
+    return t_interval(known) or (known[0], known[0])
+
+
+def n_seeds(counts: Sequence[int]) -> str:
+    """`n = 5 seeds per arm`, `n = 3 to 5 seeds per arm`."""
+    low, high = min(counts), max(counts)
+    return f"n = {low} seed{'s' if low > 1 else ''} per arm" if low == high else f"n = {low} to {high} seeds per arm"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Vector or pixels by suffix (`FIGURE_FORMATS`); the folder is made. `ValueError` for another suffix."""
+    suffix = path.suffix.lstrip(".").lower()
+    if suffix not in FIGURE_FORMATS:
+        raise ValueError(f"{path}: a figure is written as {', '.join('.' + s for s in FIGURE_FORMATS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+    with look():
+        figure.savefig(path, metadata=dated[suffix])
+
+
+def inline_svg(figure: Figure, label: str) -> str:
+    """The figure as an element of a page, whose text colour and background it takes, by day and by night."""
+    out = io.StringIO()
+    with look():
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for ours, theirs in _PAGE_COLOURS.items():
+        svg = svg.replace(ours, theirs)
+    width = f"{figure.get_figwidth() * 96:.0f}px"
+    head = f'<svg role="img" aria-label="{label}" style="width:100%;max-width:{width};height:auto"'
+    return svg.replace("<svg", head, 1)
