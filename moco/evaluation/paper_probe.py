@@ -1,0 +1,107 @@
+"""The linear protocol of the MoCo papers (v1, section 4.1; the authors' main_lincls.py), for comparison with them.
+
+A linear layer, weights N(0, 0.01), bias 0; SGD with momentum 0.9, lr 30, no weight decay, batch 256, 100 epochs, lr x 0.1
+at epochs 60 and 80; features as they are, not standardised; each epoch new crops and flips go through the backbone, which
+stays in eval mode even so. The last epoch counts: nothing is chosen.
+
+N images, B batch, D features, C classes, S side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moco.config import Augment, Config, Momentum, Train
+from moco.data.loader import Batches
+from moco.evaluation.features import Crops, Labelled, evaluating, filled
+from moco.evaluation.unmoved import unmoved
+from moco.randomness import generator, seed_of
+
+if TYPE_CHECKING:
+    from moco.data.images import Split
+
+LEARNING_RATE, MOMENTUM, BATCH, EPOCHS, MILESTONES = 30.0, 0.9, 256, 100, (60, 80)
+
+
+def paper_probe(crops: Crops, classes: int, seed: int, epochs: int = EPOCHS) -> nn.Linear:
+    """The trained layer; its output are class scores. The order and the first weights are functions of the seed.
+
+    Errors: `BackboneMovedError` at the end of the epoch in which a tensor of the backbone changed.
+    """
+    layer: nn.Linear | None = None
+    for epoch in range(epochs):
+        with unmoved(crops.backbone):
+            labelled = crops.epoch_features(epoch)
+            if layer is None:
+                layer = initial_layer(labelled.features_ND, classes, seed)
+                optimiser = torch.optim.SGD(layer.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
+            optimiser.param_groups[0]["lr"] = learning_rate(epoch)
+            train_epoch(layer, optimiser, labelled, generator("cpu", seed, "paper probe order", epoch))
+    assert layer is not None, epochs
+    return layer
+
+
+def learning_rate(epoch: int) -> float:
+    return LEARNING_RATE * 0.1 ** sum(epoch >= milestone for milestone in MILESTONES)
+
+
+def initial_layer(features_ND: Tensor, classes: int, seed: int) -> nn.Linear:
+    layer = nn.Linear(features_ND.shape[1], classes, dtype=features_ND.dtype)
+    nn.init.normal_(layer.weight, std=0.01, generator=generator("cpu", seed, "paper probe weights"))
+    nn.init.zeros_(layer.bias)
+    return layer.to(features_ND.device)
+
+
+def train_epoch(layer: nn.Linear, optimiser: torch.optim.SGD, labelled: Labelled, order: torch.Generator) -> None:
+    """Every image once; the last batch may be short."""
+    rows_N = torch.randperm(len(labelled), generator=order).to(labelled.labels_N.device)
+    for rows_B in rows_N.split(BATCH):
+        optimiser.zero_grad(set_to_none=True)
+        F.cross_entropy(layer(labelled.features_ND[rows_B]), labelled.labels_N[rows_B]).backward()
+        optimiser.step()
+
+
+def random_crops(encoder: nn.Module, split: Split, config: Config, device: torch.device) -> Crops:
+    """RandomResizedCrop and flip of the split's images, redrawn from (seed, epoch), through the encoder in eval mode.
+
+    Read as for pre-training: streamed images are cropped from the whole picture. An epoch leaves out the remainder of
+    whole batches: other images each time, and none if the number of images has a divisor from 256 to 512.
+    """
+    batches = Batches(split, loading(config, len(split)), device)
+
+    @torch.no_grad()
+    def epoch_features(epoch: int) -> Labelled:
+        labels: list[Tensor] = []
+
+        def features() -> Iterator[Tensor]:
+            for batch in batches.epoch(epoch):
+                labels.append(batch.labels_B)
+                yield encoder(batch.query_view_B3SS)
+
+        with evaluating(encoder):
+            features_ND = filled(features(), batches.steps_per_epoch * batches.size)
+        return Labelled(features_ND, torch.cat(labels))
+
+    return Crops(encoder, epoch_features)
+
+
+def loading(config: Config, images: int) -> Config:
+    """A config for the loader alone: the probe's augmentation, a seed of its own, a batch that leaves few images out."""
+    batch_size = images if images < 256 else min(range(256, 513), key=lambda size: images % size)
+    train = Train(batch_size=batch_size, seed=seed_of(config.train.seed, "paper probe crops"))
+    return Config(config.data, crop_and_flip(config.augment), key_encoder=Momentum(shuffle=False), train=train)
+
+
+def crop_and_flip(recipe: Augment) -> Augment:
+    """The protocol's training augmentation (crops of 8 to 100 % of the area, flips), in the recipe's normalisation.
+
+    Images that the recipe never flips (digits) are not flipped here either.
+    """
+    return Augment(
+        crop_scale=(0.08, 1.0), grey=0.0, jitter_probability=0.0, flip=min(0.5, recipe.flip), mean=recipe.mean, std=recipe.std
+    )
