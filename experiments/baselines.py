@@ -1,7 +1,7 @@
 """Named starting points. A docstring here is a contract: source, command, cost, the number to expect.
 
-    python -m experiments pretrain --baseline NAME [--set FIELD=VALUE ...]
-    python sweeps/queue_size.py --baseline NAME
+python -m experiments pretrain --baseline NAME [--set FIELD=VALUE ...]
+python sweeps/queue_size.py --baseline NAME
 """
 
 from __future__ import annotations
@@ -27,29 +27,28 @@ from moco.config import (
 )
 from moco.methods import AUGMENT_V1, moco_v1, moco_v2
 
-GREY_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-CIFAR_PIXELS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
-
 
 def digits() -> Config:
     """MoCo v1 on the 1,797 digits that scikit-learn ships: no download, seconds a run. The default of every sweep.
 
-    Source: ours (a recipe of the authors' CIFAR-10 notebook, shrunk). Colours mean nothing here and a flipped digit is
-    another digit, so views are crops, small rotations, brightness, contrast and noise.
+    Source: ours, after the authors' CIFAR-10 notebook, chosen on validation images (analysis/LOG.md). Colours mean nothing
+    here and a flipped digit is another digit, so views are crops, small rotations, brightness, contrast and noise.
+    Command: python sweeps/momentum.py. Cost: about 23 s a run on one core. Expect (test split, n = 3): linear 98.2 +- 0.4,
+    kNN (k = 20) 97.8 +- 0.6, 5 labels per class 91.6 +- 0.5; untrained 89.0, 91.2 and 67.6.
     """
     return Config(
         data=Data(name="digits", image_size=16),
         augment=Augment(
             crop_scale=(0.55, 1.0), crop_ratio=(1.0, 1.0), grey=0.0, jitter=(0.4, 0.4, 0.0, 0.0), flip=0.0,
-            rotation=15.0, noise=0.05, **GREY_HALF,
+            rotation=15.0, noise=0.05, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
         ),
-        encoder=ResNet(depth=8, stem="small", width=16, batch_norm_splits=8),
+        encoder=ResNet(depth=8, stem="strided", width=16, batch_norm_splits=8),
         head=Head(hidden=(), dim=64),
         key_encoder=Momentum(0.99, shuffle=True),
         negatives=Queue(1024),
         loss=InfoNCE(0.1),
-        optim=SGD(lr=0.06, weight_decay=5e-4, schedule=Cosine()),
-        train=Train(epochs=60, batch_size=128),
+        optim=SGD(lr=0.24, weight_decay=1e-3, schedule=Cosine()),
+        train=Train(epochs=40, batch_size=128),
         evaluation=Evaluation(knn_every=10),
     )  # fmt: skip
 
@@ -99,7 +98,7 @@ def cifar10_moco_v1() -> Config:
         data=Data(name="cifar10", image_size=32),
         augment=Augment(
             crop_scale=(0.08, 1.0), grey=0.2, grey_first=False, jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=0.8,
-            **CIFAR_PIXELS,
+            mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010),
         ),
         encoder=ResNet(depth=18, stem="small", batch_norm_splits=8),
         head=Head(hidden=(), dim=128),

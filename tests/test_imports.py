@@ -86,4 +86,6 @@ def test_no_room_for_leftovers_and_no_shadowing() -> None:
     stems = {Path(p).stem for p in SOURCES}
     assert not stems & {"utils", "util", "helpers", "common", "misc"}
     sweeps = {Path(p).stem for p in SOURCES if p.startswith("sweeps/")} - {"__init__"}
-    assert not sweeps & sys.stdlib_module_names, "a sweep file that shadows the standard library breaks every other sweep"
+    assert not sweeps & sys.stdlib_module_names, (
+        "a sweep file that shadows the standard library breaks every other sweep"
+    )

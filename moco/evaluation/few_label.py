@@ -44,7 +44,9 @@ def few_label(
     """
     for name, split in (("validation", validation), ("test", test)):
         if not len(split):
-            raise ValueError(f"0 {name} images: the few-label readout needs some; raise data.validation_share or add images")
+            raise ValueError(
+                f"0 {name} images: the few-label readout needs some; raise data.validation_share or add images"
+            )
     subsets = [subset(train.labels_N, per_class, seed, draw) for draw in range(draws)]
     standardise = standardiser(train.features_ND)
     top1 = torch.zeros(2, len(STRENGTHS), dtype=torch.float64)  # validation and test, summed over the draws

@@ -82,7 +82,9 @@ def linear_probe(
     Errors: `ValueError` when there is no validation image to choose on.
     """
     if not len(validation):
-        raise ValueError("0 validation images: the probe's learning rate is chosen on them; raise data.validation_share")
+        raise ValueError(
+            "0 validation images: the probe's learning rate is chosen on them; raise data.validation_share"
+        )
     standardise = standardiser(train.features_ND)
     preferred = sorted(pairs, key=lambda pair: (-pair.weight_decay, pair.lr))
     size = max(1, MOST_NUMBERS // (classes * (3 * train.features_ND.shape[1] + 2 * batch_size(len(train)))))
@@ -143,6 +145,8 @@ def validation_top1(weights_ECP: Tensor, standardise: Standardiser, validation: 
     chunk = max(1, MOST_NUMBERS // (8 * classes * pairs))
     hits_P = torch.zeros(pairs, dtype=torch.int64, device=weights_ECP.device)
     for rows_B in torch.arange(len(validation), device=weights_ECP.device).split(chunk):
-        logits_BCP = (standardise(validation.features_ND[rows_B]) @ weights_ECP.flatten(1)).unflatten(1, (classes, pairs))
+        logits_BCP = (standardise(validation.features_ND[rows_B]) @ weights_ECP.flatten(1)).unflatten(
+            1, (classes, pairs)
+        )
         hits_P += top1_hits(logits_BCP, validation.labels_N[rows_B])
     return [100.0 * hits / len(validation) for hits in hits_P.tolist()]

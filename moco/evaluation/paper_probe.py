@@ -103,5 +103,10 @@ def crop_and_flip(recipe: Augment) -> Augment:
     Images that the recipe never flips (digits) are not flipped here either.
     """
     return Augment(
-        crop_scale=(0.08, 1.0), grey=0.0, jitter_probability=0.0, flip=min(0.5, recipe.flip), mean=recipe.mean, std=recipe.std
+        crop_scale=(0.08, 1.0),
+        grey=0.0,
+        jitter_probability=0.0,
+        flip=min(0.5, recipe.flip),
+        mean=recipe.mean,
+        std=recipe.std,
     )

@@ -90,7 +90,9 @@ def few_labels(features: Features, evaluation: Evaluation, seed: int) -> Iterato
 def linear_paper(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`linear_paper_top1`, `linear_paper_top5`: the papers' own protocol, for comparison with their numbers."""
     if features.crops is None:
-        raise ValueError("linear_paper: needs the images, to crop them anew every epoch; evaluate a run, not its features")
+        raise ValueError(
+            "linear_paper: needs the images, to crop them anew every epoch; evaluate a run, not its features"
+        )
     layer = paper_probe(features.crops, len(features.classes), seed)
     with torch.no_grad():
         scores = score(layer(features.test.features_ND), features.test.labels_N)

@@ -59,6 +59,8 @@ def checksum(tensor: Tensor) -> Tensor:
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     bits_N = real.detach().contiguous().view(_AS_INTEGER[real.element_size()]).flatten().to(torch.int64)
     mixed_N = (bits_N + 1) * _GOLDEN
-    mixed_N = (mixed_N ^ (mixed_N >> 29)) * _GOLDEN  # a right shift xored in is one-to-one: high bits reach the low ones
+    mixed_N = (
+        mixed_N ^ (mixed_N >> 29)
+    ) * _GOLDEN  # a right shift xored in is one-to-one: high bits reach the low ones
     places_N = torch.arange(bits_N.numel(), device=bits_N.device) * _GOLDEN | 1
     return (mixed_N * places_N).sum()
