@@ -65,7 +65,7 @@ def shapes() -> Config:
         augment=AUGMENT_V1,
         encoder=ResNet(depth=8, stem="strided", width=16, batch_norm_splits=8),
         negatives=Queue(256),
-        optim=AdamW(lr=0.004, weight_decay=0.01, schedule=Cosine()),
+        optim=AdamW(lr=0.002, weight_decay=0.01, schedule=Cosine()),
         train=Train(epochs=36, batch_size=64),
     )
 

@@ -14,6 +14,7 @@ A run directory is the truth; MLflow and the tables are views of it. `analysis` 
             heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives
             log.txt, environment.json, uncommitted.diff
         sweeps/<name>@<baseline>[,field=value...].json    a sweep as it was planned (see `Manifest`)
+        set-aside/<run id>.<time>/  what `--force` replaced: moved here, never deleted
         mlflow.db, mlflow-artifacts/
 """
 
@@ -26,6 +27,7 @@ STORE_VERSION: Final = 1
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
+CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
 SWEEPS_FOLDER, MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "sweeps", "mlflow.db", "mlflow-artifacts"
 
 # States of a run. `missing` is never written: there is no run directory yet.
@@ -75,7 +77,55 @@ TAGS: Final[dict[str, str]] = {
     "moco.commit": "commit of the last attempt",
     "moco.job": "Slurm job of the last attempt, if any",
     "moco.run_dir": "path of the run directory",
+    "moco.sent": "values sent so far, and the time of the last: where the next sync goes on",
 }
+
+
+class Status(TypedDict, total=False):
+    """status.json. `experiments.reconcile.state_of` turns it into the true state: a dead worker still says running."""
+
+    state: str
+    reason: str | None  # one line: why it failed or stopped
+    diverged: bool
+    step: int
+    total_steps: int
+    epoch: float
+    images_per_s: float | None
+    knn: float | None  # last validation/knn20_top1, percent
+    host: str  # of the worker; while queued, of the launcher
+    pid: int
+    process_started: int | None  # kernel ticks since boot: tells a process from a later one with its pid
+    job: str | None  # Slurm job that will run it, runs it or ran it last, "123" or "123_4"
+    updated: str  # ISO 8601, UTC
+
+
+class Attempt(TypedDict, total=False):
+    """A line of attempts.jsonl; `event` is "start" or "end". An attempt that was killed gets its end from the next one."""
+
+    event: str
+    attempt: int  # from 1
+    time: str  # ISO 8601, UTC
+    host: str  # start, as are the next six
+    pid: int
+    process_started: int | None
+    hardware: str  # "NVIDIA H100 80GB HBM3" or the CPU's name and the threads used
+    commit: str | None
+    uncommitted: str | None  # short hash of the diff against that commit, None for a clean tree
+    job: str | None  # Slurm job, "123" or "123_4"
+    state: str  # end, as are the next three
+    reason: str | None
+    step: int
+    seconds: float  # wall clock of this attempt
+
+
+class Results(TypedDict, total=False):
+    """results.json: its presence is what makes a run done."""
+
+    test: dict[str, float]  # readout -> percent; the names of READOUTS and any other the evaluation gives
+    validation: dict[str, float]
+    readout: dict[str, float]  # facts about the readouts, such as the chosen learning rate
+    seconds: float  # wall clock of all attempts
+    steps: int
 
 
 class Cell(TypedDict):

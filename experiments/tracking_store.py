@@ -1,0 +1,108 @@
+"""Where MLflow keeps its records: an embedded SQLite file next to the runs, or the server that the user names.
+
+mlflow takes seconds to import, so it is imported where it is used: a launcher that only needs the store's address, or
+finds it already made, never pays for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from experiments.durable import exclusive
+from experiments.schema import MLFLOW_ARTIFACTS, MLFLOW_DATABASE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # A dead server is given up after seconds, not after seven retries of two minutes: the next sync catches up.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def quiet() -> None:
+    """No telemetry, no emoji lines, no migration log. What the user has set himself is left alone."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for logger in ("mlflow", "alembic"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries quote the address, password and all
+
+
+def embedded_uri(runs_root: Path) -> str:
+    return f"sqlite:///{(runs_root / MLFLOW_DATABASE).resolve()}"
+
+
+def user_uri() -> str | None:
+    """The server the user named in MLFLOW_TRACKING_URI, if any."""
+    return os.environ.get(URI_VARIABLE) or None
+
+
+def shown(uri: str, text: str | None = None) -> str:
+    """The address, or a text that quotes it, without user and password: fit to be printed."""
+    login, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return (uri if text is None else text).replace(f"{login}{at}", "") if at else (uri if text is None else text)
+
+
+def ensure_store(runs_root: Path) -> str:
+    """Make the embedded store unless it exists, and return its address (or that of the user's own server).
+
+    Two processes that first-touch a fresh database destroy it: both migrate, and neither a retry nor `mlflow db
+    upgrade` repairs it. So it is made by one, under a lock, beside its final name, and moved there whole: a kill leaves
+    no half.
+    """
+    uri = user_uri()
+    if uri is not None:
+        return uri
+    database = runs_root / MLFLOW_DATABASE
+    if not database.exists():
+        runs_root.mkdir(parents=True, exist_ok=True)
+        with exclusive(runs_root / f"{MLFLOW_DATABASE}.lock"):
+            if not database.exists():
+                _create_database(database)
+    return embedded_uri(runs_root)
+
+
+def _create_database(database: Path) -> None:
+    quiet()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    unfinished = database.with_name(f"{database.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    make: Callable[[str, str], Any] = SqlAlchemyStore
+    store = make(f"sqlite:///{unfinished.resolve()}", str((database.parent / MLFLOW_ARTIFACTS).resolve()))
+    store.engine.dispose()
+    unfinished.replace(database)
+
+
+def open_store(runs_root: Path) -> MlflowClient:
+    """A client of the embedded store or of the user's server. Raises mlflow's own error when that cannot be reached."""
+    quiet()
+    from mlflow import MlflowClient
+
+    return MlflowClient(ensure_store(runs_root))
+
+
+def experiment_id(client: MlflowClient, runs_root: Path, label: str, tags: dict[str, str]) -> str:
+    """The experiment of a sweep, made if needed; one deleted in the UI comes back, since its runs still exist."""
+    found = client.get_experiment_by_name(label)
+    if found is None:
+        artifacts = None if user_uri() else (runs_root / MLFLOW_ARTIFACTS / quote(label, safe="=,@")).resolve().as_uri()
+        return str(client.create_experiment(label, artifact_location=artifacts, tags=tags))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    for key, value in tags.items():
+        if found.tags.get(key) != value:
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return str(found.experiment_id)
