@@ -56,7 +56,8 @@ def digits() -> Config:
 def shapes() -> Config:
     """MoCo v1 on drawn shapes whose colour, place, size and light are nuisances: no download; separates augmentations.
 
-    Source: ours (AdamW and a short queue: SGD and longer queues learnt much slower here).
+    Source: ours, chosen on validation images (analysis/LOG.md). Command: python sweeps/head_and_augmentation.py.
+    Cost: about 100 s a run on one core. Expect about 93 kNN (k = 20) and 97 linear on validation images (n = 1).
     """
     base = digits()
     return replace(
@@ -66,7 +67,7 @@ def shapes() -> Config:
         encoder=ResNet(depth=8, stem="strided", width=16, batch_norm_splits=8),
         negatives=Queue(256),
         optim=AdamW(lr=0.002, weight_decay=0.01, schedule=Cosine()),
-        train=Train(epochs=36, batch_size=64),
+        train=Train(epochs=30, batch_size=64),
     )
 
 

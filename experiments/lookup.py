@@ -1,0 +1,112 @@
+"""Any name of a run leads to it: sweep, arm, run id or its beginning, run directory, Slurm job, MLflow run."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import schema
+from experiments.manifest import all_manifests
+from experiments.run_directory import RunDirectory
+from experiments.schema import Manifest
+
+SHORTEST_PREFIX = 4  # characters of a run id
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run, with the first sweep that planned it; arm and seed are those of that sweep."""
+
+    run_id: str
+    label: str | None
+    arm: str | None
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        if self.arm is None:
+            return self.run_id
+        return f"{self.arm} seed {self.seed}"
+
+
+def sweeps_named(root: Path, name: str) -> list[Manifest]:
+    """By label, else by name, the newest first."""
+    manifests = all_manifests(root)
+    return [m for m in manifests if m["label"] == name] or [m for m in manifests if m["name"] == name]
+
+
+def find(root: Path, text: str, arm: str | None = None) -> list[Found]:
+    """All runs that `text` names; with `arm`, those of that arm. Raises ValueError if there is none, with what is near."""
+    everything = list(_known(root))
+    found = _of_sweep(root, text) or [run for run in everything if _matches(root, run, text)] or _of_mlflow(root, text)
+    if not found:
+        near = _near(root, text, everything)
+        raise ValueError(f"{text}: no sweep, arm, run, job or MLflow run of that name in {root}{near}")
+    return found if arm is None else _of_arm(found, text, arm)
+
+
+def _of_arm(found: Sequence[Found], text: str, arm: str) -> list[Found]:
+    chosen = [run for run in found if run.arm is not None and arm in (run.arm, run.arm.replace(" ", "-"))]
+    if not chosen:
+        arms = list(dict.fromkeys(run.arm for run in found if run.arm))
+        raise ValueError(f"{arm}: no such arm in {text}; its arms are {', '.join(arms) or 'none'}")
+    return chosen
+
+
+def _of_sweep(root: Path, text: str) -> list[Found]:
+    return [run for manifest in sweeps_named(root, text)[:1] for run in cells_of(manifest)]
+
+
+def cells_of(manifest: Manifest) -> list[Found]:
+    return [Found(c["run_id"], manifest["label"], c["arm"], c["seed"]) for c in manifest["cells"]]
+
+
+def _known(root: Path) -> Iterator[Found]:
+    """Every planned cell, then the directories that no sweep planned; each run once."""
+    seen: set[str] = set()
+    for manifest in all_manifests(root):
+        for run in cells_of(manifest):
+            if run.run_id not in seen:
+                seen.add(run.run_id)
+                yield run
+    for path in sorted(root.glob(f"*/{schema.CONFIG}")):
+        if path.parent.name not in seen:
+            yield Found(path.parent.name, None, None, None)
+
+
+def _matches(root: Path, run: Found, text: str) -> bool:
+    if text == run.arm or (len(text) >= SHORTEST_PREFIX and run.run_id.startswith(text)):
+        return True
+    if Path(text).name == run.run_id and Path(text).absolute().parent == root:
+        return True
+    if not re.fullmatch(r"\d+(_\d+)?", text):
+        return False
+    directory = RunDirectory(root / run.run_id)
+    jobs = {(directory.status() or {}).get("job"), *(line.get("job") for line in directory.attempts())}
+    return any(job and text in (job, job.partition("_")[0]) for job in jobs)
+
+
+def _of_mlflow(root: Path, text: str) -> list[Found]:
+    """In the embedded store; MLflow's own ids have 32 hexadecimal digits."""
+    database = root / schema.MLFLOW_DATABASE
+    if not re.fullmatch(r"[0-9a-f]{32}", text) or not database.exists():
+        return []
+    query = "select value from tags where run_uuid = ? and key = 'moco.run_id'"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        run_ids = {value for (value,) in connection.execute(query, (text,))}
+    return [run for run in _known(root) if run.run_id in run_ids]
+
+
+def _near(root: Path, text: str, known: Sequence[Found]) -> str:
+    names = {m[key] for m in all_manifests(root) for key in ("name", "label")} | {run.arm for run in known if run.arm}
+    near = difflib.get_close_matches(text, sorted(names), n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return (
+        f"; the sweeps are {', '.join(m['label'] for m in all_manifests(root))}" if names else ": it holds no sweep yet"
+    )

@@ -1,0 +1,128 @@
+"""A sweep as it was planned, on disk: later tables know from it what is missing. Plans of one label grow together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments import schema
+from experiments.durable import exclusive, now, read_json, replace_json
+from experiments.schema import Manifest
+from experiments.sweep import Plan, make_cell
+from moco.config import Config
+from moco.identity import flatten, from_plain, run_id, to_plain
+
+
+def manifest_path(root: Path, label: str) -> Path:
+    return root / schema.SWEEPS_FOLDER / f"{label}.json"
+
+
+def read_manifest(root: Path, label: str) -> Manifest | None:
+    """Raises ValueError for a file that is damaged or written by a newer version."""
+    path = manifest_path(root, label)
+    manifest: Manifest | None = read_json(path)
+    if manifest is not None and manifest["store_version"] > schema.STORE_VERSION:
+        raise ValueError(
+            f"{path}: store version {manifest['store_version']} is newer than this program's {schema.STORE_VERSION}; update it"
+        )
+    return manifest
+
+
+def all_manifests(root: Path) -> list[Manifest]:
+    """The newest first."""
+    labels = [
+        path.stem if path.suffix == ".json" else path.name for path in (root / schema.SWEEPS_FOLDER).glob("*.json")
+    ]
+    found = [m for label in labels if (m := read_manifest(root, label))]
+    return sorted(found, key=lambda m: m["updated"], reverse=True)
+
+
+def write_manifest(root: Path, plan: Plan, command: str) -> Manifest:
+    """Record the plan, together with the seeds and arms that earlier plans of the same label had."""
+    path = manifest_path(root, plan.label)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.with_name(f".{plan.label}.lock")):
+        manifest = merge(describe(plan, command), read_manifest(root, plan.label))
+        replace_json(path, manifest, sync=True)
+    return manifest
+
+
+def describe(plan: Plan, command: str) -> Manifest:
+    sweep = plan.sweep
+    return Manifest(
+        store_version=schema.STORE_VERSION,
+        name=sweep.name,
+        label=plan.label,
+        question=sweep.question,
+        claim=sweep.claim,
+        metric=sweep.metric,
+        varies=list(sweep.varies),
+        axis=sweep.axis,
+        axis_values=_axis_values(plan),
+        baseline=plan.baseline,
+        baseline_config=plan.base_name,
+        arms=list(plan.arms),
+        seeds=list(plan.seeds),
+        cells=[_cell(arm, seed, config) for arm, config in plan.arms.items() for seed in plan.seeds],
+        published={arm: value for arm, value in sweep.published.items() if arm in plan.arms},
+        published_source=sweep.published_source,
+        command=command,
+        updated=now(),
+    )
+
+
+def _axis_values(plan: Plan) -> dict[str, float]:
+    if plan.sweep.axis is None:
+        return {}
+    values = {
+        arm: flatten(config).get(plan.sweep.axis) for arm, config in plan.arms.items() if arm != schema.RANDOM_INIT
+    }
+    return {arm: float(v) for arm, v in values.items() if v is not None}
+
+
+def _cell(arm: str, seed: int, config: Config) -> schema.Cell:
+    cell = make_cell(arm, seed, config)
+    return schema.Cell(arm=arm, seed=seed, run_id=cell.run_id, config=to_plain(cell.config))
+
+
+def merge(new: Manifest, old: Manifest | None) -> Manifest:
+    """The union of seeds, and the arms that only the old plan had.
+
+    An arm that both have is the new one at every seed. Old arms go if the baseline arm itself has changed since: they
+    would be compared with something that they were not made from.
+    """
+    if old is None:
+        return new
+    seeds = sorted({*new["seeds"], *old["seeds"]})
+    arms = {cell["arm"]: cell["config"] for cell in new["cells"]}
+    kept: dict[str, Any] = {}
+    axis_values = dict(new["axis_values"])
+    if _same_baseline(new, old):
+        kept = {cell["arm"]: cell["config"] for cell in old["cells"] if cell["arm"] not in arms and _readable(cell)}
+        axis_values |= {arm: old["axis_values"][arm] for arm in kept if arm in old["axis_values"]}
+    order = [*(a for a in arms if a != schema.RANDOM_INIT), *kept, schema.RANDOM_INIT]
+    cells = [_cell(arm, seed, from_plain(Config, (arms | kept)[arm])) for arm in order for seed in seeds]
+    return Manifest(**{**new, "arms": order, "seeds": seeds, "cells": cells, "axis_values": axis_values})
+
+
+def _readable(cell: schema.Cell) -> bool:
+    """A cell planned by another version may have other fields; its runs cannot be started any more."""
+    try:
+        from_plain(Config, cell["config"])
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _same_baseline(new: Manifest, old: Manifest) -> bool:
+    return _baseline_id(new) == _baseline_id(old)
+
+
+def _baseline_id(manifest: Manifest) -> str | None:
+    """Identity of the baseline arm whatever the seed."""
+    for cell in manifest["cells"]:
+        if cell["arm"] == manifest["baseline"] and _readable(cell):
+            config: Config = from_plain(Config, cell["config"])
+            return run_id(replace(config, train=replace(config.train, seed=0)))
+    return None

@@ -1,0 +1,121 @@
+"""What is true of a run, whatever its last words were: one function serves launch, status, table and sync.
+
+A worker that was killed still has "running" in its status. It is *lost* when nobody holds its lock on this machine, or
+when it ran on another one and its heartbeat has stopped. A run whose results are written is done, whatever else it says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import schema
+from experiments.jobs import GONE, QUEUE, SILENT
+from experiments.processes import host, is_alive
+from experiments.run_directory import RunDirectory
+from slurm.launch import ENDED, WAITING
+
+STALE_SECONDS = 180.0  # without a heartbeat on another machine: 36 missed ones, and more than a shared disk's cache
+
+AT_REST = (schema.DONE, schema.FAILED, schema.CANCELLED)
+TO_RUN = (schema.MISSING, schema.PREEMPTED, schema.LOST)  # what the same command starts again by itself
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The state and the facts that go with it. `share` of the steps is done; None where that is not known."""
+
+    state: str
+    reason: str | None = None
+    diverged: bool = False
+    step: int | None = None
+    total_steps: int | None = None
+    images_per_s: float | None = None
+    knn: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        if self.state == schema.DONE:
+            return 1.0
+        if self.step is None or self.total_steps is None:
+            return None
+        return self.step / self.total_steps if self.total_steps else 0.0
+
+
+def state_of(path: Path) -> RunState:
+    """The true state of the run at `path`. Reads only; never raises for a run that is being written."""
+    run = RunDirectory(path)
+    if not run.exists():
+        return RunState(schema.MISSING)
+    while True:
+        status = run.status() or {}
+        state, reason = _judge(run, status)
+        # A worker may have ended between the two looks; what it wrote last counts.
+        if (run.status() or {}) == status:
+            return _with_facts(state, reason, status)
+
+
+def _judge(run: RunDirectory, status: schema.Status) -> tuple[str, str | None]:
+    said, reason = status.get("state", schema.MISSING), status.get("reason")
+    if said in AT_REST and not (said == schema.DONE and run.results() is None):
+        return said, reason
+    if run.is_locked():
+        return schema.RUNNING, None
+    if run.results() is not None:
+        return schema.DONE, None
+    if said == schema.DONE:
+        return schema.LOST, f"{schema.RESULTS} is gone"
+    if status.get("job") and said in (schema.QUEUED, schema.RUNNING, schema.PREEMPTED):
+        return _of_job(run, status, said)
+    if said == schema.QUEUED:
+        return _queued(status)
+    if said == schema.RUNNING:
+        return _silent(run, status)
+    return said, reason
+
+
+def _queued(status: schema.Status) -> tuple[str, str | None]:
+    """A queue lives in its launcher; when that has ended, nobody will start the run."""
+    elsewhere = status.get("host") != host()
+    if elsewhere or is_alive(status.get("pid", -1), status.get("process_started")):
+        return schema.QUEUED, None
+    return schema.PREEMPTED if status.get("step") else schema.MISSING, "was queued by a launcher that has ended"
+
+
+def _of_job(run: RunDirectory, status: schema.Status, said: str) -> tuple[str, str | None]:
+    """A run of a Slurm job that nobody holds the lock of, as far as can be seen from here."""
+    job, word = status["job"], QUEUE.state(status["job"] or "")
+    if word in WAITING:
+        return schema.QUEUED, None if said == schema.QUEUED else f"job {job} is back in the queue"
+    if word == SILENT:  # nothing is known of the job: what was said stands, and a heartbeat speaks for itself
+        return _silent(run, status) if said == schema.RUNNING else (said, status.get("reason"))
+    if word != GONE and word not in ENDED:
+        return (schema.RUNNING if said == schema.RUNNING else schema.QUEUED), f"job {job} is {word.lower()}"
+    if said == schema.PREEMPTED:
+        return said, status.get("reason")
+    if said == schema.QUEUED:
+        state = schema.PREEMPTED if status.get("step") else schema.MISSING
+        return state, f"job {job} left the queue before the run began" + ("" if word == GONE else f": {word}")
+    return _silent(run, status) if word == GONE else (schema.LOST, f"job {job} ended: {word}")
+
+
+def _silent(run: RunDirectory, status: schema.Status) -> tuple[str, str | None]:
+    """Said to run, and nobody on this machine holds its lock."""
+    if status.get("host") == host():
+        return schema.LOST, f"process {status.get('pid')} ended without a word (killed, or out of memory?)"
+    age = run.heartbeat_age()
+    if age is not None and age < STALE_SECONDS:
+        return schema.RUNNING, None
+    return schema.LOST, f"no heartbeat from {status.get('host')} for {age or 0:.0f} s"
+
+
+def _with_facts(state: str, reason: str | None, status: schema.Status) -> RunState:
+    return RunState(
+        state=state,
+        reason=reason,
+        diverged=status.get("diverged", False),
+        step=status.get("step"),
+        total_steps=status.get("total_steps"),
+        images_per_s=status.get("images_per_s"),
+        knn=status.get("knn"),
+    )

@@ -1,0 +1,225 @@
+"""A question as data: the arms of an ablation, and the proof that they differ only in what it declares.
+
+`plan` computes each arm's difference to the baseline arm and refuses what `varies` does not cover. That is the
+definition of an ablation. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any
+
+from experiments import checks, schema
+from experiments.checks import training_images
+from experiments.factorial import factorial
+from moco.config import Config, Momentum
+from moco.data.catalog import resolve
+from moco.identity import flatten, run_id
+
+__all__ = ["PAPER_V1", "PAPER_V2", "Cell", "Plan", "Sweep", "factorial", "plan", "random_init", "training_images"]
+
+# Where the published columns come from; only numbers read there are given.
+PAPER_V1 = "MoCo v1 (arXiv:1911.05722), linear top-1, ImageNet, ResNet-50, 200 epochs"
+PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 epochs"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One question. `arms` gives every arm from the base config; `varies` names the fields or groups they may change.
+
+    `axis` is the one numeric field for the figure. `published` are numbers read in the paper, in percent.
+    """
+
+    name: str
+    question: str
+    claim: str  # the shape that is expected, in words that the results can contradict
+    arms: Callable[[Config], Mapping[str, Config]]
+    varies: tuple[str, ...]
+    baseline: str | Callable[[Config], str]  # name of the arm that the others are compared with
+    base: str = "digits"  # name in experiments.baselines, unless --baseline says otherwise
+    seeds: int = 3
+    metric: str = schema.LINEAR
+    axis: str | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+    published_source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.metric not in schema.READOUTS:
+            raise ValueError(f"sweep {self.name}: metric = {self.metric}: must be one of {', '.join(schema.READOUTS)}")
+        if self.seeds < 1:
+            raise ValueError(f"sweep {self.name}: seeds = {self.seeds}: must be at least 1")
+
+    def baseline_arm(self, base: Config) -> str:
+        return self.baseline if isinstance(self.baseline, str) else self.baseline(base)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned run."""
+
+    arm: str
+    seed: int
+    config: Config  # its train.seed is `seed`
+    run_id: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep over a base config, checked. `arms` are in order, the random-initialisation row last."""
+
+    sweep: Sweep
+    label: str
+    base_name: str
+    arms: Mapping[str, Config]
+    seeds: tuple[int, ...]
+    baseline: str
+    warnings: tuple[str, ...]
+
+    def cells(self) -> Iterator[Cell]:
+        """Seed by seed, so that every arm has its first number early."""
+        for seed in self.seeds:
+            for arm, config in self.arms.items():
+                yield make_cell(arm, seed, config)
+
+    def choose(self, only: list[str] | None) -> list[Cell]:
+        """The cells of the arms named; all without names. Raises ValueError for an arm that is not there."""
+        names = [self.arm_named(name) for name in only] if only else list(self.arms)
+        return [cell for cell in self.cells() if cell.arm in names]
+
+    def arm_named(self, name: str) -> str:
+        """`random-init` is easier to type than the name with its space."""
+        plain = name.replace("-", " ") if name.replace("-", " ") == schema.RANDOM_INIT else name
+        if plain not in self.arms:
+            near = get_close_matches(name, self.arms, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"--only {name}: no such arm; {meant}The arms are {', '.join(self.arms)}")
+        return plain
+
+
+def make_cell(arm: str, seed: int, config: Config) -> Cell:
+    seeded = replace(config, train=replace(config.train, seed=seed))
+    return Cell(arm, seed, seeded, run_id(seeded))
+
+
+def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = None, seeds: int | None = None) -> Plan:
+    """Expand and check a sweep. `preset` is the baseline as it is named, before any `--set`.
+
+    Raises ValueError in one line: arms that change undeclared fields or nothing, equal arms, sizes that do not fit.
+    """
+    count = sweep.seeds if seeds is None else seeds
+    if count < 1:
+        raise ValueError(f"--seeds {count}: must be at least 1")
+    base = replace(base, data=resolve(base.data))
+    arms, baseline = {arm: _resolved(config) for arm, config in sweep.arms(base).items()}, sweep.baseline_arm(base)
+    _check_names(sweep, arms, baseline)
+    _check_differences(sweep, arms, baseline)
+    arms[schema.RANDOM_INIT] = random_init(base)
+    for arm, config in arms.items():
+        checks.check_sizes(arm, config)
+    return Plan(
+        sweep=sweep,
+        label=label_of(sweep.name, base_name, base, preset or base),
+        base_name=base_name,
+        arms=arms,
+        seeds=tuple(range(count)),
+        baseline=baseline,
+        warnings=tuple(checks.warnings(arms)),
+    )
+
+
+def _resolved(config: Config) -> Config:
+    return replace(config, data=resolve(config.data))
+
+
+def random_init(base: Config) -> Config:
+    """The row that every table has: the same encoder and readouts, untrained.
+
+    What only training uses takes its default, so that all sweeps over one base share these runs. The head stays, for
+    readouts of the projection; the recipe stays, for the pixel statistics that the encoder is fed with.
+    """
+    return Config(
+        data=base.data,
+        augment=base.augment,
+        encoder=base.encoder,
+        head=base.head,
+        key_encoder=Momentum(shuffle=False),
+        train=replace(base.train, epochs=0),
+        evaluation=base.evaluation,
+    )
+
+
+def difference(config: Config, baseline: Config) -> dict[str, tuple[Any, Any]]:
+    """field -> (value, value in the baseline), of all fields that change the result; None where a kind lacks the field."""
+    ours, theirs = flatten(config, cosmetic=False), flatten(baseline, cosmetic=False)
+    names = dict.fromkeys([*ours, *theirs])
+    return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}
+
+
+def covers(declared: str, name: str) -> bool:
+    """`negatives` covers `negatives.size`, and itself."""
+    return name == declared or name.startswith(f"{declared}.")
+
+
+def _check_names(sweep: Sweep, arms: Mapping[str, Config], baseline: str) -> None:
+    for arm in arms:
+        if not re.fullmatch(r"[A-Za-z0-9.=+_-]+", arm) or arm.replace("-", " ") == schema.RANDOM_INIT:
+            raise ValueError(
+                f"sweep {sweep.name}: arm {arm!r}: name arms as people type them, K=1024: letters, digits and . = + - _ only"
+            )
+    if baseline not in arms:
+        raise ValueError(f"sweep {sweep.name}: the baseline arm {baseline} is not among its arms {', '.join(arms)}")
+
+
+def _check_differences(sweep: Sweep, arms: Mapping[str, Config], baseline: str) -> None:
+    _check_declared(sweep, arms[baseline])
+    seen: dict[str, str] = {}
+    for arm, config in arms.items():
+        changed = difference(config, arms[baseline])
+        for name, (ours, theirs) in changed.items():
+            if not any(covers(declared, name) for declared in sweep.varies):
+                raise ValueError(
+                    f"sweep {sweep.name}: arm {arm} changes {name} to {ours} ({baseline} has {theirs}), but varies declares "
+                    f"only {', '.join(sweep.varies)}; keep it fixed or add {name!r} to varies"
+                )
+        if not changed and arm != baseline:
+            raise ValueError(
+                f"sweep {sweep.name}: arm {arm} changes nothing: its config is that of the baseline arm {baseline}"
+            )
+        twin = seen.setdefault(run_id(config), arm)
+        if twin != arm:
+            raise ValueError(f"sweep {sweep.name}: arms {twin} and {arm} have the same config; drop one")
+
+
+def _check_declared(sweep: Sweep, config: Config) -> None:
+    fields = list(flatten(config))
+    for declared in sweep.varies:
+        if not any(covers(declared, name) for name in fields):
+            near = get_close_matches(declared, fields, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"sweep {sweep.name}: varies names {declared}, which is no field or group{meant}")
+        if covers(declared, "train.seed"):
+            raise ValueError(
+                f"sweep {sweep.name}: varies names {declared}, which holds the seed; declare its other fields singly"
+            )
+
+
+def label_of(name: str, base_name: str, base: Config, preset: Config) -> str:
+    """`queue_size@digits,train.epochs=5`: what was set against the named baseline. It is a file name, too."""
+    changed = difference(base, preset)
+    parts = [f"{name}@{base_name}", *(f"{k}={_short(v)}" for k, (v, _) in changed.items() if v is not None)]
+    label = ",".join(parts)
+    if len(label) <= 120:
+        return label
+    return f"{parts[0]},{len(changed)}-changes-{run_id(base)[:8]}"
+
+
+def _short(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^A-Za-z0-9.+_-]", "-", text) or "none"

@@ -1,0 +1,290 @@
+"""One attempt at one run: `python -m experiments.worker RUN_DIR`.
+
+It holds the run's lock, writes the journal, and ends the run in a state. Signals only set a flag; the trainer asks for it
+at the next step boundary and saves. A killed attempt is taken up by the next one where its last checkpoint left it.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from experiments import provenance, schema
+from experiments.checks import total_steps
+from experiments.durable import age_of, now, replace_json
+from experiments.machine import hardware
+from experiments.processes import handling, this_process
+from experiments.run_directory import Busy, RunDirectory
+
+if TYPE_CHECKING:
+    from moco.train import Record
+
+DONE, FAILED, TAKEN, STOPPED = 0, 1, 73, 75  # exit codes: finished, failed, another process has it, saved and resumable
+HEARTBEAT_SECONDS = 5.0
+STATUS_SECONDS = 0.5  # between two writes of status.json
+SYNC_SECONDS = 1.0  # between two flushes of the journal to the disk
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+LOGGER = logging.getLogger("experiments.worker")
+Watch = Callable[[schema.Status], None]
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m experiments.worker RUN_DIR", file=sys.stderr)
+        return 2
+    try:
+        state = attempt(Path(arguments[0]).absolute())
+    except Busy as busy:
+        print(f"{busy}; nothing started", file=sys.stderr)
+        return TAKEN
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return {schema.DONE: DONE, schema.FAILED: FAILED}.get(state, STOPPED)
+
+
+def attempt(path: Path, *, watch: Watch = lambda status: None, reraise: bool = False) -> str:
+    """Carry the run at `path` on until it is done, fails or is stopped; returns its state.
+
+    `watch` gets the status whenever it is written. `reraise`: an error of the run is raised again after it was recorded.
+    Raises Busy if another process works on the run, ValueError if there is no run.
+    """
+    run = RunDirectory(path)
+    stop = StopRequest(run)
+    with handling(STOP_SIGNALS, stop.set):
+        run.config()
+        with run.locked(), beating(run), logging_to(path / schema.LOG):
+            if (run.status() or {}).get("state") == schema.DONE and run.results() is not None:
+                return schema.DONE  # by another process, since this one was started
+            return _Attempt(run, stop, watch).carry_out(reraise)
+
+
+class StopRequest:
+    """Asked by the trainer after every step. The signal handlers do nothing but set `signal`."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run, self._looked_at = run, 0.0
+        self.signal: str | None = None
+        self.cancelled = False
+        self.before_save: Callable[[], None] = lambda: None
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._looked_at >= STATUS_SECONDS:
+            self._looked_at = time.monotonic()
+            self.cancelled = self._run.cancel_requested()
+        wanted = self.signal is not None or self.cancelled
+        if wanted:
+            self.before_save()
+        return wanted
+
+    def set(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+
+
+class _Attempt:
+    def __init__(self, run: RunDirectory, stop: StopRequest, watch: Watch) -> None:
+        self.run, self.stop, self.watch, self.config = run, stop, watch, run.config()
+        self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
+        self.status = schema.Status(
+            state=schema.RUNNING, reason=None, diverged=False, step=0, epoch=0.0, images_per_s=None, knn=None,
+            job=provenance.job(),
+        )  # fmt: skip
+        earlier = self.run.attempts()
+        self.number = 1 + sum(line["event"] == "start" for line in earlier)
+        self._close_killed(earlier)
+        self.earlier_seconds = sum(line.get("seconds", 0.0) for line in self.run.attempts())
+
+    def _close_killed(self, earlier: list[schema.Attempt]) -> None:
+        """An attempt without an end was killed; it lived until its last heartbeat."""
+        if not earlier or earlier[-1]["event"] == "end":
+            return
+        age = self.run.heartbeat_age() or 0.0
+        seconds = max(0.0, age_of(earlier[-1]["time"]) - age)
+        self.run.append_attempt(
+            schema.Attempt(
+                event="end", attempt=earlier[-1]["attempt"], time=now(), state=schema.LOST,
+                reason="killed; found by the next attempt", seconds=round(seconds, 3),
+            )
+        )  # fmt: skip
+
+    def carry_out(self, reraise: bool) -> str:
+        self._begin()
+        try:
+            state, reason = self._train()
+        except Exception as error:
+            LOGGER.error("%s", traceback.format_exc().rstrip())
+            self.status["diverged"] = type(error).__name__ == "Diverged"
+            self._end(schema.FAILED, one_line(error))
+            if reraise:
+                raise
+            return schema.FAILED
+        self._end(state, reason)
+        return state
+
+    def _begin(self) -> None:
+        host, pid, started = this_process()
+        code = provenance.code()
+        line = schema.Attempt(
+            event="start", attempt=self.number, time=now(), host=host, pid=pid, process_started=started,
+            hardware=hardware(self.config.train.device), commit=code.commit, uncommitted=code.uncommitted,
+            job=provenance.job(),
+        )  # fmt: skip
+        self.run.append_attempt(line)
+        LOGGER.info("attempt %d: process %d on %s, commit %s", self.number, pid, host, code.commit)
+        self._write_status()
+
+    def _train(self) -> tuple[str, str | None]:
+        """State and reason at the end of the iteration."""
+        if self.stop():
+            return self._stopped()
+        self.status["total_steps"] = total_steps(self.config)
+        if not self._finished():
+            self._iterate()
+        if not self._finished():
+            return self._stopped()
+        self._write_results()
+        return schema.DONE, None
+
+    def _iterate(self) -> None:
+        from moco.train import (
+            Resumed,
+            train,
+        )  # torch takes seconds: after the lock, so that a second process leaves at once
+
+        with self.run.journal() as journal:
+            self.stop.before_save = journal.sync
+            for item in train(self.config, self.run.path, self.stop):
+                if isinstance(item, Resumed):
+                    journal.append({"resumed_at": item.step}, sync=True)
+                    self.status["step"] = item.step
+                    LOGGER.info("resumed after step %d", item.step)
+                else:
+                    journal.append(self._line(item), sync=self._sync_due(item))
+                    self._note(item)
+
+    def _line(self, record: Record) -> dict[str, Any]:
+        return {"step": record.step, "epoch": record.epoch, "time": round(time.time(), 3), "values": record.values}
+
+    def _sync_due(self, record: Record) -> bool:
+        """Before an evaluation's checkpoint, which assumes that its records last; otherwise now and then."""
+        evaluated = any(name.startswith(("validation/", "test/")) for name in record.values)
+        due = evaluated or time.monotonic() - self.synced >= SYNC_SECONDS
+        self.synced = time.monotonic() if due else self.synced
+        return due
+
+    def _note(self, record: Record) -> None:
+        """Keep the status up to date, at most every `STATUS_SECONDS`."""
+        self.status["step"], self.status["epoch"] = record.step, record.epoch
+        self.status["images_per_s"] = record.values.get("speed/images_per_s", self.status["images_per_s"])
+        if "validation/knn20_top1" in record.values:
+            self.status["knn"] = record.values["validation/knn20_top1"]
+            LOGGER.info("epoch %g: kNN %.1f %%", record.epoch, self.status["knn"])
+        if time.monotonic() - self.wrote_status >= STATUS_SECONDS:
+            self._write_status()
+
+    def _finished(self) -> bool:
+        """The final readouts are in the journal, and the weights beside it: nothing is left to compute."""
+        final = any(name.startswith("test/") for record in self.run.records() for name in record["values"])
+        return final and (self.run.path / schema.ENCODER).exists()
+
+    def _write_results(self) -> None:
+        last = {name: value for record in self.run.records() for name, value in record["values"].items()}
+        groups: dict[str, dict[str, float]] = {"test": {}, "validation": {}, "readout": {}}
+        for name, value in last.items():
+            group, _, readout = name.partition("/")
+            if group in groups:
+                groups[group][readout] = value
+        seconds = round(self.earlier_seconds + self._seconds(), 3)
+        results = {**groups, "seconds": seconds, "steps": self.status["total_steps"]}
+        replace_json(self.run.path / schema.RESULTS, results, sync=True)
+        self.status["step"] = self.status["total_steps"]
+        readouts = ", ".join(f"{k} {groups['test'][k]:.1f}" for k in schema.READOUTS if k in groups["test"])
+        LOGGER.info("done in %.1f s: %s", seconds, readouts)
+
+    def _stopped(self) -> tuple[str, str]:
+        if self.run.cancel_requested():
+            return schema.CANCELLED, "cancelled on request"
+        return schema.PREEMPTED, f"stopped by {self.stop.signal}"
+
+    def _end(self, state: str, reason: str | None) -> None:
+        self.status["state"], self.status["reason"] = state, reason
+        self._write_status()
+        line = schema.Attempt(
+            event="end", attempt=self.number, time=now(), state=state, reason=reason, step=self.status["step"],
+            seconds=round(self._seconds(), 3),
+        )  # fmt: skip
+        self.run.append_attempt(line)
+        if state != schema.DONE and state != schema.FAILED:
+            LOGGER.info("%s after step %d: %s", state, self.status["step"], reason)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def _write_status(self) -> None:
+        self.wrote_status = time.monotonic()
+        self.run.write_status(self.status)
+        self.watch(self.status)
+
+
+def one_line(error: BaseException) -> str:
+    """The sentence of a user's mistake as it is; another error with its type."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if isinstance(error, ValueError) or type(error).__name__ == "Diverged":
+        return first or type(error).__name__
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+@contextmanager
+def beating(run: RunDirectory) -> Iterator[None]:
+    """Touch the heartbeat every few seconds, whatever the main thread is busy with."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with suppress(OSError):  # a disk that is away for a moment must not end the thread
+                run.beat()
+
+    run.beat()
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        run.beat()
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """What moco and this worker have to say goes to the run's log, with the time."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    loggers = [logging.getLogger(name) for name in ("moco", LOGGER.name)]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--serve"]:
+        from experiments.zygote import serve
+
+        sys.exit(serve())
+    sys.exit(main(sys.argv[1:]))
