@@ -24,7 +24,7 @@ demo: install  ## one question, answered: the queue-size ablation on the digits,
 	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis plot queue_size --out $(RUNS)/answers/queue_size.png
 
 test: install
-	$(RUN)python -m pytest
+	$(RUN)python -m pytest -n 2
 
 check: install
 	$(RUN)ruff check .

@@ -45,8 +45,12 @@ def this_process() -> tuple[str, int, int | None]:
 
 @contextmanager
 def handling(signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Answer these signals with `handler` for a while; one that is ignored, as `nohup` does, stays ignored."""
-    answered = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    """Answer these signals with `handler` for a while.
+
+    A closed terminal and Ctrl-C stay ignored where they are: that is how `nohup` and a shell's `&` ask for it.
+    """
+    deaf = [n for n in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(n) is signal.SIG_IGN]
+    answered = [number for number in signals if number not in deaf]
     before = {number: signal.signal(number, handler) for number in answered}
     try:
         yield

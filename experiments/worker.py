@@ -9,13 +9,10 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from experiments import provenance, schema
@@ -24,12 +21,12 @@ from experiments.durable import age_of, now, replace_json
 from experiments.machine import hardware
 from experiments.processes import handling, this_process
 from experiments.run_directory import Busy, RunDirectory
+from experiments.vitals import StopRequest, beating, logging_to
 
 if TYPE_CHECKING:
     from moco.train import Record
 
 DONE, FAILED, TAKEN, STOPPED = 0, 1, 73, 75  # exit codes: finished, failed, another process has it, saved and resumable
-HEARTBEAT_SECONDS = 5.0
 STATUS_SECONDS = 0.5  # between two writes of status.json
 SYNC_SECONDS = 1.0  # between two flushes of the journal to the disk
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -63,41 +60,20 @@ def attempt(path: Path, *, watch: Watch = lambda status: None, reraise: bool = F
     stop = StopRequest(run)
     with handling(STOP_SIGNALS, stop.set):
         run.config()
-        with run.locked(), beating(run), logging_to(path / schema.LOG):
+        with run.locked(), beating(run), logging_to(path / schema.LOG, "moco", LOGGER.name):
             if (run.status() or {}).get("state") == schema.DONE and run.results() is not None:
                 return schema.DONE  # by another process, since this one was started
             return _Attempt(run, stop, watch).carry_out(reraise)
-
-
-class StopRequest:
-    """Asked by the trainer after every step. The signal handlers do nothing but set `signal`."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._run, self._looked_at = run, 0.0
-        self.signal: str | None = None
-        self.cancelled = False
-        self.before_save: Callable[[], None] = lambda: None
-
-    def __call__(self) -> bool:
-        if time.monotonic() - self._looked_at >= STATUS_SECONDS:
-            self._looked_at = time.monotonic()
-            self.cancelled = self._run.cancel_requested()
-        wanted = self.signal is not None or self.cancelled
-        if wanted:
-            self.before_save()
-        return wanted
-
-    def set(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
 
 
 class _Attempt:
     def __init__(self, run: RunDirectory, stop: StopRequest, watch: Watch) -> None:
         self.run, self.stop, self.watch, self.config = run, stop, watch, run.config()
         self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
+        before = run.status() or schema.Status()
         self.status = schema.Status(
-            state=schema.RUNNING, reason=None, diverged=False, step=0, epoch=0.0, images_per_s=None, knn=None,
-            job=provenance.job(),
+            state=schema.RUNNING, reason=None, diverged=False, step=before.get("step", 0), epoch=before.get("epoch", 0.0),
+            images_per_s=None, knn=before.get("knn"), job=provenance.job(),
         )  # fmt: skip
         earlier = self.run.attempts()
         self.number = 1 + sum(line["event"] == "start" for line in earlier)
@@ -156,13 +132,13 @@ class _Attempt:
         return schema.DONE, None
 
     def _iterate(self) -> None:
-        from moco.train import (
-            Resumed,
-            train,
-        )  # torch takes seconds: after the lock, so that a second process leaves at once
+        # torch takes seconds: imported when the lock is held, so that a second process leaves at once.
+        from moco.train import Resumed, train
 
         with self.run.journal() as journal:
             self.stop.before_save = journal.sync
+            if self.run.records() and not (self.run.path / schema.CHECKPOINT).exists():
+                journal.append({"resumed_at": 0}, sync=True)  # killed before its first checkpoint: from the start again
             for item in train(self.config, self.run.path, self.stop):
                 if isinstance(item, Resumed):
                     journal.append({"resumed_at": item.step}, sync=True)
@@ -242,44 +218,6 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, ValueError) or type(error).__name__ == "Diverged":
         return first or type(error).__name__
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-@contextmanager
-def beating(run: RunDirectory) -> Iterator[None]:
-    """Touch the heartbeat every few seconds, whatever the main thread is busy with."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # a disk that is away for a moment must not end the thread
-                run.beat()
-
-    run.beat()
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        run.beat()
-
-
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """What moco and this worker have to say goes to the run's log, with the time."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-    loggers = [logging.getLogger(name) for name in ("moco", LOGGER.name)]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()
 
 
 if __name__ == "__main__":

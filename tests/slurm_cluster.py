@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -38,13 +38,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
 
 
 def run(
-    command: tuple[str, ...], root: Path, *arguments: str, code: int | None = 0, **more: str
+    command: tuple[str, ...],
+    root: Path,
+    *arguments: str,
+    code: int = 0,
+    env: Mapping[str, str] | None = None,
+    **more: str,
 ) -> subprocess.CompletedProcess[str]:
     said = subprocess.run(
-        [*command, *arguments], env=environment(MOCO_RUNS=str(root), **more), capture_output=True, text=True, check=False,
-        cwd=root.parent,
+        [*command, *arguments], env=environment(MOCO_RUNS=str(root), **(env or {}), **more), cwd=root.parent, check=False,
+        capture_output=True, text=True,
     )  # fmt: skip
-    assert code is None or said.returncode == code, f"{said.returncode}\n{said.stdout}\n{said.stderr}"
+    assert said.returncode == code, f"{said.returncode}\n{said.stdout}\n{said.stderr}"
     return said
 
 
@@ -79,5 +84,10 @@ def release(job: str) -> None:
         subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True, check=False)
 
 
-def until_the_queue_is_empty(seconds: float = 120.0) -> None:
-    wait_until(lambda: not queue(), seconds)
+def until_the_queue_is_empty(seconds: float = 120.0, requeued: str | None = None) -> None:
+    def empty() -> bool:
+        if requeued:
+            release(requeued)
+        return not queue()
+
+    wait_until(empty, seconds)

@@ -175,3 +175,15 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     assert start_worker(RunDirectory(tmp_path / "x")).wait(60) == 2
     assert (tmp_path / "x/log.txt").read_text() == f"error: {tmp_path}/x: not a run directory, it has no config.json\n"
+
+
+def test_killed_before_its_first_checkpoint_it_starts_again_and_no_record_is_doubled(tmp_path: Path) -> None:
+    whole = story(finished(tmp_path / "whole", epochs=2))
+    run = prepared(tmp_path / "killed", cell(epochs=2))
+    worker = start_worker(run, STAND_IN_STEP="0.05")
+    wait_until(partial(has_lines, run, 2))
+    worker.kill()
+    worker.wait()
+    (run.path / schema.CHECKPOINT).unlink(missing_ok=True)
+    assert start_worker(run).wait(60) == DONE
+    assert story(run) == whole

@@ -16,7 +16,7 @@ from moco.randomness import generator
 from moco.trainer import Trainer
 from tests.reference_moco import ReferenceMoCo, cosine_rate, small_resnet18, step_rate
 
-STEPS, BATCH, PARTS, QUEUE = 20, 16, 2, 50  # 50 keys: the batch does not divide the ring
+STEPS, BATCH, PARTS, QUEUE = 20, 8, 2, 50  # 50 keys: the batch does not divide the ring
 
 
 def small(method: Config) -> Config:

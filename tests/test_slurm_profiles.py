@@ -75,7 +75,7 @@ def test_fields_become_the_options_of_sbatch() -> None:
 )
 def test_a_wrong_profile_is_one_line_with_its_file(home: Path, text: str, message: str) -> None:
     (home / "bad.toml").write_text(text)
-    with pytest.raises(ValueError, match="^[^\n]*$") as caught:
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
         load_profile("bad")
     assert str(caught.value).startswith(f"{home / 'bad.toml'}: {message}")
     if "partiton" in text:
@@ -83,7 +83,9 @@ def test_a_wrong_profile_is_one_line_with_its_file(home: Path, text: str, messag
 
 
 def test_an_unknown_profile_is_told_what_there_is(home: Path) -> None:
-    with pytest.raises(ValueError, match="^a10: no such profile; there are a100, dev, h100, slurm; did you mean a100?"):
+    with pytest.raises(
+        ValueError, match=r"^a10: no such profile; there are a100, dev, h100, slurm; did you mean a100?"
+    ):
         load_profile("a10")
 
 

@@ -80,6 +80,7 @@ def test_a_finished_sweep_is_shown_with_the_values_times_and_steps_of_its_journa
         "moco.commit": "0123456789abcdef",
         "moco.job": "7_1",
         "moco.run_dir": str(root / cell["run_id"]),
+        "moco.sent": tags["moco.sent"],
     }
     assert [name for name, _ in shown["data"]] == ["digits"]
     assert set(shown["files"]) == {"config.json", "log.txt", "results.json"}

@@ -1,0 +1,77 @@
+"""What surrounds a run while it trains: the wish to stop it, its heartbeat, its log."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from experiments.run_directory import RunDirectory
+
+HEARTBEAT_SECONDS = 5.0
+LOOK_SECONDS = 0.5  # between two looks for a cancel request
+
+
+class StopRequest:
+    """Asked by the trainer after every step. The signal handlers do nothing but set `signal`."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run, self._looked_at = run, 0.0
+        self.signal: str | None = None
+        self.cancelled = False
+        self.before_save: Callable[[], None] = lambda: None
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            self.cancelled = self._run.cancel_requested()
+        wanted = self.signal is not None or self.cancelled
+        if wanted:
+            self.before_save()
+        return wanted
+
+    def set(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+
+
+@contextmanager
+def beating(run: RunDirectory) -> Iterator[None]:
+    """Touch the heartbeat every few seconds, whatever the main thread is busy with."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with suppress(OSError):  # a disk that is away for a moment must not end the thread
+                run.beat()
+
+    run.beat()
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        run.beat()
+
+
+@contextmanager
+def logging_to(path: Path, *names: str) -> Iterator[None]:
+    """What these loggers have to say goes to the run's log, with the time."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,253 @@
+"""A throw-away Slurm on this machine: two virtual nodes with two pretend GPUs each, no accounting.
+
+    python -m slurm.dev_cluster start|stop|status [--folder DIR]
+
+Everything it writes lies in one folder, its daemons listen on ports of their own, and it has a munge key of its own; the
+programs find it by the variable SLURM_CONF. Needs root and Debian's packages slurm-wlm and munge. `stop` ends every
+process it started and removes the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+NODES = ("n0", "n1")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
+SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
+PATIENCE = 60.0  # seconds, for a daemon to answer or to go
+
+# Names of pretend GPUs: Slurm gives each of these files to one job at a time, as CUDA_VISIBLE_DEVICES 0 and 1.
+GRES = "".join(f"NodeName={','.join(NODES)} Name=gpu File={device} Count=1\n" for device in ("/dev/null", "/dev/zero"))
+
+CONF = """\
+ClusterName=dev
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={control_port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+ReturnToService=2
+GresTypes=gpu
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+SlurmctldTimeout=60
+SlurmdTimeout=60
+KillWait=30
+MinJobAge=300
+MaxArraySize={max_array_size}
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
+{nodes}
+PartitionName=dev Nodes={names} Default=YES DefaultTime=60 MaxTime=INFINITE State=UP
+"""
+
+
+def refusal() -> str | None:
+    """Why there can be no cluster here, with what to do; None if there can."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+    if missing:
+        return f"{', '.join(missing)}: not on this machine; apt-get install slurm-wlm munge"
+    if os.geteuid() != 0:
+        return "needs root, for Slurm starts jobs under the names of their owners; try it with sudo or in a container"
+    if SYSTEM_CONF.exists():
+        return f"{SYSTEM_CONF}: this machine already belongs to a Slurm; use that one"
+    return None
+
+
+def _path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+class DevCluster:
+    """One cluster, in `folder`. The same folder is the same cluster, whoever started it."""
+
+    def __init__(self, folder: Path, *, max_array_size: int = 1001) -> None:
+        self.folder, self.max_array_size = folder.absolute(), max_array_size
+        self.conf = self.folder / "slurm.conf"
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PATH": _path(), "SLURM_CONF": str(self.conf)}
+
+    def start(self) -> None:
+        """Returns when both nodes are idle. Raises ValueError if it cannot be here, or runs already."""
+        if why := refusal():
+            raise ValueError(why)
+        if self.conf.exists():
+            raise ValueError(f"{self.folder}: holds a cluster already; stop it first, or choose another --folder")
+        self._write()
+        try:
+            self._start_munge()
+            self._daemon("slurmctld", "-f", str(self.conf))
+            for node in NODES:
+                self.start_node(node)
+            self._until(lambda: self.states() == ["idle"] * len(NODES), "nodes that are idle")
+        except BaseException:
+            self.stop(keep=True)
+            raise
+
+    def start_node(self, node: str) -> None:
+        self._daemon("slurmd", "-N", node, "-f", str(self.conf))
+
+    def states(self) -> list[str]:
+        """Of the nodes, in Slurm's words (`idle*` does not answer yet); empty while the controller does not answer."""
+        return self._run("sinfo", "--noheader", "--Node", "--format=%T").stdout.split()
+
+    def stop(self, *, keep: bool = False) -> None:
+        """End all jobs, then all processes; `keep` leaves the folder with its logs."""
+        if self.conf.exists() and self._run("squeue", "--noheader").returncode == 0:
+            self._run("scancel", "--user=root", "--full", "--signal=KILL")
+            self._run("scancel", "--user=root")
+            with suppress(ValueError):
+                self._until(lambda: not self._run("squeue", "--noheader").stdout.strip(), "an empty queue", 10.0)
+        for wanted in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, wanted)
+            with suppress(ValueError):
+                self._until(lambda: not self.processes(), "an end", 10.0)
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def processes(self) -> list[int]:
+        """Everything alive that belongs to this cluster: daemons, steps and jobs, not who merely talks to it."""
+        return sorted(set(self._daemons()) | set(self._jobs()))
+
+    def _daemons(self) -> Iterator[int]:
+        for file in self.folder.glob("*.pid"):
+            with suppress(ValueError, OSError):
+                pid = int(file.read_text())
+                if Path(f"/proc/{pid}/comm").read_text().strip() in PROGRAMS and _state(pid) != "Z":
+                    yield pid
+
+    def _jobs(self) -> Iterator[int]:
+        ours = f"SLURM_CONF={self.conf}".encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                daemon = (entry / "comm").read_text().startswith(("slurmstepd", "slurmd", "slurmctld"))
+                in_job = any(v.startswith(b"SLURM_JOB_ID=") for v in variables)
+                if ours in variables and (daemon or in_job) and _state(int(entry.name)) != "Z":
+                    yield int(entry.name)
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)
+        (self.folder / "state").mkdir(exist_ok=True)
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o600)
+        control, *ports = _free_ports(1 + len(NODES))
+        host = socket.gethostname().partition(".")[0]
+        nodes = "\n".join(
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=8000 Gres=gpu:2"
+            for node, port in zip(NODES, ports, strict=True)
+        )
+        (self.folder / "gres.conf").write_text(GRES)
+        self.conf.write_text(
+            CONF.format(
+                host=host, control_port=control, folder=self.folder, nodes=nodes, names=",".join(NODES),
+                max_array_size=self.max_array_size,
+            )
+        )  # fmt: skip
+
+    def _start_munge(self) -> None:
+        files = {"key-file": "munge.key", "pid-file": "munged.pid", "log-file": "munged.log", "seed-file": "munge.seed"}
+        flags = [f"--{flag}={self.folder / name}" for flag, name in files.items()]
+        self._daemon("munged", "--force", f"--socket={self.folder / 'munge.socket'}", *flags)
+        self._until((self.folder / "munge.socket").exists, "munge's socket")
+
+    def _daemon(self, *command: str) -> None:
+        """Each puts itself into the background when it is ready to serve."""
+        said = self._run(*command)
+        if said.returncode != 0:
+            words = (said.stderr or said.stdout).strip().splitlines() or ["no word"]
+            raise ValueError(f"{command[0]} did not start: {words[-1]} (logs in {self.folder})")
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            # Files, not pipes: a daemon keeps a pipe open, and we would wait for its end.
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self.environment(), check=False,
+                cwd=self.folder,
+            )  # fmt: skip
+            out.seek(0), err.seek(0)
+            return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
+
+    def _until(self, true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+        deadline = time.monotonic() + patience
+        while not true():
+            if time.monotonic() > deadline:
+                raise ValueError(f"waited {patience:.0f} s in vain for {what}; logs in {self.folder}")
+            time.sleep(0.1)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m slurm.dev_cluster", description="A throw-away Slurm on this machine"
+    )
+    parser.add_argument("verb", choices=("start", "stop", "status"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "moco-dev-slurm", metavar="DIR")
+    options = parser.parse_args(arguments)
+    cluster = DevCluster(options.folder)
+    try:
+        return _obey(cluster, options.verb)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+def _obey(cluster: DevCluster, verb: str) -> int:
+    if verb == "start":
+        cluster.start()
+    if verb == "stop":
+        cluster.stop()
+        sys.stdout.write("stopped\n")
+        return 0
+    states = cluster.states() if cluster.conf.exists() else []
+    if not states:
+        sys.stdout.write(f"no cluster in {cluster.folder}\n")
+        return 1
+    nodes = ", ".join(f"{node} {state}" for node, state in zip(NODES, states, strict=False))
+    sys.stdout.write(f"{nodes}\nexport SLURM_CONF={cluster.conf}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
