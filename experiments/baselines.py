@@ -153,6 +153,6 @@ def baseline(name: str) -> Config:
     """The config of that name; ValueError names what exists."""
     if name not in BASELINES:
         close = difflib.get_close_matches(name, BASELINES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"baseline {name!r}: no such baseline{hint} There are: {', '.join(BASELINES)}")
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"baseline {name}: no such baseline, there are {', '.join(BASELINES)}{meant}")
     return BASELINES[name]()

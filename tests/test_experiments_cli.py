@@ -91,7 +91,8 @@ BAD = [
         ["--only", "K=1025"],
         "error: --only K=1025: no such arm; did you mean K=1024? The arms are K=128, K=256, K=512, K=1024, random init",
     ),
-    (["--cluster", "lokal"], "error: --cluster lokal: no such cluster; there are local, debug, a100, dev, h100, slurm; did you mean local?"),
+    (["--cluster", "lokal"],
+     "error: --cluster lokal: no such cluster; there are local, debug, a100, dev, h100, slurm; did you mean local?"),
     (["--seeds", "0"], "error: --seeds 0: must be at least 1"),
     (["--max-parallel", "0"], "error: --max-parallel 0: must be at least 1"),
     (
@@ -127,7 +128,7 @@ def test_bad_data_and_baselines_too(tmp_path: Path) -> None:
     for full in ("train/dog", "val/cat", "val/dog"):
         (data / full / "1.png").touch()
     for arguments, expected in [
-        (("--baseline", "digts"), r"error: baseline 'digts': no such baseline; did you mean digits\?.*"),
+        (("--baseline", "digts"), r"error: baseline digts: no such baseline, there are .*; did you mean digits\?"),
         (("--baseline", "folder"), r"error: data\.root is not set: .*data\.root=DIR.*"),
         (("--baseline", "folder", "--set", "data.root=/nowhere"), r"error: data\.root = /nowhere: .*"),
         (("--baseline", "folder", "--set", f"data.root={data}"), r"error: .*/train: no image files in class cat; .*"),
