@@ -90,7 +90,10 @@ def _of_job(run: RunDirectory, status: schema.Status, said: str) -> tuple[str, s
     if word == SILENT:  # nothing is known of the job: what was said stands, and a heartbeat speaks for itself
         return _silent(run, status) if said == schema.RUNNING else (said, status.get("reason"))
     if word != GONE and word not in ENDED:
-        return (schema.RUNNING if said == schema.RUNNING else schema.QUEUED), f"job {job} is {word.lower()}"
+        known = f"job {job} is {word.lower()} in Slurm's eyes"
+        state, why = _silent(run, status) if said == schema.RUNNING else (schema.QUEUED, None)
+        # Without its worker it is not lost while Slurm may requeue it: a second job would train beside it.
+        return (state, None) if state == schema.RUNNING else (schema.QUEUED, f"{why}; {known}" if why else known)
     if said == schema.PREEMPTED:
         return said, status.get("reason")
     if said == schema.QUEUED:

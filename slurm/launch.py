@@ -23,6 +23,9 @@ from uuid import uuid4
 from slurm.profiles import Profile
 
 ASK_SECONDS = 30.0  # a controller that does not answer by then cannot say anything
+NO_CONFIGURATION = (
+    "; this machine belongs to no Slurm: python -m slurm.dev_cluster start makes one, export its SLURM_CONF"
+)
 PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel")
 
 # Slurm's words for a job that will not run again by itself. A word that is not here is no proof of death: sites have more.
@@ -55,7 +58,8 @@ def start_estimate(profile: Profile) -> str:
     if said is None:
         raise Refused(f"profile {profile.name}: sbatch --test-only did not answer within {ASK_SECONDS:.0f} s")
     if said.returncode != 0:
-        raise Refused(f"profile {profile.name}: {sentence(said.stderr)}")
+        hint = NO_CONFIGURATION if "configuration source" in said.stderr else ""
+        raise Refused(f"profile {profile.name}: {sentence(said.stderr)}{hint}")
     return sentence(said.stderr or said.stdout)
 
 

@@ -21,7 +21,9 @@ STEPS_PER_EPOCH = 10  # 1,293 training images in batches of 128
 
 def cell(size: int = 128, seed: int = 0, epochs: int = 1) -> Cell:
     base = replace(digits(), negatives=Queue(size))
-    return make_cell(f"K={size}", seed, replace(base, train=replace(base.train, epochs=epochs, batch_size=128, device="cpu")))
+    return make_cell(
+        f"K={size}", seed, replace(base, train=replace(base.train, epochs=epochs, batch_size=128, device="cpu"))
+    )
 
 
 def prepared(root: Path, one: Cell) -> RunDirectory:

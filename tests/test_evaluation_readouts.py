@@ -127,8 +127,12 @@ def image_data() -> ImageData:
 
 def config(knn_features: Literal["encoder", "projection"] = "encoder") -> Config:
     return Config(
-        Data(image_size=8), encoder=ResNet(depth=8, width=4, stem="small"), head=Head(dim=6), train=Train(seed=2),
-        key_encoder=Momentum(shuffle=False), evaluation=replace(EVALUATION, knn_features=knn_features),
+        Data(image_size=8),
+        encoder=ResNet(depth=8, width=4, stem="small"),
+        head=Head(dim=6),
+        train=Train(seed=2),
+        key_encoder=Momentum(shuffle=False),
+        evaluation=replace(EVALUATION, knn_features=knn_features),
     )
 
 

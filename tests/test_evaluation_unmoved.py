@@ -61,7 +61,9 @@ def test_swapped_elements_and_negative_zero_change_it_and_nan_does_not() -> None
     assert checksum(not_a_number) == checksum(not_a_number.clone())
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.bfloat16, torch.float16, torch.float64, torch.complex64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.bfloat16, torch.float16, torch.float64, torch.complex64]
+)
 def test_every_type_of_tensor_has_a_checksum(dtype: torch.dtype) -> None:
     zeros_N = torch.zeros(5, dtype=dtype)
     one_N = zeros_N.clone()
