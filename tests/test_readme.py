@@ -1,9 +1,11 @@
-"""The README shows what a command wrote, and its sweep is one that the engine takes."""
+"""The README shows what a command wrote; the sweeps shown in the texts are ones that the engine takes."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import pytest
 
 from experiments.baselines import BASELINES, digits
 from experiments.sweep import Sweep, plan
@@ -18,19 +20,20 @@ def test_its_table_is_the_one_that_make_demo_wrote() -> None:
     assert shown[1].strip() == (ROOT / "analysis/example/queue_size.md").read_text().strip()
 
 
-def test_its_own_sweep_expands() -> None:
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "SWEEP" in block)
-    names: dict[str, object] = {"__name__": "readme"}
+@pytest.mark.parametrize(
+    ("file", "arms"),
+    [
+        ("README.md", ["dim=16", "dim=32", "dim=64", "dim=128"]),
+        ("CONTRIBUTING.md", ["width=32", "width=64", "width=128", "width=256"]),
+    ],
+)
+def test_the_sweep_it_shows_expands(file: str, arms: list[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
+    names: dict[str, object] = {"__name__": "shown"}
     exec(code, names)
     sweep = names["SWEEP"]
     assert isinstance(sweep, Sweep)
-    assert list(plan(sweep, digits(), base_name="digits").arms) == [
-        "dim=16",
-        "dim=32",
-        "dim=64",
-        "dim=128",
-        "random init",
-    ]
+    assert list(plan(sweep, digits(), base_name="digits").arms) == [*arms, "random init"]
 
 
 def test_it_names_every_baseline_and_every_sweep() -> None:
