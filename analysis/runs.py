@@ -18,8 +18,6 @@ from typing import Any
 
 from experiments import schema
 
-STALE_AFTER_S = 180.0  # without a heartbeat on another machine; as in experiments.reconcile
-
 
 @dataclass(frozen=True)
 class Run:
@@ -124,7 +122,9 @@ def _process_is_gone(pid: Any) -> bool:
 
 
 def _queued(status: dict[str, Any]) -> tuple[str, str]:
-    """A queue lives in its launcher; one on this machine that has ended will start nothing."""
+    """A queue lives in its launcher, and one on this machine that has ended will start nothing; or it is Slurm's."""
+    if status.get("job"):  # whether the job still waits, only Slurm knows: `python -m experiments status` asks it
+        return schema.QUEUED, f"job {status['job']}"
     if status.get("host") != socket.gethostname() or not _process_is_gone(status.get("pid")):
         return schema.QUEUED, ""
     return schema.PREEMPTED if status.get("step") else schema.MISSING, "was queued by a launcher that has ended"
@@ -138,7 +138,7 @@ def _silent(run_dir: Path, status: dict[str, Any]) -> tuple[str, str]:
         silence = time.time() - (run_dir / schema.HEARTBEAT).stat().st_mtime
     except OSError:
         return schema.LOST, "no heartbeat"
-    if silence < STALE_AFTER_S:
+    if silence < schema.STALE_SECONDS:
         return schema.RUNNING, ""
     return schema.LOST, f"no heartbeat for {silence / 60:.0f} min"
 

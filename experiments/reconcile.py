@@ -15,8 +15,6 @@ from experiments.processes import host, is_alive
 from experiments.run_directory import RunDirectory
 from slurm.launch import ENDED, WAITING
 
-STALE_SECONDS = 180.0  # without a heartbeat on another machine: 36 missed ones, and more than a shared disk's cache
-
 AT_REST = (schema.DONE, schema.FAILED, schema.CANCELLED)
 TO_RUN = (schema.MISSING, schema.PREEMPTED, schema.LOST)  # what the same command starts again by itself
 
@@ -107,9 +105,10 @@ def _silent(run: RunDirectory, status: schema.Status) -> tuple[str, str | None]:
     if status.get("host") == host():
         return schema.LOST, f"process {status.get('pid')} ended without a word (killed, or out of memory?)"
     age = run.heartbeat_age()
-    if age is not None and age < STALE_SECONDS:
+    if age is not None and age < schema.STALE_SECONDS:
         return schema.RUNNING, None
-    return schema.LOST, f"no heartbeat from {status.get('host')} for {age or 0:.0f} s"
+    since = "ever" if age is None else f"for {age:.0f} s"
+    return schema.LOST, f"no heartbeat from {status.get('host')} {since}"
 
 
 def _with_facts(state: str, reason: str | None, status: schema.Status) -> RunState:

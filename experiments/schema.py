@@ -35,6 +35,10 @@ MISSING, QUEUED, RUNNING, PREEMPTED = "missing", "queued", "running", "preempted
 DONE, FAILED, CANCELLED, LOST = "done", "failed", "cancelled", "lost"
 STATES: Final = (MISSING, QUEUED, RUNNING, PREEMPTED, DONE, FAILED, CANCELLED, LOST)
 
+STALE_SECONDS: Final = (
+    180.0  # without a heartbeat on another machine: 36 missed ones, longer than a shared disk's cache
+)
+
 # Readouts of the test split, percent. The order is that of the CSV table.
 LINEAR, KNN20, KNN200, FEW_LABEL = "linear_top1", "knn20_top1", "knn200_top1", "few_label_top1"
 READOUTS: Final = (LINEAR, KNN20, KNN200, FEW_LABEL)

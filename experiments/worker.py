@@ -84,14 +84,14 @@ class _Attempt:
         """An attempt without an end was killed; it lived until its last heartbeat."""
         if not earlier or earlier[-1]["event"] == "end":
             return
-        age = self.run.heartbeat_age() or 0.0
-        seconds = max(0.0, age_of(earlier[-1]["time"]) - age)
-        self.run.append_attempt(
-            schema.Attempt(
-                event="end", attempt=earlier[-1]["attempt"], time=now(), state=schema.LOST,
-                reason="killed; found by the next attempt", seconds=round(seconds, 3),
-            )
+        end = schema.Attempt(
+            event="end", attempt=earlier[-1]["attempt"], time=now(), state=schema.LOST,
+            reason="killed; found by the next attempt",
         )  # fmt: skip
+        age = self.run.heartbeat_age()
+        if age is not None:  # without a heartbeat nobody knows how long it lived
+            end["seconds"] = round(max(0.0, age_of(earlier[-1]["time"]) - age), 3)
+        self.run.append_attempt(end)
 
     def carry_out(self, reraise: bool) -> str:
         self._begin()

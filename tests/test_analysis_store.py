@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis.runs import STALE_AFTER_S, read_run
+from analysis.runs import read_run
 from analysis.store import CELLS, curves, find_sweep, load_sweep
 from experiments import schema
 from tests.analysis_runs import manifest, readouts, run_id, unfinished_store, write_journal, write_manifest, write_run
@@ -51,7 +51,7 @@ def test_results_make_a_run_done_whatever_its_status_says(tmp_path: Path) -> Non
 def test_running_elsewhere_is_lost_when_the_heartbeat_stops_and_nobody_holds_the_lock(tmp_path: Path) -> None:
     path = write_run(tmp_path, "K=64", 0, state=schema.RUNNING)
     assert read_run(path).state == schema.RUNNING
-    old = time.time() - STALE_AFTER_S - 60
+    old = time.time() - schema.STALE_SECONDS - 60
     os.utime(path / schema.HEARTBEAT, (old, old))
     lost = read_run(path)
     assert (lost.state, lost.reason) == (schema.LOST, "no heartbeat for 4 min")
@@ -181,3 +181,19 @@ def test_journals_of_all_runs_stand_in_one_frame(tmp_path: Path) -> None:
         for step, value in ((10, 3.0), (20, 2.0))
     ]
     assert frame.filter(key="train/lr").height == 2
+
+
+def test_waiting_in_slurm_is_queued_though_the_process_that_submitted_it_has_ended(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "K=64", 0, state=schema.QUEUED)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    status = json.loads((path / schema.STATUS).read_text()) | {
+        "host": socket.gethostname(),
+        "pid": ended.pid,
+        "step": None,
+    }
+    (path / schema.STATUS).write_text(json.dumps(status))
+    assert read_run(path).state == schema.MISSING
+    (path / schema.STATUS).write_text(json.dumps(status | {"job": "7_1"}))
+    run = read_run(path)
+    assert (run.state, run.reason) == (schema.QUEUED, "job 7_1")
