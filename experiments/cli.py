@@ -21,6 +21,7 @@ from experiments import schema
 from experiments.baselines import BASELINES, baseline
 from experiments.manifest import write_manifest
 from experiments.overrides import apply
+from experiments.parser import Parser
 from experiments.prospect import Prospect
 from experiments.run_directory import RunDirectory, runs_root
 from experiments.sweep import Sweep, plan
@@ -29,14 +30,6 @@ from slurm.profiles import Profile, load_profile, profile_names
 
 CLUSTERS = ("local", "debug")
 INTERRUPTED = 130
-
-
-class Parser(argparse.ArgumentParser):
-    """A wrong command line is one line, not a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message} ({self.prog} --help lists what there is)", file=sys.stderr)
-        sys.exit(2)
 
 
 def main(sweep: Sweep) -> NoReturn:

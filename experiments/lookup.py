@@ -16,6 +16,7 @@ from experiments.run_directory import RunDirectory
 from experiments.schema import Manifest
 
 SHORTEST_PREFIX = 4  # characters of a run id
+ANY = "a sweep (name or label), an arm, a run id or its beginning, a run directory, a Slurm job, an MLflow run id"
 
 
 @dataclass(frozen=True)
