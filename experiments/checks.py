@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moco.config import Config
+from moco.config import Config, MemoryBank, Queue
 from moco.data.catalog import training_images
 
 LARGE_SHARE = 0.1  # of the training images: a queue over this share holds many keys of the query's own image
@@ -17,9 +17,14 @@ def total_steps(config: Config) -> int:
     return config.train.epochs * (training_images(config.data) // config.train.batch_size)
 
 
+def stored(config: Config) -> int:
+    """Embeddings of earlier steps that serve as negatives; 0 where a batch is all there is."""
+    return config.negatives.size if isinstance(config.negatives, Queue | MemoryBank) else 0
+
+
 def check_sizes(arm: str, config: Config) -> None:
     """Raises ValueError, with the numbers, for a queue or a batch that the data set cannot fill."""
-    images, batch, keys = training_images(config.data), config.train.batch_size, config.negatives.size
+    images, batch, keys = training_images(config.data), config.train.batch_size, stored(config)
     if batch > images:
         raise ValueError(
             f"{arm}: train.batch_size = {batch} is larger than the {images} training images of {config.data.name}; "
@@ -35,7 +40,7 @@ def check_sizes(arm: str, config: Config) -> None:
 def warnings(arms: Mapping[str, Config]) -> list[str]:
     """One line where queues cover a large share of the data set: the sizes, not the arms, of which there may be many."""
     trained = [config for config in arms.values() if config.train.epochs]
-    shares = {c.negatives.size: c.negatives.size / training_images(c.data) for c in trained}
+    shares = {size: size / training_images(c.data) for c in trained if (size := stored(c))}
     large = {size: share for size, share in sorted(shares.items()) if share > LARGE_SHARE}
     if not large:
         return []

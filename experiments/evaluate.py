@@ -22,7 +22,7 @@ def evaluate(path: Path, protocols: Sequence[str]) -> dict[str, float | None]:
     from moco.data import load
     from moco.evaluation.readouts import features_for, protocol
     from moco.evaluation.unmoved import unmoved
-    from moco.model import MoCo
+    from moco.model import build_query
     from moco.trainer import choose_device
 
     chosen = {name: protocol(name) for name in protocols}
@@ -31,11 +31,11 @@ def evaluate(path: Path, protocols: Sequence[str]) -> dict[str, float | None]:
     if not {"config", "encoder", "head"} <= set(state):
         raise ValueError(f"{file}: not the {schema.ENCODER} of a run: it holds {', '.join(map(str, state))}")
     config: Config = from_plain(Config, state["config"])
-    query = MoCo(config).query
+    data = load(config.data, lambda line: print(line, file=sys.stderr))
+    query = build_query(config, len(data.classes))
     query.encoder.load_state_dict(state["encoder"])
     query.head.load_state_dict(state["head"])
     query.to(choose_device(config.train.device))
-    data = load(config.data, lambda line: print(line, file=sys.stderr))
     with unmoved(query):
         features = features_for(list(chosen), query, data, config)
         readouts = [r for run in chosen.values() for r in run(features, config.evaluation, config.train.seed)]

@@ -7,19 +7,20 @@ definition of an ablation. Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
-from experiments import checks, schema
+from experiments import checks, schema, shape
 from experiments.checks import training_images
-from experiments.factorial import factorial
-from moco.config import Config, Momentum
+from experiments.factorial import Levels, check_levels, crossed, factorial, switched
+from moco.config import Config, Head, Momentum
 from moco.data.catalog import resolve
 from moco.identity import flatten, run_id
 
-__all__ = ["PAPER_V1", "PAPER_V2", "Cell", "Plan", "Sweep", "factorial", "plan", "random_init", "training_images"]
+__all__ = ["PAPER_V1", "PAPER_V2", "Cell", "Plan", "Sweep", "crossed", "factorial", "plan", "random_init", "shape", "switched",
+           "training_images"]  # fmt: skip
 
 # Where the published columns come from; only numbers read there are given.
 PAPER_V1 = "MoCo v1 (arXiv:1911.05722), linear top-1, ImageNet, ResNet-50, 200 epochs"
@@ -30,7 +31,8 @@ PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 e
 class Sweep:
     """One question. `arms` gives every arm from the base config; `varies` names the fields or groups they may change.
 
-    `axis` is the one numeric field for the figure. `published` are numbers read in the paper, in percent.
+    `axis` is the one numeric field for the figure. `published` are numbers read in the paper, in percent. `shape` is the
+    claim in parts that results can be held against (`experiments.shape`); `factors` reads an arm's levels from its name.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Sweep:
     axis: str | None = None
     published: Mapping[str, float] = field(default_factory=dict)
     published_source: str = ""
+    shape: tuple[schema.Clause, ...] = ()
+    factors: Callable[[Iterable[str]], Levels] | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in schema.READOUTS:
@@ -81,6 +85,7 @@ class Plan:
     seeds: tuple[int, ...]
     baseline: str
     warnings: tuple[str, ...]
+    factors: Levels = field(default_factory=dict)
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, so that every arm has its first number early."""
@@ -120,6 +125,9 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
     arms, baseline = {arm: _resolved(config) for arm, config in sweep.arms(base).items()}, sweep.baseline_arm(base)
     _check_names(sweep, arms, baseline)
     _check_differences(sweep, arms, baseline)
+    factors = sweep.factors(arms) if sweep.factors else {}
+    check_levels(sweep.name, factors, arms)
+    shape.check(sweep.name, sweep.shape, sweep.axis, factors, list(arms))
     arms[schema.RANDOM_INIT] = random_init(base)
     for arm, config in arms.items():
         checks.check_sizes(arm, config)
@@ -131,6 +139,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
         seeds=tuple(range(count)),
         baseline=baseline,
         warnings=tuple(checks.warnings(arms)),
+        factors=factors,
     )
 
 
@@ -148,7 +157,7 @@ def random_init(base: Config) -> Config:
         data=base.data,
         augment=base.augment,
         encoder=base.encoder,
-        head=base.head,
+        head=base.head if isinstance(base.head, Head) else Head(),
         key_encoder=Momentum(shuffle=False),
         train=replace(base.train, epochs=0),
         evaluation=base.evaluation,

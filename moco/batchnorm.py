@@ -1,10 +1,81 @@
-"""BatchNorm over parts of a batch: what several GPUs do to MoCo, on one device (v1, section 3.3: shuffling BN)."""
+"""BatchNorm over parts of a batch: what several GPUs do to MoCo, on one device (v1, section 3.3: shuffling BN).
+
+And the other way round, over a batch whose parts lie on several processes. N rows, C channels, P processes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from moco import distributed
+
+
+def norm_of_parts(splits: int) -> Callable[[int], nn.Module]:
+    """Makes the BatchNorm2d for C channels that normalises `splits` equal, contiguous parts of the whole batch apart.
+
+    1 is the whole batch together, wherever its rows are. Over P processes each holds splits / P of the parts (that it
+    is a whole number is checked with the config: `moco.config.check_processes`).
+    """
+    processes = distributed.size()
+    if splits == 1:
+        return nn.BatchNorm2d if processes == 1 else SyncBatchNorm
+    assert splits % processes == 0, (splits, processes)
+    here = splits // processes
+    return nn.BatchNorm2d if here == 1 else partial(SplitBatchNorm2d, splits=here)
+
+
+def norm_of_whole(features: int, **options: Any) -> nn.Module:
+    """BatchNorm1d over the whole batch, wherever its rows are; options as torch's."""
+    kind = nn.BatchNorm1d if distributed.size() == 1 else SyncBatchNorm
+    norm: nn.Module = kind(features, **options)
+    return norm
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """BatchNorm with the statistics of the rows of all processes, of any number of dimensions, on CPUs too.
+
+    torch's own, which it is on a GPU, has no other path. Every process holds as many rows.
+    """
+
+    def forward(self, rows_NC: Tensor) -> Tensor:
+        if not self.training or rows_NC.is_cuda or distributed.size() == 1:
+            normalised: Tensor = super().forward(rows_NC)
+            return normalised
+        wide_NC = rows_NC.to(torch.promote_types(rows_NC.dtype, torch.float32))
+        # Of each process' mean and variance, as Chan et al. combine them: sums of squares would cancel.
+        variance_C, mean_C = torch.var_mean(wide_NC, [0, *range(2, rows_NC.dim())], correction=0)
+        means_PC, variances_PC = distributed.gather(torch.stack([mean_C, variance_C])[None]).unbind(1)
+        mean_C = means_PC.mean(0)
+        variance_C = (variances_PC + (means_PC - mean_C).square()).mean(0)
+        self._move_running(mean_C, variance_C, distributed.size() * rows_NC.numel() // rows_NC.shape[1])
+        scale_C = (variance_C + self.eps).rsqrt() * (1.0 if self.weight is None else self.weight)
+        shift_C = -mean_C * scale_C + (0.0 if self.bias is None else self.bias)
+        shape = (1, -1, *[1] * (rows_NC.dim() - 2))
+        return (wide_NC * scale_C.view(shape) + shift_C.view(shape)).to(rows_NC.dtype)
+
+    @torch.no_grad()
+    def _move_running(self, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_((variance_C * (count / (count - 1))).to(self.running_var.dtype), self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+
+
+def local_statistics(module: nn.Module) -> list[Tensor]:
+    """Running statistics of norms that saw this process' rows only: their mean over the processes is that of one process
+    with all parts, for they move by means."""
+    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    apart = [norm for norm in norms if not isinstance(norm, nn.SyncBatchNorm)]
+    return [moved for norm in apart for moved in (norm.running_mean, norm.running_var) if moved is not None]
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
@@ -47,6 +118,21 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance_C, self.momentum)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+
+
+MOMENTUM = 0.1  # of the running statistics, torch's default
+
+
+def share_statistics(module: nn.Module, part: int, parts: int) -> None:
+    """Before the `part`-th of `parts` passes of one step: after the last, the running statistics have moved once, by the mean.
+
+    Passes move r <- (1 - m_i) r + m_i s_i; m_i = (m / parts) / (1 - m + m (i + 1) / parts) gives each s_i the weight
+    m / parts in the end and leaves 1 - m of the old.
+    """
+    share = MOMENTUM / parts
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.momentum = share / (1.0 - MOMENTUM + share * (part + 1))
 
 
 @torch.no_grad()

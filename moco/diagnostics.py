@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.losses import chance_loss
+from moco.model import Direction
 from moco.negatives import KeyQueue
 
 MOST_QUERIES = 512  # that the pairwise figures look at
@@ -25,30 +25,35 @@ class Meter:
         self.sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def add(self, loss: Tensor, scores_BN: Tensor, is_positive_BN: Tensor) -> None:
+    def add(self, loss: Tensor, direction: Direction, *, cosines: bool = True) -> None:
+        """Only `cosines` have a mean worth looking at; logits of classes do not."""
+        scores_BN, is_positive_BN = direction.scores_BN, direction.is_positive_BN
+        self.steps += 1
+        self._sum("loss", loss)
+        hit_B1 = is_positive_BN.gather(1, scores_BN.argmax(1, keepdim=True))
+        self._sum("contrast_top1", 100.0 * hit_B1.float().mean())
+        if not cosines:
+            return
         positives = is_positive_BN.sum()
         positive_sum = torch.where(is_positive_BN, scores_BN, 0.0).sum()
-        hit_B1 = is_positive_BN.gather(1, scores_BN.argmax(1, keepdim=True))
-        self._sum("loss", loss.detach())
-        self._sum("contrast_top1", 100.0 * hit_B1.float().mean())
         self._sum("positive", positive_sum / positives)
         self._sum("negative", (scores_BN.sum() - positive_sum) / (scores_BN.numel() - positives))
-        self.steps += 1
 
     def _sum(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def read(self, candidates: int) -> dict[str, float]:
-        """Means, and a fresh start."""
+    def read(self, chance: float) -> dict[str, float]:
+        """Means, and a fresh start. `chance` is the loss of learning nothing."""
         means = {name: float(total) / self.steps for name, total in self.sums.items()}
         self.steps, self.sums = 0, {}
-        return {
+        values = {
             "train/loss": means["loss"],
-            "train/loss_over_chance": means["loss"] / chance_loss(candidates),
+            "train/loss_over_chance": means["loss"] / chance,
             "train/contrast_top1": means["contrast_top1"],
-            "train/positive": means["positive"],
-            "train/gap": means["positive"] - means["negative"],
         }
+        if "positive" in means:
+            values |= {"train/positive": means["positive"], "train/gap": means["positive"] - means["negative"]}
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "sums": self.sums}
@@ -69,9 +74,9 @@ def effective_rank(queries_BC: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def alignment(queries_BC: Tensor, keys_BC: Tensor) -> float:
-    """E |q - k|^2 over the two views of an image (Wang and Isola, section 4.1.1, alpha = 2)."""
-    return float((queries_BC - keys_BC).square().sum(1).mean())
+def alignment(scores_BN: Tensor, is_positive_BN: Tensor) -> float:
+    """E |q - k|^2 = 2 - 2 E cos over positive pairs (Wang and Isola, section 4.1.1, alpha = 2)."""
+    return 2.0 - 2.0 * float(torch.where(is_positive_BN, scores_BN, 0.0).sum() / is_positive_BN.sum())
 
 
 def uniformity(queries_BC: Tensor) -> float:

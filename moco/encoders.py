@@ -1,22 +1,22 @@
-"""Encoders: images (B, 3, S, S) to features (B, feature_dim). torchvision's ResNets, and a narrow one for small images."""
+"""Encoders: images (B, 3, S, S) to features (B, feature_dim). torchvision's networks, and a narrow ResNet for small images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock
 
-from moco.batchnorm import SplitBatchNorm2d
-from moco.config import ResNet
+from moco.batchnorm import norm_of_parts
+from moco.config import ResNet, ViT
+from moco.vit import build_vit
 
 Norm = Callable[[int], nn.Module]
 
 
 def norm_layer(splits: int) -> Norm:
-    return nn.BatchNorm2d if splits == 1 else partial(SplitBatchNorm2d, splits=splits)
+    return norm_of_parts(splits)
 
 
 class Encoder(nn.Module):
@@ -31,14 +31,21 @@ class Encoder(nn.Module):
         return features_BD
 
 
-def build_encoder(config: ResNet) -> Encoder:
-    """Initialised from the global generator: the caller seeds it (`moco.model.seeded`)."""
+def build_encoder(config: ResNet | ViT, image_size: int = 224) -> Encoder:
+    """Initialised from the global generator: the caller seeds it (`moco.model.seeded`).
+
+    `image_size` is the side in pixels; a ResNet takes any. Raises ValueError for a ViT whose patch does not divide it.
+    """
     norm = norm_layer(config.batch_norm_splits)
+    if isinstance(config, ViT):
+        return Encoder(build_vit(config, image_size, norm), config.width)
     return _narrow(config, norm) if config.depth == 8 else _torchvision(config, norm)
 
 
 def _torchvision(config: ResNet, norm: Norm) -> Encoder:
-    net: resnet.ResNet = getattr(resnet, f"resnet{config.depth}")(norm_layer=norm)
+    build = getattr(resnet, f"resnet{config.depth}")
+    kinds = {"groups": config.groups, "width_per_group": config.width_per_group}
+    net: resnet.ResNet = build(norm_layer=norm, zero_init_residual=config.zero_init_residual, **kinds)
     feature_dim: int = net.fc.in_features
     net.fc = nn.Identity()
     if config.stem != "imagenet":
@@ -63,6 +70,8 @@ def _narrow(config: ResNet, norm: Norm) -> Encoder:
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, BasicBlock) and config.zero_init_residual:
+            nn.init.zeros_(module.bn2.weight)
     net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
     return Encoder(net, 4 * w)
 

@@ -19,6 +19,18 @@ def info_nce(scores_BN: Tensor, is_positive_BN: Tensor, temperature: float) -> T
     return (logits_BN.logsumexp(1) - positives_B).mean()
 
 
+def info_nce_explicit(scores_BN: Tensor, is_positive_BN: Tensor, temperature: float) -> Tensor:
+    """The same, as the papers print it: -log of e^(positive / T) over the sum of e^(candidate / T). To read, not to train with.
+
+    In the scores' own precision e^(1 / T) is infinite in float16 from T = 0.09 down (e^(1 / 0.05) = 4.9e8, the largest half
+    is 65504), in float32 from T = 0.0112 down: the loss is nan there, or inf. `info_nce` subtracts the largest logit first.
+    """
+    weights_BN = (scores_BN / temperature).exp()
+    shares_BN = weights_BN / weights_BN.sum(1, keepdim=True)
+    losses_BN = torch.where(is_positive_BN, -shares_BN.log(), 0.0)
+    return (losses_BN.sum(1) / is_positive_BN.sum(1)).mean()
+
+
 def chance_loss(candidates: int) -> float:
     """InfoNCE when all candidates score the same: log N. Learning nothing."""
     return math.log(candidates)

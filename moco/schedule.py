@@ -1,10 +1,10 @@
-"""Learning rates as functions of the step: nothing to save, nothing to resume."""
+"""Learning rate, weight decay and momentum as functions of the step: nothing to save, nothing to resume."""
 
 from __future__ import annotations
 
 import math
 
-from moco.config import Cosine, Schedule, Step
+from moco.config import LARS, SGD, AdamW, Cosine, Momentum, Schedule, Step
 
 
 def learning_rate(schedule: Schedule, base: float, step: int, steps_per_epoch: int, epochs: int) -> float:
@@ -22,3 +22,21 @@ def learning_rate(schedule: Schedule, base: float, step: int, steps_per_epoch: i
             epoch = exact_epoch if per_step else step // steps_per_epoch + first
             share = (epoch - warmup) / max(epochs - warmup, 1e-9)
             return base * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def half_cosine(start: float, end: float, step: int, total_steps: int) -> float:
+    """From `start` at step 0 to `end` at `total_steps`, one step after the last."""
+    return end - (end - start) * 0.5 * (1.0 + math.cos(math.pi * step / total_steps))
+
+
+def momentum_at(config: Momentum, step: int, total_steps: int) -> float:
+    """m of the update before `step` (from 0). v3: 1 - (1 - m) (1 + cos(pi e / E)) / 2 with fractional epochs e of E."""
+    if config.ramp_to is None:
+        return config.momentum
+    return half_cosine(config.momentum, config.ramp_to, step, total_steps)
+
+
+def weight_decay_at(config: SGD | AdamW | LARS, step: int, total_steps: int) -> float:
+    if config.weight_decay_to is None:
+        return config.weight_decay
+    return half_cosine(config.weight_decay, config.weight_decay_to, step, total_steps)

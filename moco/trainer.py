@@ -1,7 +1,8 @@
-"""One step of momentum contrast, and the state that a checkpoint keeps. B batch, C embedding, S side, P probe images."""
+"""One step of a method, and the state that a checkpoint keeps. B batch, C embedding, S side, P probe images."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,15 @@ from torch import Tensor
 
 from moco import checkpoint, diagnostics
 from moco.augment import normalise
-from moco.batchnorm import measure_statistics
-from moco.config import Config
+from moco.batchnorm import measure_statistics, share_statistics
+from moco.config import Config, Queue
 from moco.data.images import ImageData
 from moco.data.loader import Batch, Batches
 from moco.identity import run_id
-from moco.losses import info_nce
-from moco.model import MoCo
-from moco.optim import build_optimiser, set_learning_rate
-from moco.schedule import learning_rate
+from moco.model import Direction, Outcome, build
+from moco.negatives import KeyQueue, Sample
+from moco.optim import build_optimiser, scaled_lr, set_rates
+from moco.schedule import learning_rate, weight_decay_at
 
 PROBE_IMAGES = 64  # whose keys are followed to see how fast the key encoder moves
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,18 +46,24 @@ class Trainer:
     def __init__(self, config: Config, data: ImageData, device: torch.device) -> None:
         self.config, self.device, self.step, self.seconds = config, device, 0, 0.0
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-        self.model = MoCo(config).to(device)
-        self.model.query.to(memory_format=self.memory_format)
-        self.model.key.to(memory_format=self.memory_format)
-        self.optimiser = build_optimiser(config.optim, self.model.query.parameters())
+        self.model = build(config, len(data.pretrain), len(data.classes)).to(device)
+        self.model.to(memory_format=self.memory_format)
+        self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
         self.batches = Batches(data.pretrain, config, device)
         self.total_steps = config.train.epochs * self.batches.steps_per_epoch
         self.meter = diagnostics.Meter()
-        self.drift = diagnostics.KeyDrift(turnover=-(-config.negatives.size // config.train.batch_size))
+        self.drift = diagnostics.KeyDrift(self._turnover())
         self._probe_P3SS = self._probe(data)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: Direction | None = None
         self._queue_figures: dict[str, float] = {}
+
+    def _turnover(self) -> int:
+        """Steps in which a queue is renewed; an epoch without a queue."""
+        negatives = self.config.negatives
+        if isinstance(negatives, Queue):
+            return -(-negatives.size // self.config.train.batch_size)
+        return self.batches.steps_per_epoch
 
     def _probe(self, data: ImageData) -> Tensor:
         first_P = torch.arange(min(PROBE_IMAGES, len(data.pretrain)))
@@ -78,48 +85,71 @@ class Trainer:
 
     def take_step(self, batch: Batch) -> None:
         """Algorithm 1 of v1, in the order of the authors' code: the key encoder moves first, the queue last."""
-        model = self.model
-        query_view = batch.query_view_B3SS.contiguous(memory_format=self.memory_format)
-        key_view = batch.key_view_B3SS.contiguous(memory_format=self.memory_format)
-        set_learning_rate(self.optimiser, self.learning_rate())
-        model.update_key_encoder()
+        model, views = self.model, self._views(batch)
+        set_rates(self.optimiser, self.learning_rate(), self.weight_decay())
+        model.begin(self.step, self.total_steps)
+        own_B = torch.arange(len(views[0]), device=self.device)
+        sample = Sample(self.step, batch.indices_B, batch.labels_B, own_B)
         with self.autocast():
-            queries_BC = model.query(query_view)
-            keys_BC = model.embed_keys(key_view, self.step)
-        scores_BN, is_positive_BN = model.queue.scores(queries_BC, keys_BC)
-        loss = info_nce(scores_BN, is_positive_BN, self.config.loss.temperature)
-        self._descend(loss)
-        self.meter.add(loss, scores_BN.detach(), is_positive_BN)
-        if self.record_due:
-            self._queue_figures = diagnostics.queue_figures(model.queue, batch.indices_B, self.step)
-        self._last = queries_BC.detach(), keys_BC
-        model.queue.update(keys_BC, batch.indices_B, self.step)
-        self.step += 1
-
-    def _descend(self, loss: Tensor) -> None:
+            keys = model.keys(views, self.step)
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        outcomes = [self._part(number, views, keys, sample) for number in range(self.config.train.accumulate)]
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self._note(outcomes, batch)
+        model.end(outcomes, keys, sample)
+        self.step += 1
+
+    def _views(self, batch: Batch) -> tuple[Tensor, ...]:
+        views = (batch.query_view_B3SS, batch.key_view_B3SS)[: 2 if self.config.both_views else 1]
+        return tuple(view.contiguous(memory_format=self.memory_format) for view in views)
+
+    def _part(self, number: int, views: tuple[Tensor, ...], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
+        """Forward and backward of one of the `accumulate` parts of the batch; their gradients add up."""
+        parts = self.config.train.accumulate
+        size = len(views[0]) // parts
+        first = number * size
+        if parts > 1:
+            share_statistics(self.model.query, number, parts)
+        with self.autocast():
+            rows = tuple(view[first : first + size] for view in views)
+            outcome: Outcome = self.model(rows, keys, sample.first_to_last(first, first + size))
+        self.scaler.scale(outcome.loss / parts).backward()
+        return outcome
+
+    @torch.no_grad()
+    def _note(self, outcomes: list[Outcome], batch: Batch) -> None:
+        """For the next record, before the negatives move on. Nothing here waits for the device unless a record is due."""
+        for outcome in outcomes:
+            self.meter.add(outcome.loss.detach(), outcome.directions[0].detached(), cosines=self.model.cosines)
+        self._last = outcomes[-1].directions[0].detached()
+        source = next((m for m in self.model.modules() if isinstance(m, KeyQueue)), None)
+        if self.record_due and source is not None:
+            self._queue_figures = diagnostics.queue_figures(source, batch.indices_B, self.step)
 
     def learning_rate(self) -> float:
         optim, train = self.config.optim, self.config.train
-        return learning_rate(optim.schedule, optim.lr, self.step, self.batches.steps_per_epoch, train.epochs)
+        base = scaled_lr(optim, train.batch_size)
+        return learning_rate(optim.schedule, base, self.step, self.batches.steps_per_epoch, train.epochs)
+
+    def weight_decay(self) -> float:
+        return weight_decay_at(self.config.optim, self.step, self.total_steps)
 
     def record(self) -> dict[str, float]:
         """Everything about the steps since the last record; the one place that waits for the device."""
         assert self._last is not None
-        queries_BC, keys_BC = self._last
-        values = self.meter.read(self.model.queue.candidates)
-        if not torch.isfinite(torch.tensor(values["train/loss"])):
+        values = self.meter.read(self.model.chance)
+        if not math.isfinite(values["train/loss"]):
             raise Diverged(self.step, values["train/loss"])
-        values |= {
-            "train/lr": float(self.optimiser.param_groups[0]["lr"]),
-            "features/std": diagnostics.spread(queries_BC),
-            "features/rank": diagnostics.effective_rank(queries_BC),
-            "features/alignment": diagnostics.alignment(queries_BC, keys_BC),
-            "features/uniformity": diagnostics.uniformity(queries_BC),
-        }
+        values["train/lr"] = float(self.optimiser.param_groups[0]["lr"])
+        if self.model.cosines:
+            queries_BC = self._last.queries_BC
+            values |= {
+                "features/std": diagnostics.spread(queries_BC),
+                "features/rank": diagnostics.effective_rank(queries_BC),
+                "features/alignment": diagnostics.alignment(self._last.scores_BN, self._last.is_positive_BN),
+                "features/uniformity": diagnostics.uniformity(queries_BC),
+            }
         return values | self._queue_figures | self.drift.read(self.step, self._probe_keys())
 
     @torch.no_grad()

@@ -6,14 +6,17 @@ from dataclasses import replace
 
 from experiments.cli import main
 from experiments.sweep import PAPER_V2, Sweep, factorial
-from moco.config import Config, Cosine, InfoNCE, Step
+from moco.config import Config, Cosine, Head, InfoNCE, Step
 from moco.methods import AUGMENT_V1, AUGMENT_V2
 
 
 def arms(base: Config) -> dict[str, Config]:
     changed, end = ("grey_first", "jitter", "jitter_probability", "blur"), base.train.epochs
     v1, v2 = (replace(base.augment, **{f: getattr(a, f) for f in changed}) for a in (AUGMENT_V1, AUGMENT_V2))
-    (linear, mlp), cosine = (replace(base.head, hidden=h) for h in ((), (0,))), replace(base.optim, schedule=Cosine())
+    (linear, mlp), cosine = (
+        (replace(base.part(Head), hidden=h) for h in ((), (0,))),
+        replace(base.optim, schedule=Cosine()),
+    )
     step = replace(base.optim, schedule=Step((end * 3 // 5, end * 4 // 5)))  # as 120 and 160 of 200 epochs
     none = replace(base, head=linear, loss=InfoNCE(0.07), augment=v1, optim=step)
     return factorial("v1", none, mlp={"head": mlp, "loss": InfoNCE(0.2)}, aug={"augment": v2}, cos={"optim": cosine})

@@ -9,18 +9,19 @@ from dataclasses import replace
 
 from experiments.cli import main
 from experiments.sweep import PAPER_V1, Sweep
-from moco.config import Config
+from moco.config import Config, Momentum
 
 
 def arms(base: Config) -> dict[str, Config]:
-    momenta = sorted({0.0, 0.9, 0.99, 0.999, 0.9999, base.key_encoder.momentum})
-    return {f"m={m:g}": replace(base, key_encoder=replace(base.key_encoder, momentum=m)) for m in momenta}
+    keys = base.part(Momentum)
+    momenta = sorted({0.0, 0.9, 0.99, 0.999, 0.9999, keys.momentum})
+    return {f"m={m:g}": replace(base, key_encoder=replace(keys, momentum=m)) for m in momenta}
 
 
 SWEEP = Sweep(
     name="momentum", axis="key_encoder.momentum", varies=("key_encoder.momentum",), arms=arms,
     question="How does accuracy depend on the momentum m of the key encoder?",
-    claim="fails at m = 0, is best between 0.99 and 0.999", baseline=lambda base: f"m={base.key_encoder.momentum:g}",
+    claim="fails at m = 0, is best between 0.99 and 0.999", baseline=lambda base: f"m={base.part(Momentum).momentum:g}",
     published={"m=0.9": 55.2, "m=0.99": 57.8, "m=0.999": 59.0, "m=0.9999": 58.9},
     published_source=f"{PAPER_V1}, K = 4,096; m = 0 fails to train",
 )  # fmt: skip

@@ -15,14 +15,14 @@ from moco.config import Config, Queue
 def sizes_for(base: Config) -> list[int]:
     images = training_images(base.data)
     powers = (2**n for n in range(7 if images < 10_000 else 10, 17))
-    return sorted({base.negatives.size, *(k for k in powers if k <= images)})
+    return sorted({base.part(Queue).size, *(k for k in powers if k <= images)})
 
 
 SWEEP = Sweep(
     name="queue_size", question="How does linear top-1 grow with the number of negatives K?",
     claim="rises with K, then saturates", varies=("negatives.size",), axis="negatives.size",
     arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes_for(base)},
-    baseline=lambda base: f"K={base.negatives.size}", published={"K=4096": 59.0, "K=16384": 60.4, "K=65536": 60.6},
+    baseline=lambda base: f"K={base.part(Queue).size}", published={"K=4096": 59.0, "K=16384": 60.4, "K=65536": 60.6},
     published_source=PAPER_V1,
 )  # fmt: skip
 if __name__ == "__main__":

@@ -6,23 +6,25 @@ from dataclasses import replace
 
 from experiments.cli import main
 from experiments.sweep import PAPER_V2, Sweep
-from moco.config import Config, InfoNCE
+from moco.config import Config, Head, InfoNCE
 
 LINEAR = {0.07: 60.6, 0.1: 60.7, 0.2: 59.0, 0.3: 58.2, 0.4: 57.2, 0.5: 56.4}
 MLP = {0.07: 62.9, 0.1: 64.9, 0.2: 66.2, 0.3: 65.7, 0.4: 65.0, 0.5: 64.3}
 
 
 def arms(base: Config) -> dict[str, Config]:
-    heads = {"linear": replace(base.head, hidden=()), "mlp": replace(base.head, hidden=base.head.hidden or (0,))}
-    temperatures = sorted({*LINEAR, base.loss.temperature})
-    return {f"{h}-T={t:g}": replace(base, head=heads[h], loss=InfoNCE(t)) for h in heads for t in temperatures}
+    head, loss = base.part(Head), base.part(InfoNCE)
+    heads = {"linear": replace(head, hidden=()), "mlp": replace(head, hidden=head.hidden or (0,))}
+    temperatures = sorted({*LINEAR, loss.temperature})
+    losses = {t: replace(loss, temperature=t) for t in temperatures}
+    return {f"{h}-T={t:g}": replace(base, head=heads[h], loss=losses[t]) for h in heads for t in losses}
 
 
 SWEEP = Sweep(
     name="temperature", axis="loss.temperature", varies=("loss.temperature", "head.hidden"), arms=arms,
     question="How does accuracy depend on the temperature T, with a linear and with an MLP head?",
     claim="the best T is lower with the linear head than with the MLP head", published_source=PAPER_V2,
-    baseline=lambda base: f"{'mlp' if base.head.hidden else 'linear'}-T={base.loss.temperature:g}",
+    baseline=lambda base: f"{'mlp' if base.part(Head).hidden else 'linear'}-T={base.part(InfoNCE).temperature:g}",
     published={f"{h}-T={t:g}": v for h, row in (("linear", LINEAR), ("mlp", MLP)) for t, v in row.items()},
 )  # fmt: skip
 if __name__ == "__main__":

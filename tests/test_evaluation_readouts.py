@@ -18,7 +18,7 @@ from moco.evaluation.features import Crops, Features, Labelled
 from moco.evaluation.linear_probe import linear_probe
 from moco.evaluation.readouts import PROTOCOLS, features_for, final_readouts, final_values, protocol, validation_values
 from moco.evaluation.unmoved import fingerprint
-from moco.model import MoCo
+from moco.model import build_query
 from moco.randomness import generator
 
 EVALUATION = Evaluation(linear_epochs=5, few_label_draws=3, few_label_per_class=2)
@@ -141,7 +141,7 @@ def test_the_values_of_a_run_are_the_readouts_of_its_features(
     knn_features: Literal["encoder", "projection"],
 ) -> None:
     cfg, data = config(knn_features), image_data()
-    query = MoCo(cfg).query.train()
+    query = build_query(cfg, 10).train()
     before = fingerprint(query)
     got = final_values(query, data, cfg)
     feats = features_for(("knn", "linear", "few_label"), query, data, cfg)
@@ -158,7 +158,7 @@ def test_the_values_of_a_run_are_the_readouts_of_its_features(
 
 def test_looking_during_training_never_touches_the_test_split() -> None:
     cfg, data = config(), image_data()
-    query = MoCo(cfg).query
+    query = build_query(cfg, 10)
     blind = replace(data, test=Split(Untouchable(), torch.zeros(12, dtype=torch.int64), torch.arange(12)))
     final = final_values(query, data, cfg)
     assert validation_values(query, blind, cfg) == {

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from moco import diagnostics as d
 from moco.config import Queue
-from moco.negatives import KeyQueue
+from moco.model import Direction
+from moco.negatives import KeyQueue, Sample
 from moco.randomness import generator
 
 
@@ -31,7 +32,7 @@ def test_alignment_and_uniformity_by_loops() -> None:
     expected = math.log(sum(math.exp(-2 * float(((q[i] - q[j]) ** 2).sum())) for i, j in pairs) / len(pairs))
     assert d.uniformity(q) == pytest.approx(expected, rel=1e-5)
     by_hand = sum(float(((a - b) ** 2).sum()) for a, b in zip(q, k, strict=True)) / 7
-    assert d.alignment(q, k) == pytest.approx(by_hand, rel=1e-5)
+    assert d.alignment(q @ k.T, torch.eye(7, dtype=torch.bool)) == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_meter_means_over_steps() -> None:
@@ -39,10 +40,10 @@ def test_meter_means_over_steps() -> None:
     positive = torch.tensor([[True, False, False]] * 2)
     meter = d.Meter()
     for loss, score in zip((1.0, 3.0), scores, strict=True):
-        meter.add(torch.tensor(loss), score, positive)
+        meter.add(torch.tensor(loss), Direction(score, score, positive))
     copy = d.Meter()
     copy.load_state_dict(meter.state_dict())
-    values = copy.read(candidates=3)
+    values = copy.read(chance=math.log(3))
     own, other = [0.9, 0.3, 0.8, 0.7], [0.1, 0.2, 0.5, 0.1, 0.0, 0.4, 0.6, 0.2]
     assert values["train/loss"] == pytest.approx(2.0)
     assert values["train/loss_over_chance"] == pytest.approx(2.0 / math.log(3))
@@ -54,8 +55,8 @@ def test_meter_means_over_steps() -> None:
 
 def test_queue_age_and_own_images() -> None:
     queue = KeyQueue(Queue(6), 4, generator("cpu", 0))
-    queue.update(torch.zeros(2, 4), torch.tensor([10, 11]), step=0)
-    queue.update(torch.zeros(2, 4), torch.tensor([12, 13]), step=1)
+    for step, images in enumerate(([10, 11], [12, 13])):
+        queue.update(torch.zeros(2, 4), Sample(step, torch.tensor(images), torch.zeros(2).long(), torch.arange(2)))
     figures = d.queue_figures(queue, torch.tensor([11, 13, 14, 15]), step=4)
     assert figures == {"queue/age": pytest.approx((4 + 4 + 3 + 3) / 4), "queue/own_image": pytest.approx(50.0)}
 

@@ -15,8 +15,8 @@ from moco.batchnorm import SplitBatchNorm2d, measure_statistics
 from moco.config import Config, Cosine, Data, Head, Momentum, Queue, ResNet, Step, Train
 from moco.encoders import build_encoder
 from moco.losses import chance_loss, info_nce
-from moco.model import MoCo
-from moco.negatives import KeyQueue
+from moco.model import MomentumContrast, build
+from moco.negatives import KeyQueue, Sample
 from moco.randomness import generator
 from moco.schedule import learning_rate
 
@@ -33,6 +33,16 @@ def unit(rows: int, dim: int, seed: int = 0) -> torch.Tensor:
     return F.normalize(torch.randn(rows, dim, generator=generator("cpu", seed)), dim=1)
 
 
+def sample(images: torch.Tensor, step: int = 0) -> Sample:
+    return Sample(step, images, images % 3, torch.arange(len(images)))
+
+
+def momentum_model(config: Config = SMALL) -> MomentumContrast:
+    model = build(config, images=100, classes=10)
+    assert isinstance(model, MomentumContrast)
+    return model
+
+
 @pytest.mark.parametrize("batches", [[3, 3, 3, 3], [5, 7, 2, 11, 4], [25, 1], [10]])
 def test_the_ring_holds_what_a_deque_holds(batches: list[int]) -> None:
     queue = KeyQueue(Queue(10), 4, generator("cpu", 0))
@@ -40,7 +50,7 @@ def test_the_ring_holds_what_a_deque_holds(batches: list[int]) -> None:
     image = 0
     for step, size in enumerate(batches):
         keys = unit(size, 4, step)
-        queue.update(keys, torch.arange(image, image + size), step)
+        queue.update(keys, sample(torch.arange(image, image + size), step))
         oracle.extend((keys[i].tolist(), image + i, step) for i in range(size))
         image += size
     held = zip(queue.keys_KC.tolist(), queue.images_K.tolist(), queue.arrivals_K.tolist(), strict=True)
@@ -60,7 +70,7 @@ def test_info_nce_of_equal_scores_is_log_n() -> None:
 def test_info_nce_is_cross_entropy_over_the_queue() -> None:
     queue = KeyQueue(Queue(40), 16, generator("cpu", 0))
     q, k = unit(8, 16, 1).requires_grad_(), unit(8, 16, 2)
-    loss = info_nce(*queue.scores(q, k), 0.07)
+    loss = info_nce(*queue.scores(q, k, sample(torch.arange(8))), 0.07)
     logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.keys_KC.T], 1) / 0.07
     expected = F.cross_entropy(logits, torch.zeros(8, dtype=torch.long))
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
@@ -107,17 +117,17 @@ def test_shuffling_matters_only_where_batch_norm_is_split() -> None:
 
 
 def test_keys_come_back_in_the_order_of_their_images() -> None:
-    model = MoCo(replace(SMALL, key_encoder=Momentum(0.9, shuffle=True)))
+    model = momentum_model(replace(SMALL, key_encoder=Momentum(0.9, shuffle=True)))
     images = torch.randn(16, 3, 16, 16, generator=generator("cpu", 0))
     order = torch.randperm(16, generator=generator("cpu", 0, "shuffle", 7))
-    keys = model.embed_keys(images, step=7)
+    (keys,) = model.keys((images, images), step=7)
     for place, image in enumerate(order.tolist()):
         torch.testing.assert_close(keys[image], model.key(images[order])[place], rtol=1e-4, atol=1e-5)
 
 
 def test_the_key_encoder_is_the_closed_form_of_its_average() -> None:
     """With a constant query, theta_k after n updates is theta_q + m^n (theta_0 - theta_q); buffers stay."""
-    model = MoCo(replace(SMALL, key_encoder=Momentum(0.9)))
+    model = momentum_model(replace(SMALL, key_encoder=Momentum(0.9)))
     start = [p.clone() for p in model.key.parameters()]
     buffers = [b.clone() for b in model.key.buffers()]
     with torch.no_grad():
@@ -126,18 +136,18 @@ def test_the_key_encoder_is_the_closed_form_of_its_average() -> None:
         for b in model.query.buffers():
             b.add_(1)
     for _ in range(5):
-        model.update_key_encoder()
+        model.begin(0, 10)
     for p, q, first in zip(model.key.parameters(), model.query.parameters(), start, strict=True):
         torch.testing.assert_close(p, q + 0.9**5 * (first - q))
     assert all(torch.equal(a, b) for a, b in zip(model.key.buffers(), buffers, strict=True))
 
 
 def test_arms_of_one_seed_share_what_they_do_not_change() -> None:
-    base = MoCo(SMALL)
+    base = momentum_model()
     for other in (replace(SMALL, head=Head(hidden=(0,), dim=16)), replace(SMALL, negatives=Queue(20))):
-        for mine, theirs in zip(base.query.encoder.parameters(), MoCo(other).query.encoder.parameters(), strict=True):
+        for mine, theirs in zip(base.query.encoder.parameters(), momentum_model(other).query.encoder.parameters(), strict=True):
             assert torch.equal(mine, theirs)
-    other_seed = MoCo(replace(SMALL, train=replace(SMALL.train, seed=1)))
+    other_seed = momentum_model(replace(SMALL, train=replace(SMALL.train, seed=1)))
     first, second = (next(m.query.encoder.parameters()) for m in (base, other_seed))
     assert not torch.equal(first, second)
 
@@ -146,7 +156,7 @@ def test_building_a_model_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    MoCo(SMALL)
+    momentum_model()
     assert torch.equal(torch.rand(3), expected)
 
 

@@ -60,7 +60,7 @@ def test_twenty_steps_equal_the_reference(method) -> None:
     reference = ReferenceMoCo(
         query,
         key,
-        trainer.model.queue.keys_KC,
+        trainer.model.source(0).keys_KC,
         m=0.9,
         temperature=config.loss.temperature,
         sgd=(sgd.momentum, sgd.weight_decay),
@@ -81,11 +81,11 @@ def test_twenty_steps_equal_the_reference(method) -> None:
     for mine, plain in zip(trainer.model.query.parameters(), query.parameters(), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-6, atol=1e-8)
     # The authors' order moves the key encoder at the start of the next step.
-    trainer.model.update_key_encoder()
+    trainer.model.begin(STEPS, 24)
     for mine, plain in zip(trainer.model.key.parameters(), key.parameters(), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-6, atol=1e-8)
     buffers = [b for n, b in trainer.model.key.named_buffers() if "running" in n]
     plain_buffers = [b for n, b in key.named_buffers() if "running" in n]
     for mine, plain in zip(buffers, plain_buffers, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(trainer.model.queue.keys_KC, torch.stack(reference.queue), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(trainer.model.source(0).keys_KC, torch.stack(reference.queue), rtol=1e-6, atol=1e-8)

@@ -85,7 +85,7 @@ def test_every_mirrored_metric_is_there_and_of_the_named_kind(whole) -> None:
 
 def test_zero_epochs_is_the_random_initialisation(tmp_path: Path) -> None:
     """No weight moves; BatchNorm's statistics do."""
-    from moco.model import MoCo
+    from moco.model import build_query
 
     config = quick(optim=digits().optim)
     config = replace(config, train=replace(config.train, epochs=0))
@@ -93,7 +93,7 @@ def test_zero_epochs_is_the_random_initialisation(tmp_path: Path) -> None:
     assert isinstance(record, Record)
     assert record.step == 0
     assert "test/linear_top1" in record.values
-    start = dict(MoCo(config).query.encoder.named_parameters())
+    start = dict(build_query(config, 10).encoder.named_parameters())
     state = checkpoint.load(tmp_path / ENCODER)["encoder"]
     for name, parameter in start.items():
         assert torch.equal(state[name], parameter), name

@@ -57,6 +57,14 @@ class Draws:
         return Draws(**{name: column[samples] for name, column in vars(self).items()})
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The samples at hand as rows of a batch of M: what chance decides about a row is the same wherever it is rendered."""
+
+    rows_B: Tensor  # int64, on the CPU
+    of: int  # M
+
+
 def uniforms(batch: int, seed: int, step: int, view: View) -> dict[str, Tensor]:
     """Float64 in [0, 1), (B, width) for each name of `WIDTHS`; row i depends on (seed, step, view, i) alone."""
     table = torch.rand(
@@ -106,8 +114,15 @@ def jitter_factors(uniform_B4: Tensor, strengths: tuple[float, float, float, flo
     return low + uniform_B4 * (high - low)
 
 
+def blur_and_solarize(recipe: Augment, view: View) -> tuple[float, float]:
+    """Probabilities in this view: the key's may be its own (v3's asymmetric pair)."""
+    blur, solarize = (recipe.blur_second, recipe.solarize_second) if view == "key" else (None, None)
+    return recipe.blur if blur is None else blur, recipe.solarize if solarize is None else solarize
+
+
 def draws(recipe: Augment, batch: int, height: int, width: int, seed: int, step: int, view: View) -> Draws:
     """The parameters of one view of a batch of images that all measure height x width."""
+    blur, solarize = blur_and_solarize(recipe, view)
     draw = uniforms(batch, seed, step, view)
     heights_B, widths_B = torch.full((batch,), height), torch.full((batch,), width)
     return Draws(
@@ -117,9 +132,9 @@ def draws(recipe: Augment, batch: int, height: int, width: int, seed: int, step:
         factors_B4=jitter_factors(draw["factors"], recipe.jitter),
         order_B4=draw["order"],
         grey_B=draw["grey"][:, 0] < recipe.grey,
-        blur_B=draw["blur"][:, 0] < recipe.blur,
+        blur_B=draw["blur"][:, 0] < blur,
         sigma_B=between(draw["sigma"][:, 0], *recipe.blur_sigma),
-        solarize_B=draw["solarize"][:, 0] < recipe.solarize,
+        solarize_B=draw["solarize"][:, 0] < solarize,
         angle_B=between(draw["angle"][:, 0], -recipe.rotation, recipe.rotation),
     )
 

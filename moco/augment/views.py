@@ -16,7 +16,7 @@ from torch import Tensor
 from moco.augment.blur import blur, kernel_radius
 from moco.augment.colour import JitterPlan, jitter_, luma, plan_jitter, solarized
 from moco.augment.crop import crop_and_flip, flip_crops, rotate
-from moco.augment.draws import Draws, View, draws
+from moco.augment.draws import Draws, Rows, View, draws
 from moco.config import Augment
 from moco.randomness import generator
 
@@ -59,11 +59,11 @@ def scale_and_shift(recipe: Augment, device: torch.device) -> tuple[Tensor, Tens
     return on(device, 1 / std_C11), on(device, -mean_C11 / std_C11)
 
 
-def augment(images_BCSS: Tensor, recipe: Augment, parameters: Draws, noise: torch.Generator, cropped: bool) -> Tensor:
+def augment(images_BCSS: Tensor, recipe: Augment, parameters: Draws, noise_BCSS: Tensor, cropped: bool) -> Tensor:
     """One view, float32 normalised (B, C, S, S), of uint8 images with these parameters.
 
-    `cropped` images keep their box. `noise` is a generator on the images' device; after noise pixels are clamped to 0..1
-    (torchvision's `GaussianNoise`).
+    `cropped` images keep their box. `noise_BCSS` is standard normal, on the images' device, and not looked at where
+    the recipe has no noise; after noise pixels are clamped to 0..1 (torchvision's `GaussianNoise`).
     """
     device, side = images_BCSS.device, images_BCSS.shape[-1]
     plan = plan_jitter(parameters.factors_B4, parameters.order_B4, parameters.jitter_B, recipe.jitter)
@@ -79,25 +79,40 @@ def augment(images_BCSS: Tensor, recipe: Augment, parameters: Draws, noise: torc
     if recipe.rotation > 0:
         view_BCSS = rotate(view_BCSS, on(device, angle_B))
     if recipe.noise > 0:
-        noise_BCSS = torch.empty_like(view_BCSS, memory_format=torch.contiguous_format).normal_(generator=noise)
         view_BCSS = view_BCSS.add_(noise_BCSS, alpha=recipe.noise).clamp_(0.0, 1.0)
     scale_C11, shift_C11 = scale_and_shift(recipe, device)
     return view_BCSS.mul_(scale_C11).add_(shift_C11)
 
 
 def one_view(
-    images_BCSS: Tensor, recipe: Augment, seed: int, step: int, view: View, *, cropped: bool = False
-) -> Tensor:
-    """One view of uint8 (B, 3, S, S) images: float32 normalised, a function of (images, recipe, seed, step, view)."""
+    images_BCSS: Tensor, recipe: Augment, seed: int, step: int, view: View, *, cropped: bool = False,
+    rows: Rows | None = None,
+) -> Tensor:  # fmt: skip
+    """One view of uint8 (B, 3, S, S) images: float32 normalised, a function of (images, recipe, seed, step, view).
+
+    `rows` says that the images are some rows of a larger batch: their views are the bits that they have in its view.
+    """
     assert images_BCSS.dtype == torch.uint8, images_BCSS.dtype
     batch, _, height, width = images_BCSS.shape
-    parameters = draws(recipe, batch, height, width, seed, step, view)
-    noise = generator(images_BCSS.device, seed, "noise", view, step)
-    chunk = max(1, CHUNK_PIXELS // (height * width)) if images_BCSS.device.type == "cpu" else batch
-    if chunk >= batch:
-        return augment(images_BCSS, recipe, parameters, noise, cropped)
+    whole = rows.of if rows else batch
+    parameters = draws(recipe, whole, height, width, seed, step, view)
+    parameters = parameters.take(rows.rows_B) if rows else parameters
+    chunk = max(1, CHUNK_PIXELS // (height * width)) if images_BCSS.device.type == "cpu" else whole
+    noise_BCSS = torch.empty(batch, 0)
+    if recipe.noise > 0:
+        draw = generator(images_BCSS.device, seed, "noise", view, step)
+        noise_BCSS = normal(whole, images_BCSS, chunk, draw)
+        noise_BCSS = noise_BCSS[rows.rows_B.to(noise_BCSS.device)] if rows else noise_BCSS
     parts = [slice(first, first + chunk) for first in range(0, batch, chunk)]
-    return torch.cat([augment(images_BCSS[part], recipe, parameters.take(part), noise, cropped) for part in parts])
+    views = [augment(images_BCSS[p], recipe, parameters.take(p), noise_BCSS[p], cropped) for p in parts]
+    return views[0] if len(views) == 1 else torch.cat(views)
+
+
+def normal(batch: int, images_BCSS: Tensor, chunk: int, draw: torch.Generator) -> Tensor:
+    """Standard normal (batch, C, S, S). Drawn in chunks, for a generator's numbers depend on how many are asked at once."""
+    sizes = [min(chunk, batch - first) for first in range(0, batch, chunk)]
+    empty = [torch.empty(size, *images_BCSS.shape[1:], device=images_BCSS.device) for size in sizes]
+    return torch.cat([part.normal_(generator=draw) for part in empty])
 
 
 def two_views(images_BCSS: Tensor, recipe: Augment, seed: int, step: int) -> tuple[Tensor, Tensor]:
@@ -105,7 +120,7 @@ def two_views(images_BCSS: Tensor, recipe: Augment, seed: int, step: int) -> tup
 
     Args:
         images_BCSS: uint8 (B, 3, S, S), on any device.
-        recipe: one law for both views.
+        recipe: one law for both views, but for the key's own probabilities of blur and solarize, where the recipe has them.
         seed, step: with the sample's place in the batch they decide all parameters; the same bits every time on one
             machine, and the same parameters (noise apart) on every device and in every arm of a sweep.
 

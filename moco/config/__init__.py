@@ -1,0 +1,58 @@
+"""What a run is: a tree of frozen values, one group per part of the method. Imports no torch, so a login node plans fast.
+
+A published method is a value of `Config` (see `moco.methods`); an arm of an ablation is a `dataclasses.replace` of it.
+Fields marked `cosmetic(...)` (workers, paths, cadence of logs, device) do not change the result and stay out of a run's
+identity. Every group checks its own ranges when it is built; `Config` checks the mixes. All errors are `ValueError`s
+that name the value, what is allowed and what to do.
+"""
+
+from moco.config.checked import cosmetic, require
+from moco.config.contrast import (
+    Absent,
+    BothViews,
+    CrossEntropy,
+    InBatch,
+    InfoNCE,
+    MemoryBank,
+    Momentum,
+    Queue,
+    Shared,
+)
+from moco.config.images import Augment, Data
+from moco.config.network import Classifier, Head, Predictor, ResNet, ViT
+from moco.config.optimisation import LARS, SGD, AdamW, Cosine, Schedule, Step, Train
+from moco.config.readouts import Evaluation
+from moco.config.run import Config
+
+SCHEMA_VERSION = 1  # part of every run's identity: raise it when the same config starts to mean another computation
+
+__all__ = [
+    "LARS",
+    "SCHEMA_VERSION",
+    "SGD",
+    "Absent",
+    "AdamW",
+    "Augment",
+    "BothViews",
+    "Classifier",
+    "Config",
+    "Cosine",
+    "CrossEntropy",
+    "Data",
+    "Evaluation",
+    "Head",
+    "InBatch",
+    "InfoNCE",
+    "MemoryBank",
+    "Momentum",
+    "Predictor",
+    "Queue",
+    "ResNet",
+    "Schedule",
+    "Shared",
+    "Step",
+    "Train",
+    "ViT",
+    "cosmetic",
+    "require",
+]

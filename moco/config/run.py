@@ -1,0 +1,197 @@
+"""A run, fully described, and the mixes of its parts that contradict themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from moco.config.checked import require
+from moco.config.contrast import (
+    Absent,
+    BothViews,
+    CrossEntropy,
+    InBatch,
+    InfoNCE,
+    MemoryBank,
+    Momentum,
+    Queue,
+    Shared,
+)
+from moco.config.images import Augment, Data
+from moco.config.network import Classifier, Head, Predictor, ResNet, ViT
+from moco.config.optimisation import LARS, SGD, AdamW, Train
+from moco.config.readouts import Evaluation
+
+UNLABELLED = ("stl10",)  # sets whose images for pre-training have no labels
+
+# Which negatives go with which key encoder, and why no others.
+NEGATIVES: dict[type, tuple[tuple[type, ...], str]] = {
+    Momentum: (
+        (Queue, InBatch),
+        "a momentum encoder makes keys for a queue or for its batch; negatives=queue or negatives=inbatch",
+    ),
+    Shared: (
+        (InBatch, BothViews),
+        "keys that carry gradients live for one step; negatives=inbatch or negatives=bothviews, or key_encoder=momentum",
+    ),
+    Absent: (
+        (MemoryBank, Absent),
+        "without a key encoder the negatives are stored embeddings; negatives=memorybank, or key_encoder=momentum",
+    ),
+}
+
+
+Part = TypeVar("Part")
+
+
+def kind(part: object) -> str:
+    return type(part).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, fully described."""
+
+    data: Data = Data()
+    augment: Augment = Augment()
+    encoder: ResNet | ViT = ResNet()
+    head: Head | Classifier = Head()
+    predictor: Absent | Predictor = Absent()
+    key_encoder: Momentum | Shared | Absent = Momentum()
+    negatives: Queue | InBatch | BothViews | MemoryBank | Absent = Queue()
+    loss: InfoNCE | CrossEntropy = InfoNCE()
+    optim: SGD | AdamW | LARS = SGD()
+    train: Train = Train()
+    evaluation: Evaluation = Evaluation()
+
+    def __post_init__(self) -> None:
+        self._check_batch_norm()
+        if isinstance(self.encoder, ViT):
+            _check_patches(self.encoder, self.data.image_size)
+        if isinstance(self.loss, CrossEntropy):
+            self._check_supervised()
+        else:
+            self._check_contrast(self.loss)
+        self._check_accumulation()
+
+    def part(self, wanted: type[Part]) -> Part:
+        """The group that is a `wanted`. Raises ValueError, with the kind it is instead, where there is none."""
+        for f in fields(self):
+            if isinstance(value := getattr(self, f.name), wanted):
+                return value
+        name = next(f.name for f in fields(self) if wanted.__name__ in str(f.type))
+        raise ValueError(
+            f"{name} = {kind(getattr(self, name))}: {wanted.__name__.lower()} is needed here; "
+            f"choose another baseline or --set {name}={wanted.__name__.lower()}"
+        )
+
+    @property
+    def both_views(self) -> bool:
+        """Does a step see two views of each image?"""
+        return not isinstance(self.key_encoder, Absent)
+
+    def _check_batch_norm(self) -> None:
+        splits, batch = self.encoder.batch_norm_splits, self.train.batch_size
+        require(
+            batch % splits == 0,
+            f"train.batch_size = {batch} and encoder.batch_norm_splits = {splits}: the batch must divide into equal parts",
+        )
+        require(
+            batch // splits >= 2,
+            f"train.batch_size = {batch} and encoder.batch_norm_splits = {splits}: "
+            "BatchNorm needs 2 images or more in each part",
+        )
+        require(
+            splits > 1 or not getattr(self.key_encoder, "shuffle", False),
+            f"key_encoder.shuffle = True and encoder.batch_norm_splits = {splits}: shuffling without splitting BatchNorm "
+            "changes nothing on one device; set encoder.batch_norm_splits=8 or key_encoder.shuffle=false",
+        )
+
+    def _check_supervised(self) -> None:
+        for name, part, wanted in (
+            ("head", self.head, Classifier),
+            ("key_encoder", self.key_encoder, Absent),
+            ("negatives", self.negatives, Absent),
+            ("predictor", self.predictor, Absent),
+        ):
+            require(
+                isinstance(part, wanted),
+                f"loss = crossentropy and {name} = {kind(part)}: supervised training contrasts nothing; "
+                f"set {name}={wanted.__name__.lower()}",
+            )
+        self._check_labels("loss = crossentropy")
+
+    def _check_contrast(self, loss: InfoNCE) -> None:
+        fitting, why = NEGATIVES[type(self.key_encoder)]
+        require(
+            isinstance(self.negatives, fitting) and not isinstance(self.negatives, Absent),
+            f"key_encoder = {kind(self.key_encoder)} and negatives = {kind(self.negatives)}: {why}",
+        )
+        require(
+            isinstance(self.head, Head), "head = classifier and loss = infonce: set head=head, or loss=crossentropy"
+        )
+        self._check_predictor(loss)
+        self._check_symmetry(loss)
+        if loss.positives == "label":
+            self._check_labels("loss.positives = label")
+            require(
+                not isinstance(self.negatives, MemoryBank),
+                "loss.positives = label and negatives = memorybank: the bank holds one positive per image; "
+                "choose loss.positives=own",
+            )
+
+    def _check_predictor(self, loss: InfoNCE) -> None:
+        require(
+            isinstance(self.predictor, Absent)
+            or (isinstance(self.key_encoder, Momentum) and isinstance(self.negatives, InBatch)),
+            f"predictor = predictor with key_encoder = {kind(self.key_encoder)} and negatives = {kind(self.negatives)}: "
+            "a predictor is defined for MoCo v3 only (a momentum encoder, in-batch keys); set predictor=absent",
+        )
+
+    def _check_symmetry(self, loss: InfoNCE) -> None:
+        require(
+            loss.symmetric or not isinstance(self.negatives, BothViews),
+            "loss.symmetric = False and negatives = bothviews: both views are queries there; set loss.symmetric=true",
+        )
+        require(
+            not (loss.symmetric and isinstance(self.negatives, MemoryBank)),
+            "loss.symmetric = True and negatives = memorybank: the stored embedding is the key, there is one view; "
+            "set loss.symmetric=false",
+        )
+
+    def _check_labels(self, what: str) -> None:
+        require(
+            self.data.name not in UNLABELLED,
+            f"{what} and data.name = {self.data.name}: its images for pre-training have no labels; "
+            "choose a labelled set or loss.positives=own",
+        )
+
+    def _check_accumulation(self) -> None:
+        parts, splits = self.train.accumulate, self.encoder.batch_norm_splits
+        if parts == 1:
+            return
+        require(
+            not isinstance(self.key_encoder, Shared),
+            f"train.accumulate = {parts} and key_encoder = shared: every query needs the gradients of all keys of its "
+            "batch at once; set train.accumulate=1",
+        )
+        require(
+            isinstance(self.encoder, ViT) or splits % parts == 0,
+            f"train.accumulate = {parts} and encoder.batch_norm_splits = {splits}: each part of the batch is normalised "
+            "apart; batch_norm_splits must be a multiple of accumulate",
+        )
+        require(
+            isinstance(self.predictor, Absent)
+            and not (isinstance(self.head, Head) and (self.head.norm or self.head.last_norm))
+            and getattr(self.encoder, "stem", "") != "conv",
+            f"train.accumulate = {parts} and BatchNorm over the whole batch in the head, predictor or conv stem: "
+            "set train.accumulate=1",
+        )
+
+
+def _check_patches(encoder: ViT, side: int) -> None:
+    require(
+        side % encoder.patch == 0,
+        f"encoder.patch = {encoder.patch} and data.image_size = {side}: the patch must divide the image; "
+        f"choose encoder.patch from {', '.join(str(p) for p in range(1, side + 1) if side % p == 0 and 2 <= p <= 32)}",
+    )
