@@ -171,16 +171,48 @@ def together(encoder: ResNet | ViT) -> ResNet | ViT:
 
 
 def mechanism_of(method: Config, base: Config) -> Config:
-    """What contrasts (key encoder, negatives, loss, head, predictor, BatchNorm's parts) as in `method`, the rest of `base`."""
-    encoder = base.encoder
+    """What contrasts as in `method` (key encoder, negatives, loss, predictor, BatchNorm's parts), the rest of `base`.
+
+    Sizes are the base's: dimension and temperature, the length of a queue, hidden layers as wide as the features.
+    """
+    encoder, head, dim = base.encoder, method.part(Head), base.part(Head).dim
     if isinstance(encoder, ResNet):
         encoder = replace(encoder, batch_norm_splits=method.encoder.batch_norm_splits)
+    predictor = method.predictor
+    if isinstance(predictor, Predictor):
+        predictor = replace(predictor, hidden=tuple(dim for _ in predictor.hidden))
     return replace(
         base,
         encoder=encoder,
-        head=method.head,
-        predictor=method.predictor,
+        head=replace(head, hidden=tuple(0 for _ in head.hidden), dim=dim),
+        predictor=predictor,
         key_encoder=method.key_encoder,
-        negatives=method.negatives,
-        loss=method.loss,
+        negatives=base.negatives if isinstance(method.negatives, Queue) else method.negatives,
+        loss=replace(method.part(InfoNCE), temperature=base.part(InfoNCE).temperature),
     )
+
+
+def vit_for(image_size: int) -> ViT:
+    """A vision transformer of a size, with a patch, that suits the images: 16 tokens and more a side from 64 pixels on."""
+    if image_size <= 16:
+        return ViT(width=64, depth=4, heads=4, patch=4)
+    if image_size <= 64:
+        return replace(VIT_TINY, patch=image_size // 8)
+    return VIT_SMALL
+
+
+def with_vit(base: Config, lr: float | None = None) -> Config:
+    """The base with a transformer: AdamW as v3 has it, and no BatchNorm to split or shuffle."""
+    keys = base.key_encoder
+    return replace(
+        base,
+        encoder=vit_for(base.data.image_size),
+        key_encoder=replace(keys, shuffle=False) if isinstance(keys, Momentum | Shared) else keys,
+        optim=AdamW(lr=lr or 1e-3, weight_decay=0.05, schedule=Cosine(warmup_epochs=5, per_step=True)),
+    )
+
+
+def with_batch(base: Config, batch_size: int, power: float = 1.0) -> Config:
+    """Another batch; lr follows it in proportion (Goyal et al., arXiv:1706.02677), or by that power of the ratio."""
+    lr = base.optim.lr * (batch_size / base.train.batch_size) ** power
+    return replace(base, train=replace(base.train, batch_size=batch_size), optim=replace(base.optim, lr=lr))

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moco import checkpoint
+from moco import checkpoint, distributed
 from moco.config import Config
 from moco.data import load
 from moco.data.images import ImageData
 from moco.data.loader import Batch
-from moco.evaluation.readouts import final_values, validation_values
+from moco.evaluation.readouts import curves, final_values, validation_values
 from moco.identity import to_plain
 from moco.trainer import Diverged, Trainer, choose_device
 
@@ -48,19 +48,22 @@ def never() -> bool:
 def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> Iterator[Record | Resumed]:
     """Train, evaluate, leave `encoder.pt`. `stop` is asked after each step: True saves and ends the iteration early.
 
+    In each of a run's several processes (`moco.distributed.group`) it yields the same, and `stop` must give the same answer
+    (`moco.distributed.agree`); rank 0 writes the files.
+
     Raises ValueError for data or a checkpoint that do not fit the config, Diverged when the loss stops being finite.
     """
     started = time.monotonic()
     data = load(config.data, logging.getLogger("moco").warning)
     trainer = Trainer(config, data, choose_device(config.train.device))
-    if (run_dir / CHECKPOINT).exists():
+    if distributed.agree((run_dir / CHECKPOINT).exists()):  # a shared disk may show it here later than there
         trainer.load_state_dict(checkpoint.load(run_dir / CHECKPOINT, trainer.device))
         yield Resumed(trainer.step)
     loop = _Loop(trainer, data, run_dir / CHECKPOINT, stop)
     loop.setup_seconds = time.monotonic() - started
     yield from loop.run()
     if trainer.step == trainer.total_steps:
-        yield loop.finish(run_dir / ENCODER)
+        yield from loop.finish(run_dir / ENCODER)
 
 
 @dataclass
@@ -151,19 +154,23 @@ class _Loop:
         self.trainer.save(self.path)
         self.saved_at = time.monotonic()
 
-    def finish(self, path: Path) -> Record:
-        """Final readouts and the weights: {"encoder", "head": state dicts, "config", "step"}."""
+    def finish(self, path: Path) -> Iterator[Record]:
+        """Curves of readouts that train, then the final readouts, and the weights: {"encoder", "head": state dicts, "config", "step"}."""
         trainer, started = self.trainer, time.monotonic()
         if trainer.total_steps == 0:
             trainer.measure_statistics()
         query = trainer.model.query
         values = final_values(query, self.data, trainer.config)
         state = {"encoder": query.encoder.state_dict(), "head": query.head.state_dict(), "step": trainer.step}
-        checkpoint.save(state | {"config": to_plain(trainer.config)}, path)
+        if distributed.rank() == 0:
+            checkpoint.save(state | {"config": to_plain(trainer.config)}, path)
         self.evaluation_seconds += time.monotonic() - started
         seconds = {
             "seconds/setup": self.setup_seconds,
             "seconds/train": trainer.seconds,
             "seconds/evaluation": self.evaluation_seconds,
         }
-        return self._record(values | seconds)
+        alone, by_epoch = curves(values)
+        for epoch, values in by_epoch.items():
+            yield Record(trainer.step + epoch, epoch, values)
+        yield self._record(alone | seconds)

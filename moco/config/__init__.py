@@ -21,6 +21,7 @@ from moco.config.contrast import (
 from moco.config.images import Augment, Data
 from moco.config.network import Classifier, Head, Predictor, ResNet, ViT
 from moco.config.optimisation import LARS, SGD, AdamW, Cosine, Schedule, Step, Train
+from moco.config.processes import check_processes
 from moco.config.readouts import Evaluation
 from moco.config.run import Config
 
@@ -53,6 +54,7 @@ __all__ = [
     "Step",
     "Train",
     "ViT",
+    "check_processes",
     "cosmetic",
     "require",
 ]

@@ -88,7 +88,9 @@ class ViT:
             self.width % (self.patch // 2) == 0,
             f"encoder.width = {self.width}: the conv stem doubles its channels up to it; must divide by {self.patch // 2}",
         )
-        require(self.depth >= 2, f"encoder.depth = {self.depth}: the conv stem takes one block away; must be at least 2")
+        require(
+            self.depth >= 2, f"encoder.depth = {self.depth}: the conv stem takes one block away; must be at least 2"
+        )
         require(
             not self.freeze_patch_projection,
             "encoder.freeze_patch_projection = True and encoder.stem = conv: only the patch projection can stay frozen; "

@@ -21,6 +21,9 @@ class Evaluation:
     linear_epochs: int = 100
     few_label_per_class: int = 5
     few_label_draws: int = 10  # independent labelled subsets, the same in every arm of a seed
+    finetune: bool = False  # also fine-tune the encoder on a few labels, the same for every arm of a seed
+    finetune_per_class: int = 10
+    finetune_epochs: int = 50
     paper_protocol: bool = False  # also the papers' own probe: lr 30, no weight decay, 100 epochs, augmented crops
 
     def __post_init__(self) -> None:
@@ -31,4 +34,6 @@ class Evaluation:
             self.few_label_per_class >= 1,
             f"evaluation.few_label_per_class = {self.few_label_per_class}: must be at least 1",
         )
+        for name in ("finetune_per_class", "finetune_epochs"):
+            require(getattr(self, name) >= 1, f"evaluation.{name} = {getattr(self, name)}: must be at least 1")
         require(self.few_label_draws >= 1, f"evaluation.few_label_draws = {self.few_label_draws}: must be at least 1")

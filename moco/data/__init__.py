@@ -29,8 +29,8 @@ def load(data: Data, log: Callable[[str], None]) -> ImageData:
     data = resolve(data)
     if SETS[data.name].files:
         return files.image_data(public.listing(data, log), data, log)
-    if data.name == "digits":
-        return arrays.image_data(embedded.digits(), data)
+    if data.name in ("digits", "digits4"):
+        return arrays.image_data(embedded.digits(SETS[data.name].classes), data)
     if data.name == "shapes":
         return arrays.image_data(shapes.shapes(data.image_size), data)
     return arrays.image_data(public.arrays(data, log), data)

@@ -38,6 +38,7 @@ def _torchvision(name: str, *arguments: str) -> str:
 
 SETS: dict[str, SetFacts] = {
     "digits": SetFacts(1437, 360, 10, 8, "BSD-3-Clause with scikit-learn; UCI, CC BY 4.0"),
+    "digits4": SetFacts(575, 145, 4, 8, "as the digits, the first four classes of them"),
     "shapes": SetFacts(4000, 1000, 10, None, "drawn by this package"),
     "cifar10": SetFacts(
         50_000, 10_000, 10, 32, "no licence stated, research use; 170 MB",

@@ -18,13 +18,17 @@ from moco.data.catalog import SETS
 from moco.data.holdout import hold_out
 
 
-def digits() -> Arrays:
-    """The native images, grey in three channels. The 360 test images are stratified and fixed for ever."""
+def digits(classes: int = 10) -> Arrays:
+    """The native images, grey in three channels, of the first `classes` digits.
+
+    The 360 test images are stratified and fixed for ever; of fewer classes there are fewer.
+    """
     pixels_N1HW, labels_N = _read()
     train, test = hold_out(labels_N, SETS["digits"].test, "digits", "test")
+    train, test = (kept[labels_N[kept] < classes] for kept in (train, test))
     images_N3HW = pixels_N1HW.mul(255 / 16).expand(-1, 3, -1, -1)
     return Arrays(
-        images_N3HW[train], labels_N[train], images_N3HW[test], labels_N[test], tuple(str(d) for d in range(10))
+        images_N3HW[train], labels_N[train], images_N3HW[test], labels_N[test], tuple(str(d) for d in range(classes))
     )
 
 

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from moco.augment import normalise
+from moco.distributed import add_up_, highest, rank, size
 from moco.evaluation.unmoved import unmoved
 
 if TYPE_CHECKING:
     from moco.config import Augment
     from moco.data.images import ImageData, Images, Split
+    from moco.evaluation.finetune import FineTuned
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,7 @@ class Features:
     classes: tuple[str, ...]
     projected: Features | None = None  # after the projection head, for evaluation.knn_features = "projection"
     crops: Crops | None = None  # for the protocol `linear_paper`
+    tune: Callable[[], FineTuned] | None = None  # for the protocol `finetune`
 
 
 @contextmanager
@@ -74,14 +77,17 @@ def extract(
 ) -> Tensor:
     """float32 (N, D) on `device`: the encoder in eval mode on the evaluation view of each image.
 
-    `recipe` gives the mean and std of the normalisation. 1.28 M images x 2,048 features are 10.5 GB. Errors:
-    `ValueError` for no images.
+    `recipe` gives the mean and std of the normalisation. 1.28 M images x 2,048 features are 10.5 GB. Of several processes
+    each does its share of the batches. Errors: `ValueError` for no images.
     """
     if not len(images):
         raise ValueError("0 images: there is nothing to extract features from; every split needs at least one image")
-    rows = torch.arange(len(images)).split(batch_size)
+    rows = torch.arange(len(images)).split(batch_size)[rank() :: size()]
     with evaluating(encoder):
-        return filled((encoder(normalise(images.take(rows_B).to(device), recipe)) for rows_B in rows), len(images))
+        batches = (encoder(normalise(images.take(rows_B).to(device), recipe)) for rows_B in rows)
+        if size() == 1:
+            return filled(batches, len(images))
+        return put_together(zip(rows, batches, strict=True), len(images), device)
 
 
 def filled(batches: Iterable[Tensor], images: int) -> Tensor:
@@ -96,6 +102,17 @@ def filled(batches: Iterable[Tensor], images: int) -> Tensor:
     assert features_ND is not None, "no batch"
     assert first == images, (first, images)
     return features_ND
+
+
+def put_together(parts: Iterable[tuple[Tensor, Tensor]], images: int, device: str | torch.device) -> Tensor:
+    """float32 (N, D) in every process, of the whole batches (rows, features) that each has made: to the bit what one makes."""
+    features_ND: Tensor | None = None
+    for rows_B, features_BD in parts:
+        if features_ND is None:
+            features_ND = torch.zeros(images, features_BD.shape[1], device=features_BD.device)
+        features_ND[rows_B.to(features_BD.device)] = features_BD.to(features_ND.dtype)
+    width = highest(0 if features_ND is None else features_ND.shape[1])  # a process may have had no batch
+    return add_up_(torch.zeros(images, width, device=device) if features_ND is None else features_ND)
 
 
 def labelled(encoder: nn.Module, split: Split, recipe: Augment, device: str | torch.device) -> Labelled:

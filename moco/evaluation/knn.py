@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moco.distributed import add_up_, rank, size
 from moco.evaluation.features import Labelled
 
 MOST_SIMILARITIES = 2**26  # of one chunk: 256 MiB of float32
@@ -28,19 +29,20 @@ def knn_scores(
     A k above the size of the bank means the whole bank (`neighbours`). Scores are relative to the nearest neighbour's
     weight, exp((s - s_max) / T): the ranking is the same and a low T cannot overflow. Of images that tie for the last
     place, those earlier in the bank vote; of classes that tie, the one with the lower index wins (`scores`). A class
-    without a vote scores 0. Memory: a copy of the bank, 256 MiB of similarities and Q x C scores for each k.
+    without a vote scores 0. Several processes share the chunks out among them. Memory: a copy of the bank, 256 MiB of similarities and Q x C scores for each k.
     """
     bank_ND, queries_QD = F.normalize(bank.features_ND), F.normalize(queries_QD)
     scores = {k: queries_QD.new_zeros(len(queries_QD), classes) for k in ks}
     counts = sorted({neighbours(k, len(bank)) for k in ks})
-    for rows_B in torch.arange(len(queries_QD), device=queries_QD.device).split(max(1, MOST_SIMILARITIES // len(bank))):
+    chunks = torch.arange(len(queries_QD), device=queries_QD.device).split(max(1, MOST_SIMILARITIES // len(bank)))
+    for rows_B in chunks[rank() :: size()]:
         similarity_BK, index_BK = nearest(queries_QD[rows_B] @ bank_ND.T, counts)
         weights_BK = torch.exp((similarity_BK - similarity_BK[:, :1]) / temperature)
         labels_BK = bank.labels_N[index_BK]
         for k in ks:
             votes_BC = queries_QD.new_zeros(len(rows_B), classes)
             scores[k][rows_B] = votes_BC.scatter_add_(1, labels_BK[:, :k], weights_BK[:, :k])
-    return scores
+    return {k: add_up_(scores_QC) for k, scores_QC in scores.items()}
 
 
 def neighbours(k: int, bank_size: int) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from moco.config import Augment, Config, Momentum, Train
 from moco.data.loader import Batches
+from moco.distributed import gather, size
 from moco.evaluation.features import Crops, Labelled, evaluating, filled
 from moco.evaluation.unmoved import unmoved
 from moco.randomness import generator, seed_of
@@ -70,9 +71,12 @@ def random_crops(encoder: nn.Module, split: Split, config: Config, device: torch
     """RandomResizedCrop and flip of the split's images, redrawn from (seed, epoch), through the encoder in eval mode.
 
     Read as for pre-training: streamed images are cropped from the whole picture. An epoch leaves out the remainder of
-    whole batches: other images each time, and none if the number of images has a divisor from 256 to 512.
+    whole batches: other images each time, and none if the number of images has a divisor from 256 to 512. Several processes
+    share each batch out among them, if it can be.
     """
-    batches = Batches(split, loading(config, len(split)), device)
+    loader = loading(config, len(split))
+    shared = loader.train.batch_size % size() == 0
+    batches = Batches(split, loader, device, whole=not shared)
 
     @torch.no_grad()
     def epoch_features(epoch: int) -> Labelled:
@@ -81,7 +85,8 @@ def random_crops(encoder: nn.Module, split: Split, config: Config, device: torch
         def features() -> Iterator[Tensor]:
             for batch in batches.epoch(epoch):
                 labels.append(batch.labels_B)
-                yield encoder(batch.query_view_B3SS)
+                features_BD = encoder(batch.query_view_B3SS)
+                yield gather(features_BD) if shared else features_BD
 
         with evaluating(encoder):
             features_ND = filled(features(), batches.steps_per_epoch * batches.size)

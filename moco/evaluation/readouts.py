@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 from moco.config import Config, Evaluation
 from moco.evaluation.features import Features, Labelled, extract_all, labelled
 from moco.evaluation.few_label import few_label
+from moco.evaluation.finetune import fine_tune
 from moco.evaluation.knn import knn_scores, neighbours
 from moco.evaluation.linear_probe import linear_probe
 from moco.evaluation.paper_probe import paper_probe, random_crops
@@ -100,10 +102,24 @@ def linear_paper(features: Features, evaluation: Evaluation, seed: int) -> Itera
     yield "test/linear_paper_top5", scores.top5
 
 
+def finetune(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
+    """`finetune_top1` after the last epoch, the learning rate that was chosen, and the validation curve: the top-1 after
+    epoch e is `validation/finetune_top1@e`."""
+    if features.tune is None:
+        raise ValueError("finetune: needs the images, to train on them; evaluate a run, not its features")
+    tuned = features.tune()
+    for epoch, top1 in enumerate(tuned.curve, start=1):
+        yield f"validation/finetune_top1@{epoch}", top1
+    yield "validation/finetune_top1", tuned.curve[-1]
+    yield "readout/finetune_lr", tuned.lr
+    yield "test/finetune_top1", tuned.test.top1
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "knn": knn,
     "linear": linear,
     "few_label": few_labels,
+    "finetune": finetune,
     "linear_paper": linear_paper,
 }
 
@@ -118,7 +134,8 @@ def protocol(name: str) -> Protocol:
 
 
 def final_protocols(evaluation: Evaluation) -> tuple[str, ...]:
-    return ("linear", "knn", "few_label", *(["linear_paper"] if evaluation.paper_protocol else []))
+    more = {"finetune": evaluation.finetune, "linear_paper": evaluation.paper_protocol}
+    return ("linear", "knn", "few_label", *(name for name, wanted in more.items() if wanted))
 
 
 def final_readouts(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
@@ -135,7 +152,20 @@ def features_for(protocols: Sequence[str], query: Projector, data: ImageData, co
         plain = replace(plain, projected=extract_all(query, data, config.augment, device))
     if "linear_paper" in protocols:
         plain = replace(plain, crops=random_crops(query.encoder, data.train, config, device))
+    if "finetune" in protocols:
+        plain = replace(plain, tune=partial(fine_tune, query.encoder, data, config, device))
     return plain
+
+
+def curves(values: dict[str, float]) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    """The values that stand alone, and those of curves, `name@epoch`, by epoch."""
+    alone = {key: value for key, value in values.items() if "@" not in key}
+    by_epoch: dict[int, dict[str, float]] = {}
+    for key, value in values.items():
+        name, at, epoch = key.partition("@")
+        if at:
+            by_epoch.setdefault(int(epoch), {})[name] = value
+    return alone, by_epoch
 
 
 def final_values(query: Projector, data: ImageData, config: Config) -> dict[str, float]:
