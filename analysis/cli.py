@@ -1,4 +1,4 @@
-"""`python -m analysis table|plot|report SWEEP`. Imports what a verb needs when it is called: a table needs no plotting."""
+"""`python -m analysis VERB`: from runs to answers. Imports what a verb needs when it is called: a table needs no plotting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import io
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +17,7 @@ TABLE_SUFFIXES = {".txt": "text", ".md": "md", ".csv": "csv", ".tex": "tex", ".h
 EPILOG = """\
 SWEEP is a sweep's name (queue_size) or its full label (queue_size@digits,train.epochs=5); of several variants of a
 name the most recently updated is read. Runs are looked for under $MOCO_RUNS, by default runs/ in the current folder.
-Exit codes: 0 done, 2 wrong input."""
+Exit codes: 0 done, 1 a table that no longer holds (verify), 2 wrong input."""
 
 Arguments = argparse.Namespace
 
@@ -43,59 +43,31 @@ def _write(out: Path, text: str) -> None:
 
 def table(arguments: Arguments) -> None:
     from analysis.render import TERMINAL_WIDTH, render
-    from analysis.store import load_sweep, runs_root
+    from analysis.sources import source
     from analysis.tables import ablation_table
 
     format = _table_format(arguments)
-    manifest, cells = load_sweep(runs_root(), arguments.sweep)
+    manifest, cells = source(arguments.mlflow).load(arguments.sweep)
     made = ablation_table(manifest, cells, arguments.readout)
     wide = arguments.out is None and sys.stdout.isatty()
     width = max(TERMINAL_WIDTH, shutil.get_terminal_size().columns) if wide else TERMINAL_WIDTH
-    text = render(made, format, width)
+    text = render(made, format, width, arguments.view)
     if arguments.out:
         _write(arguments.out, text)
     else:
         sys.stdout.write(text)
 
 
-def _figure_path(arguments: Arguments) -> Path:
-    out: Path = arguments.out or Path(f"{arguments.sweep.partition('@')[0]}.{arguments.format or 'svg'}")
-    suffix = out.suffix.lstrip(".").lower()
-    if suffix not in FIGURE_FORMATS or arguments.format not in (None, suffix):
-        wanted = f"--format {arguments.format}" if arguments.format else f"one of {', '.join(FIGURE_FORMATS)}"
-        raise ValueError(f"--out {out}: the suffix does not fit {wanted}; end it in .{arguments.format or 'svg'}")
-    return out
-
-
 def plot(arguments: Arguments) -> None:
-    from analysis.figures import Picture, save
-    from analysis.learning_curves import curves_figure
-    from analysis.plots import axis_figure
-    from analysis.store import curves, load_sweep, runs_root
+    from analysis.figure_verbs import plot as draw
 
-    out = _figure_path(arguments)
-    manifest, cells = load_sweep(runs_root(), arguments.sweep)
-    asked: list[str] = arguments.readout or [manifest["metric"]]
-    journal = [name for name in asked if "/" in name]
-    if journal and len(journal) < len(asked):
-        raise ValueError(f"--readout {' '.join(asked)}: readouts and curves need a figure each")
-    figure: Picture
-    if journal:
-        figure = curves_figure(manifest, curves(runs_root(), cells, journal), journal)
-    else:
-        figure = axis_figure(manifest, cells, asked)
-    save(figure, out)
-    print(out)
+    draw(arguments)
 
 
 def report(arguments: Arguments) -> None:
-    from analysis.report import report as page
-    from analysis.store import load_sweep, runs_root
+    from analysis.figure_verbs import report as write
 
-    out: Path = arguments.out or Path(f"{arguments.sweep.partition('@')[0]}.html")
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {out}: a report is a page; end it in .html")
-    _write(out, page(runs_root(), load_sweep(runs_root(), arguments.sweep)))
+    write(arguments)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -110,13 +82,15 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m analysis", description="From a sweep's runs to an answer.", epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    verbs = main.add_subparsers(dest="verb", required=True, metavar="table|plot|report")
+    verbs = main.add_subparsers(dest="verb", required=True, metavar="table|plot|report|power|decide|verify|search")
 
     def verb(name: str, summary: str, detail: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=summary, description=detail, epilog=EPILOG, allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-        made.add_argument("sweep", metavar="SWEEP", help="name or label of a sweep")
+        count = "?" if name == "report" else None
+        made.add_argument("sweep", metavar="SWEEP", nargs=count, help="name or label of a sweep")
         made.add_argument("--out", metavar="FILE", type=Path, help="write here; a missing folder is made")
+        made.add_argument("--mlflow", metavar="ADDRESS", help="read this MLflow server or SQLite file instead")
         return made
 
     tests = ", ".join(schema.READOUTS)
@@ -126,10 +100,16 @@ def parser() -> argparse.ArgumentParser:
         "--format", choices=tuple(TABLE_SUFFIXES.values()), help="default: by the suffix of --out, else text"
     )
     made.add_argument("--readout", metavar="NAME", help=f"what to compare, by default the sweep's metric: {tests}")
+    made.add_argument(
+        "--view", choices=("arms", "crossed"), default="arms",
+        help="arms (default): a row per arm; crossed: the two-way tables and effects of crossed factors alone",
+    )  # fmt: skip
     made = verb("plot", "a figure: a readout against what the arms vary, or curves over epochs",
                 "Draw the readout of each arm with one dot per seed, or a journal's metric over epochs.\n"
                 "Without --out the file is SWEEP.svg in the current folder.")  # fmt: skip
     made.add_argument("--format", choices=FIGURE_FORMATS, help="default: by the suffix of --out, else svg")
+    made.add_argument("--kind", metavar="KIND", help="axis, heat-map, four-way, curves, per-arm, loss, diagnostics or pareto; "
+                      "`--kind list` says what each shows and which one the sweep gets by default")  # fmt: skip
     curve_names = "validation/knn20_top1, train/loss_over_chance, train/loss, train/contrast_top1, ..."
     made.add_argument(
         "--readout", metavar="NAME", nargs="+", help=f"one panel each: {tests}; or over epochs {curve_names}"
@@ -137,16 +117,57 @@ def parser() -> argparse.ArgumentParser:
     made = verb("report", "one self-contained HTML page: answer, table, figures, failures, provenance",
                 "Write one HTML page that needs no server and no network. Without --out the file is SWEEP.html.")  # fmt: skip
     made.add_argument("--format", choices=("html",), help="only html")
+    made.add_argument("--all", action="store_true", help="a report of every sweep and a page of all, in folder --out")
+    made.add_argument("--server", metavar="URL", help="link the cells to this MLflow server; by default $MLFLOW_TRACKING_URI, "
+                      "or the UI of these runs if it is up")  # fmt: skip
+    _add_answers(verbs)
     return main
 
 
+def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
+    """The verbs of `analysis.verbs`."""
+
+    def verb(name: str, summary: str, detail: str) -> OneLineParser:
+        return verbs.add_parser(name, help=summary, description=detail, epilog=EPILOG, allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+
+    power = verb("power", "how many seeds more, and what they cost, for each arm that is not told apart",
+                 "Paired seeds that separate an arm from the baseline, if difference and spread are as seen.")  # fmt: skip
+    power.add_argument("--power", type=float, default=0.8, metavar="P", help="chance to see the difference (0.8)")
+    decide = verb("decide", "which arms are told apart from the baseline, and what became of the claim",
+                  "A line per arm. `--until-significant` of a sweep asks this after each round of seeds.")  # fmt: skip
+    for made in (power, decide):
+        made.add_argument("sweep", metavar="SWEEP", help="name or label of a sweep")
+        made.add_argument("--readout", metavar="NAME", help="what to compare, by default the sweep's metric")
+        made.add_argument("--json", action="store_true", help="for programs")
+    check = verb("verify", "does a table still say what the runs say?",
+                 "Hold the seal of a table (.md, .csv, .tex, .html) against the runs, and name what has changed.")  # fmt: skip
+    look = verb("search", "the best trials of a search, and its figures",
+                "Print the best trials and what fresh seeds say; draw history, importances, slices, contour,\n"
+                "parallel coordinates and, with several objectives, the Pareto front.")  # fmt: skip
+    look.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
+    look.add_argument("--out", metavar="FOLDER", type=Path, help="for the figures (default: the search's name)")
+    look.add_argument("--format", choices=FIGURE_FORMATS, default="svg", help="default: svg")
+    look.add_argument("--table", action="store_true", help="print the table only")
+    check.add_argument("file", metavar="FILE", type=Path, help="written by `python -m analysis table SWEEP --out FILE`")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """0, or 2 with one line on stderr for a user's mistake."""
+    """The exit code; 2 comes with one line on stderr for a user's mistake."""
     arguments = parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
+    verbs: dict[str, Callable[[Arguments], int | None]] = {"table": table, "plot": plot, "report": report}
     try:
-        {"table": table, "plot": plot, "report": report}[arguments.verb](arguments)
+        if arguments.verb in verbs:
+            return verbs[arguments.verb](arguments) or 0
+        if arguments.verb == "search":
+            from analysis.search_verb import search
+
+            return search(arguments)
+        from analysis import verbs as answers
+
+        return int(getattr(answers, arguments.verb)(arguments))
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) has seen enough
     except (ValueError, OSError) as error:

@@ -19,10 +19,12 @@ from analysis.stats import t_interval
 from analysis.style import BLUE, FIGURE_FORMATS, INK, LINE, MUTED, PAPER
 
 DOTS_PER_INCH: Final = 200
+SMALLEST: Final = 0.69  # of its drawn size in a page
 
-# seaborn's colour-blind palette without its yellow, light on paper, and its grey, which is the published numbers'.
-COLOURS: Final = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 3, 9, 5, 6)]
-MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p")
+# seaborn's colour-blind palette without its yellow, light on paper, its grey, which is the published numbers', and its light
+# blue, which by night the first blue is.
+COLOURS: Final = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 3, 5, 6)]
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 
 # In a page the figure takes the page's colours, those of style.CSS, which differ by day and by night.
 _PAGE_COLOURS: Final = {
@@ -96,6 +98,14 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(textwrap.wrap(text, characters)), x=0.01, ha="left", fontsize=7, color=MUTED)
 
 
+def shortened(name: str, limit: int) -> str:
+    """With its middle left out: names of arms differ at their ends."""
+    if len(name) <= limit:
+        return name
+    front = (limit - 1) // 2
+    return f"{name[:front]}…{name[len(name) - (limit - 1 - front) :]}"
+
+
 def error_bar(values: Iterable[float]) -> tuple[float, float]:
     """What seaborn draws around a mean: our 95 % t interval. Its own default covers 75 % at n = 3."""
     known = [float(v) for v in values]
@@ -129,6 +139,8 @@ def inline_svg(figure: Figure, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for ours, theirs in _PAGE_COLOURS.items():
         svg = svg.replace(ours, theirs)
-    width = f"{figure.get_figwidth() * 96:.0f}px"
-    head = f'<svg role="img" aria-label="{label}" style="width:100%;max-width:{width};height:auto"'
+    width = figure.get_figwidth() * 96
+    # Smaller than that, its words cannot be read: a narrow page scrolls it.
+    size = f"width:100%;min-width:{SMALLEST * width:.0f}px;max-width:{width:.0f}px;height:auto"
+    head = f'<svg role="img" aria-label="{label}" style="{size}"'
     return svg.replace("<svg", head, 1)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -14,90 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import COLOURS, MARKERS, Picture, caption, error_bar, look, n_seeds, picture
+from analysis.scales import Scale, axis_scale, series
 from analysis.style import INK, MUTED, PAPER
 from analysis.tables import READOUT_TITLES, check_readout
+from analysis.thinning import evenly, few
 from experiments import schema
 from experiments.schema import Manifest
 
-AXIS_TITLES: Final = {
-    "negatives.size": "number of negatives K",
-    "key_encoder.momentum": "momentum m of the key encoder",
-    "loss.temperature": "temperature T",
-    "train.batch_size": "batch size",
-    "train.epochs": "epochs",
-    "optim.lr": "learning rate",
-    "head.dim": "dimension of the projection",
-}
-LOGARITHMIC_FROM: Final = 4.0  # largest over smallest value
 CROWDED_FROM: Final = 34  # characters of tick labels in one panel
+MOST_TICKS: Final = 14  # that are named
+MOST_PLACES, MOST_ROWS = 120, 40  # arms in a figure with and without an axis
 OFF_THE_AXIS: Final = 1.0  # an untrained encoder further away than this many heights of the data is named, not drawn
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Where each arm stands on the axis. Positions are computed here, so that every tick is an arm."""
-
-    title: str
-    positions: Mapping[str, float]  # arm -> x
-    ticks: Mapping[float, str]  # x -> label
-
-
-def _one_minus(momentum: float) -> float:
-    return -math.log10(1 - momentum)
-
-
-def _placement(axis: str, ascending: Sequence[float]) -> Callable[[float], float]:
-    low, high = ascending[0], ascending[-1]
-    if axis.endswith("momentum") and low >= 0 and 0.9 < high < 1:
-        return _one_minus
-    return math.log2 if low > 0 and high / low >= LOGARITHMIC_FROM else float
-
-
-def axis_scale(manifest: Manifest) -> Scale | None:
-    """Log2 where the values span a factor of 4; 1 - m for momenta, whose last digits matter. None without an axis."""
-    axis, values = manifest["axis"], manifest["axis_values"]
-    if axis is None or len(set(values.values())) < 2:
-        return None
-    numbers = sorted(set(values.values()))
-    place = _placement(axis, numbers)
-    positions = {arm: place(value) for arm, value in values.items()}
-    ticks = {place(v): f"{v:,.0f}" if v >= 1000 else f"{v:g}" for v in numbers}
-    return Scale(AXIS_TITLES.get(axis, axis), positions, ticks)
-
-
-def _without(config: Any, field: str) -> str:
-    """A config as text, without its seed and one field: what the arms of one line share."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        for key, inner in value.items() if isinstance(value, dict) else ():
-            walk(f"{prefix}.{key}".lstrip("."), inner)
-        if not isinstance(value, dict):
-            flat[prefix] = value
-
-    walk("", config)
-    return repr(sorted((k, repr(v)) for k, v in flat.items() if k not in (field, "train.seed")))
-
-
-def series(manifest: Manifest) -> dict[str, str]:
-    """Arm -> name of its line. One line without a name, unless the sweep crosses the axis with something else."""
-    on_axis = [arm for arm in manifest["arms"] if arm in manifest["axis_values"]]
-    configs = {cell["arm"]: _without(cell["config"], manifest["axis"] or "") for cell in manifest["cells"]}
-    values = [manifest["axis_values"][arm] for arm in on_axis]
-    if len(set(values)) == len(values):
-        return dict.fromkeys(on_axis, "")
-    first = {configs[arm]: arm for arm in reversed(on_axis)}
-    return {arm: _line_name(first[configs[arm]]) for arm in on_axis}
-
-
-def _line_name(arm: str) -> str:
-    """`mlp,T=0.2` -> `mlp`: the name without its number."""
-    kept = [
-        part
-        for part in re.split(r"[-,;+/\s]+(?=[A-Za-z]\w*=)|(?<=\d)[,;+/\s]+", arm)
-        if not re.fullmatch(r"\w+=[\d.e-]+", part)
-    ]
-    return " ".join(kept) or arm
 
 
 def _points(cells: pl.DataFrame, arms: Sequence[str], readout: str) -> pl.DataFrame:
@@ -156,7 +80,10 @@ def _ticks(ax: Axes, manifest: Manifest, scale: Scale, seen: set[float], mark: b
     two_lines = any(words.values()) and not crowded
     labels = [f"{label}\n{words[x] or ' '}" if two_lines else label for x, label in scale.ticks.items()]
     turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    ax.set_xticks(list(scale.ticks), labels, **turned)
+    named = set(evenly(list(scale.ticks), MOST_TICKS))
+    ax.set_xticks(
+        list(scale.ticks), [label if x in named else "" for x, label in zip(scale.ticks, labels, strict=True)], **turned
+    )
     edge = 0.08 * (max(scale.ticks) - min(scale.ticks))
     ax.set_xlim(min(scale.ticks) - edge, max(scale.ticks) + edge)
     ax.grid(False, axis="x")
@@ -226,13 +153,18 @@ def _arms_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str)
 
 
 def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str] | None = None) -> Picture:
-    """One panel per readout, by default the sweep's metric. Works with arms missing; `ValueError` for unknown readouts."""
+    """One panel per readout, by default the sweep's metric. Works with arms missing; of very many some are drawn, as it says.
+
+    `ValueError` for unknown readouts.
+    """
     chosen = [check_readout(r) for r in readouts or [manifest["metric"]]]
+    manifest, cells, said = few(manifest, cells, MOST_PLACES if axis_scale(manifest) else MOST_ROWS)
     scale = axis_scale(manifest)
     single, n_arms = len(chosen) == 1, len(manifest["arms"])
     with look():
         height = 3.5 if scale else 1.5 + 0.3 * n_arms
-        figure = picture(5.4 if single else 3.3 * len(chosen) + (0.0 if scale else 1.2), height)
+        names = 0.0 if scale else 0.065 * max(0, max(map(len, manifest["arms"])) - 18)
+        figure = picture(names + (5.4 if single else 3.3 * len(chosen) + (0.0 if scale else 1.2)), height)
         panels = figure.subplots(1, len(chosen), squeeze=False, sharey=scale is None)[0]
         counts: list[int] = []
         for ax, readout in zip(panels, chosen, strict=True):
@@ -251,5 +183,5 @@ def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str]
             figure.legend(handles, labels, loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.6)
         small = "no finished run yet" if not counts else f"{n_seeds(counts)} (dots); bars: 95 % t interval of the mean"
         source = f". Published: {manifest['published_source']}" if scale and single and manifest["published"] else ""
-        caption(figure, f"{manifest['label']}, test split. {small}{source}.")
+        caption(figure, f"{manifest['label']}, test split. {said}{small}{source}.")
     return figure

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import textwrap
 from collections.abc import Callable
@@ -11,14 +9,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from analysis import wording
-from analysis.stats import Summary
+from analysis.csv_tables import CSV_COLUMNS, crossed_csv, csv_text
+from analysis.factor_sheets import sheets_of
+from analysis.seal import sealed
+from analysis.sheets import (
+    LEFT,
+    RIGHT,
+    Sheet,
+    escape_markdown,
+    escape_tex,
+    markdown_lines,
+    tex_lines,
+    text_lines,
+)
 from analysis.tables import READOUT_TITLES, Row, Table
-from experiments import schema
+
+__all__ = ["CSV_COLUMNS", "FORMATS", "TERMINAL_WIDTH", "VIEWS", "Column", "columns", "render", "text"]
 
 TERMINAL_WIDTH: Final = 80
-GAP: Final = "  "
-LEFT, RIGHT = "left", "right"
-_MARKDOWN: Final = {LEFT: ":--", RIGHT: "--:"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,6 @@ class Column:
     cell: Callable[[Row], str]
     align: str = RIGHT
     strong: Callable[[Row], bool] = lambda row: False
-
-    @property
-    def two_lines(self) -> tuple[str, str]:
-        first, _, second = self.title.rpartition("\n")
-        return first, second
 
 
 def _separable(row: Row) -> bool:
@@ -50,17 +53,17 @@ def _readout(readout: str) -> Callable[[Row], str]:
 
 
 def _verdict(row: Row) -> str:
-    if row.role != "arm":
-        return {"baseline": "baseline", "random init": "untrained"}[row.role]
-    return row.comparison.verdict if row.comparison else wording.NOTHING
+    if row.role == "baseline":
+        return "baseline"
+    if row.comparison is None:
+        return wording.NOTHING
+    if row.role == "random init":
+        return f"untrained: {wording.difference(row.comparison)}, n={row.comparison.n}"
+    return wording.verdict(row.comparison)
 
 
 def _p(row: Row) -> str:
-    comparison = row.comparison
-    if comparison is None or comparison.p is None:
-        return wording.NOTHING
-    corrected = "" if comparison.p_holm is None else f" ({wording.p_value(comparison.p_holm)})"
-    return wording.p_value(comparison.p) + corrected
+    return wording.p_values(row.comparison)
 
 
 def _published(row: Row) -> str:
@@ -69,147 +72,108 @@ def _published(row: Row) -> str:
 
 def columns(table: Table) -> list[Column]:
     """The columns that people read, most important first; a column that no row fills is left out."""
+    published = [Column("published", _published)] if any(row.published is not None for row in table.rows) else []
+    unfinished = [Column("not done", lambda row: wording.states(row.unfinished) or wording.NOTHING, LEFT)]
+    readouts = {
+        readout: [
+            Column(
+                READOUT_TITLES[readout],
+                _readout(readout),
+                strong=_separable if readout == table.metric else Column.strong,
+            ),
+            *(published if readout == table.metric_of_sweep else []),
+        ]
+        for readout in table.readouts
+    }
     return [
         Column("arm", lambda row: row.arm, LEFT),
         Column("n", lambda row: f"{row.n_done}/{row.n_planned}"),
-        Column(READOUT_TITLES[table.metric], _readout(table.metric), strong=_separable),
-        *([Column("published", _published)] if any(row.published is not None for row in table.rows) else []),
-        Column(f"difference to\n{table.baseline} [95 %]", lambda row: wording.difference(row.comparison)),
-        Column("verdict", _verdict, LEFT, strong=_separable),
+        *readouts.pop(table.metric),
+        Column(f"against {table.baseline}\n[95 %]", _verdict, LEFT, strong=_separable),
+        *(unfinished if any(row.unfinished for row in table.rows) else []),
         Column("p (Holm)", _p),
-        *(Column(READOUT_TITLES[r], _readout(r)) for r in table.readouts[1:]),
+        *(column for both in readouts.values() for column in both),
         Column("time/run", lambda row: wording.duration(row.seconds_mean)),
     ]
 
 
-def _blocks(shown: list[Column], widths: list[int], limit: int) -> list[list[int]]:
-    """Columns that fit side by side; what is left over goes below, beside the arms' names again."""
-    blocks: list[list[int]] = [[0]]
-    used = widths[0]
-    for i in range(1, len(shown)):
-        if used + len(GAP) + widths[i] > limit and len(blocks[-1]) > 1:
-            blocks.append([0])
-            used = widths[0]
-        blocks[-1].append(i)
-        used += len(GAP) + widths[i]
-    return blocks
+def sheet_of(table: Table) -> Sheet:
+    shown = columns(table)
+    return Sheet(
+        heads=tuple(c.title for c in shown),
+        aligns=tuple(c.align for c in shown),
+        cells=tuple(tuple(c.cell(row) for c in shown) for row in table.rows),
+        strong=frozenset(
+            (r, c) for r, row in enumerate(table.rows) for c, column in enumerate(shown) if column.strong(row)
+        ),
+        ruled=table.rows[-1].role == "random init",
+    )
 
 
 def text(table: Table, width: int = TERMINAL_WIDTH) -> str:
     """Plain aligned text in at most `width` columns (arms with very long names apart)."""
-    shown = columns(table)
-    titles = [c.two_lines for c in shown]
-    cells = [[c.cell(row) for c in shown] for row in table.rows]
-    widths = [max(map(len, [*titles[i], *(row[i] for row in cells)])) for i in range(len(shown))]
-    wrap = textwrap.TextWrapper(width)
+    wrap = textwrap.TextWrapper(width, break_on_hyphens=False)
+    note = textwrap.TextWrapper(width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     lines = [*wrap.wrap(table.question), "", *wrap.wrap(table.answer), ""]
-
-    def line(values: list[str], block: list[int]) -> str:
-        padded = [values[i].ljust(widths[i]) if shown[i].align == LEFT else values[i].rjust(widths[i]) for i in block]
-        return GAP.join(padded).rstrip()
-
-    for block in _blocks(shown, widths, width):
-        heads = [line([title[k] for title in titles], block) for k in range(2)]
-        rule = "─" * (sum(widths[i] for i in block) + len(GAP) * (len(block) - 1))
-        lines += [*(head for head in heads if head), rule, *(line(row, block) for row in cells), ""]
-    note = textwrap.TextWrapper(width, initial_indent="- ", subsequent_indent="  ")
-    return "\n".join([*lines, *(part for n in table.notes for part in note.wrap(n))]) + "\n"
+    lines += text_lines(sheet_of(table), width)
+    for sheet in sheets_of(table.crossed[:1]):  # the others are in the files: a terminal is short
+        lines += text_lines(sheet, width)
+    if table.claim:
+        first, *parts = wording.claim_lines(table.claim)
+        lines += [*wrap.wrap(first), *(line for part in parts for line in note.wrap(part)), ""]
+    return "\n".join([*lines, *(line for n in table.notes for line in note.wrap(n))]) + "\n"
 
 
 def markdown(table: Table) -> str:
-    def escape(value: str) -> str:
-        return re.sub(r"([|*_<>`\\])", r"\\\1", value)
-
-    def cell(column: Column, row: Row) -> str:
-        value = escape(column.cell(row))
-        return f"**{value}**" if column.strong(row) else value
-
-    shown = columns(table)
-    lines = [
-        f"**{escape(table.question)}**",
-        "",
-        escape(table.answer),
-        "",
-        f"| {' | '.join(escape(c.title.replace(chr(10), ' ')) for c in shown)} |",
-        f"| {' | '.join(_MARKDOWN[c.align] for c in shown)} |",
-        *(f"| {' | '.join(cell(c, row) for c in shown)} |" for row in table.rows),
-        "",
-        *(f"- {escape(note)}" for note in table.notes),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_TEX_SPECIAL: Final = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", wording.MINUS: r"$-$",
-    "—": "--", "…": r"\dots{}", "→": r"$\to$", "\N{MULTIPLICATION SIGN}": r"$\times$",
-}  # fmt: skip
-
-
-def escape_tex(value: str) -> str:
-    return "".join(_TEX_SPECIAL.get(character, character) for character in value)
+    lines = [f"**{escape_markdown(table.question)}**", "", escape_markdown(table.answer), ""]
+    for sheet in (sheet_of(table), *sheets_of(table.crossed)):
+        lines += markdown_lines(sheet)
+    if table.claim:
+        first, *parts = map(escape_markdown, wording.claim_lines(table.claim))
+        lines += [first, "", *(f"- {part}" for part in parts), ""]
+    return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in table.notes)]) + "\n"
 
 
 def tex(table: Table) -> str:
     """A floating `table*`; needs \\usepackage{booktabs}."""
-
-    def cell(column: Column, row: Row) -> str:
-        value = escape_tex(column.cell(row))
-        return rf"\textbf{{{value}}}" if column.strong(row) else value
-
-    shown = columns(table)
-    heads = [" & ".join(escape_tex(c.two_lines[k]) for c in shown) for k in range(2)]
-    last = table.rows[-1].role == "random init"
-    body = [" & ".join(cell(c, row) for c in shown) + r" \\" for row in table.rows]
+    claim = wording.claim_lines(table.claim) if table.claim else []
     lines = [
         r"\begin{table*}", r"\centering",
         rf"\caption{{{escape_tex(table.question)} {escape_tex(table.answer)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9:-]+', '-', table.label)}}}",
-        rf"\begin{{tabular}}{{{''.join(c.align[0] for c in shown)}}}", r"\toprule",
-        *(head + r" \\" for head in heads), r"\midrule",
-        *(body[:-1] if last else body), *([r"\midrule", body[-1]] if last else []),
-        r"\bottomrule", r"\end{tabular}",
+        *(line for sheet in (sheet_of(table), *sheets_of(table.crossed)) for line in tex_lines(sheet)),
         r"\par\medskip\begin{minipage}{\linewidth}\footnotesize",
-        *(rf"{escape_tex(note)}\par" for note in table.notes),
+        *(rf"{escape_tex(line)}\par" for line in (*claim, *table.notes)),
         r"\end{minipage}", r"\end{table*}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-CSV_COLUMNS: Final = (
-    "arm", "n_done", "n_planned",
-    *(f"{readout}_{part}" for readout in schema.READOUTS for part in ("mean", "std")),
-    "difference", "difference_low", "difference_high", "p", "p_holm", "seconds_mean",
-)  # fmt: skip
-
-
-def csv_text(table: Table) -> str:
-    """`CSV_COLUMNS`, numbers in full, missing empty."""
-
-    def parts(summary: Summary | None) -> list[float | None]:
-        return [summary.mean, summary.std] if summary else [None, None]
-
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for row in table.rows:
-        c = row.comparison
-        compared = [c.difference, c.low, c.high, c.p, c.p_holm] if c else [None] * 5
-        readouts = [value for readout in schema.READOUTS for value in parts(row.readouts[readout])]
-        writer.writerow([row.arm, row.n_done, row.n_planned, *readouts, *compared, row.seconds_mean])
-    return out.getvalue()
-
-
 FORMATS: Final = ("text", "md", "csv", "tex", "html")
+VIEWS: Final = ("arms", "crossed")
 
 
-def render(table: Table, format: str, width: int = TERMINAL_WIDTH) -> str:
-    """The table in one of `FORMATS`; `width` matters to text only."""
-    from analysis.table_html import html
+def render(table: Table, format: str, width: int = TERMINAL_WIDTH, view: str = "arms") -> str:
+    """The table in one of `FORMATS`, with its seal; `width` matters to text only.
 
-    writers: dict[str, Callable[[Table], str]] = {
-        "text": lambda t: text(t, width), "md": markdown, "csv": csv_text, "tex": tex, "html": html,
-    }  # fmt: skip
-    if format not in writers:
+    The view "crossed" is the two-way tables and effects alone. `ValueError` for a sweep that crosses no factors.
+    """
+    from analysis.table_html import crossed_html, html
+
+    if format not in FORMATS:
         raise ValueError(f"format {format!r}: not one of {', '.join(FORMATS)}")
-    return writers[format](table)
+    if view == "crossed" and not table.crossed:
+        raise ValueError(f"{table.label}: crosses no factors, so there is no two-way table; leave out --view crossed")
+    writers: dict[tuple[str, str], Callable[[Table], str]] = {
+        ("text", "arms"): lambda t: text(t, width), ("text", "crossed"): lambda t: _all_lines(t, text_lines, width),
+        ("md", "arms"): markdown, ("md", "crossed"): lambda t: _all_lines(t, markdown_lines),
+        ("tex", "arms"): tex, ("tex", "crossed"): lambda t: _all_lines(t, tex_lines),
+        ("csv", "arms"): csv_text, ("csv", "crossed"): crossed_csv,
+        ("html", "arms"): html, ("html", "crossed"): crossed_html,
+    }  # fmt: skip
+    made = writers[format, view](table)
+    return made if format == "html" else sealed(made, table, format, view)  # HTML seals the part that pages take over
+
+
+def _all_lines(table: Table, lines_of: Callable[..., list[str]], *width: int) -> str:
+    return "\n".join(line for sheet in sheets_of(table.crossed) for line in lines_of(sheet, *width)).rstrip("\n") + "\n"

@@ -1,35 +1,46 @@
-"""One HTML file that answers a sweep's question: table, figures, what is unfinished, provenance. Opens without a network."""
+"""One HTML file that answers a sweep's question: table, figures, runs, failures, cost, how it was made. Needs no network."""
 
 from __future__ import annotations
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable
 from html import escape
-from pathlib import Path
+from typing import Final
 
 import polars as pl
 
-from analysis.figures import inline_svg
-from analysis.learning_curves import KNN_CURVE, LOSS_CURVE, curves_figure
+from analysis.cost import is_gpu, with_hours
+from analysis.diagnostics import DIAGNOSTIC_KEYS, diagnostics_figure
+from analysis.failures import failures_markup
+from analysis.figures import Picture, inline_svg
+from analysis.four_way import VALIDATION_KEYS, four_way_figure
+from analysis.heat_map import grid_of, heat_map_figure
+from analysis.kinds import MOST_POINTS, default_kind
+from analysis.learning_curves import KNN_CURVE, LOSS_CURVE, MOST_LINES, MOST_SEEDS, curves_figure
+from analysis.links import MlflowPages
+from analysis.loss_figure import LOSS_KEYS, loss_figure
+from analysis.page import facts, link, page, section, small
+from analysis.pareto import sweep_pareto
 from analysis.plots import axis_figure
 from analysis.render import render
-from analysis.store import Loaded, curves, to_stderr
-from analysis.style import CSS, PAGE_CSS
+from analysis.run_grid import run_grid
+from analysis.small_multiples import arms_figure
+from analysis.sources import Log, Source
+from analysis.store import Loaded, to_stderr
 from analysis.table_html import table_markup
-from analysis.tables import READOUT_TITLES, Table, ablation_table
-from analysis.wording import NOTHING, count, duration, listing
+from analysis.tables import READOUT_TITLES, Row, Table, ablation_table
+from analysis.thinning import few
+from analysis.wording import NOTHING, count, duration
 from experiments import schema
 
-
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
+KEYS: Final = tuple(dict.fromkeys((KNN_CURVE, LOSS_CURVE, *LOSS_KEYS, *DIAGNOSTIC_KEYS, *VALIDATION_KEYS)))
 
 
-def _header(table: Table) -> str:
-    done = f"{table.n_done} of {count(table.n_planned, 'run')} done"
+def _header(table: Table, home: str | None) -> str:
+    done = f"{table.n_done:,} of {table.n_planned:,} runs done"
+    back = f' · <a href="{escape(home)}">all sweeps</a>' if home else ""
     return (
-        f'<header>\n<p class="label">{escape(table.label)} · {done}</p>\n<h1>{escape(table.question)}</h1>\n'
+        f'<header>\n<p class="label">{escape(table.label)} · {done}{back}</p>\n<h1>{escape(table.question)}</h1>\n'
         f'<p class="answer">{escape(table.answer)}</p>\n</header>'
     )
 
@@ -40,88 +51,126 @@ def _download(table: Table, format: str, kind: str) -> str:
     return f'<a download="{name}" href="data:{kind};charset=utf-8;base64,{content}">{format}</a>'
 
 
-def _downloads(table: Table) -> str:
+def _table(table: Table, pages: MlflowPages | None) -> str:
+    """Cells lead to MLflow: the arm to its runs, the comparison to the page that holds it against the baseline."""
+
+    def address(row: Row, title: str) -> str | None:
+        if pages is None:
+            return None
+        if title.startswith("against"):
+            return pages.compare([table.baseline, row.arm]) if row.role == "arm" else None
+        return pages.arm(row.arm) if title in ("arm", "n") else None
+
     kinds = {"csv": "text/csv", "md": "text/markdown", "tex": "application/x-tex"}
-    return f'<p class="notes">The same table as {", ".join(_download(table, f, k) for f, k in kinds.items())}.</p>'
+    downloads = ", ".join(_download(table, format, kind) for format, kind in kinds.items())
+    return f"{table_markup(table, address)}\n{small(f'The same table as {downloads}.')}"
 
 
-def _figures(loaded: Loaded, table: Table, root: Path, log: Callable[[str], None]) -> str:
+def _drawn(figures: list[tuple[Picture, str]]) -> str:
+    told = [(figure, f"{label}. {' '.join(figure.get_supxlabel().split())}") for figure, label in figures]
+    parts = [f"<figure>\n{inline_svg(figure, escape(words))}\n</figure>" for figure, words in told]
+    return f'<div class="figures">\n{"".join(parts)}\n</div>' if parts else ""
+
+
+def _answers(loaded: Loaded, table: Table) -> list[tuple[Picture, str]]:
+    """The readout that was asked for, the others, and what they cost."""
     manifest, cells = loaded
-    readable = {r: READOUT_TITLES[r] for r in table.readouts if cells[r].is_not_null().any()}
+    readable = [r for r in table.readouts if cells[r].is_not_null().any()]
+    if not readable:
+        return []
+    others = [r for r in readable if r != table.metric]
     drawn = []
     if table.metric in readable:
-        drawn.append((axis_figure(manifest, cells, [table.metric]), f"{readable.pop(table.metric)} of each arm"))
-    journals = curves(root, cells, (KNN_CURVE, LOSS_CURVE), log)
-    if not journals.is_empty():
-        drawn.append((curves_figure(manifest, journals), "validation kNN and loss over epochs"))
-    if readable:
-        drawn.append((axis_figure(manifest, cells, list(readable)), f"{', '.join(readable.values())} of each arm"))
-    figures = [f"<figure>\n{inline_svg(figure, escape(label))}\n</figure>" for figure, label in drawn]
-    return f'<div class="figures">\n{"".join(figures)}\n</div>' if figures else ""
+        drawn.append((axis_figure(manifest, cells, [table.metric]), f"{READOUT_TITLES[table.metric]} of each arm"))
+        if grid_of(manifest):
+            drawn.append((heat_map_figure(manifest, cells), "the readout over two crossed factors"))
+    if others:
+        names = ", ".join(READOUT_TITLES[r] for r in others)
+        drawn.append((axis_figure(manifest, cells, others), f"{names} of each arm"))
+    if with_hours(cells).drop_nulls(["hours", table.metric]).filter(pl.col("arm") != schema.RANDOM_INIT).height > 1:
+        thin = few(manifest, cells, MOST_POINTS)
+        drawn.append((sweep_pareto(*thin), "accuracy against device hours"))
+    return drawn
 
 
-def _unfinished(cells: pl.DataFrame) -> str:
-    """One line for the seeds of an arm that share a state, a reason and a step."""
-    rest = cells.filter(pl.col("state") != schema.DONE)
-    if rest.is_empty():
-        return ""
-    alike = rest.group_by("arm", "state", "reason", "diverged", "step", "total_steps", maintain_order=True)
-    rows = []
-    for group in alike.agg("seed", "run_id").iter_rows(named=True):
-        steps = f"{group['step']:,} / {group['total_steps']:,}" if group["step"] and group["total_steps"] else NOTHING
-        rows.append(
-            f'<tr><th scope="row">{escape(group["arm"])}</th><td>{listing([str(s) for s in group["seed"]], 8)}</td>'
-            f"<td>{'diverged' if group['diverged'] else escape(group['state'])}</td><td>{steps}</td>"
-            f'<td class="wrap">{escape(group["reason"] or NOTHING)}</td>'
-            f'<td class="wrap"><code>{escape(listing(group["run_id"], 3))}</code></td></tr>'
-        )
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("arm", "seeds", "state", "step", "reason", "run"))
-    body = "\n".join(rows)
-    return (
-        f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-    )
+def _training(source: Source, loaded: Loaded, log: Log) -> tuple[list[tuple[Picture, str]], str]:
+    """Figures of the journals, and the curves per arm. Of large sweeps some runs only, as each figure says."""
+    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
+    curves = source.curves(cells, KEYS, log)
+    recorded = set(curves.drop_nulls("value")["key"])
+    drawn = []
+    if default_kind(manifest) == "four-way" and recorded.intersection(VALIDATION_KEYS):
+        drawn.append((four_way_figure(manifest, cells, curves, said), "training curves and final accuracy of each arm"))
+    if recorded.intersection((KNN_CURVE, LOSS_CURVE)):
+        drawn.append((curves_figure(manifest, curves, said=said), "validation kNN and loss over epochs"))
+    if recorded.issuperset(LOSS_KEYS):
+        drawn.append((loss_figure(manifest, curves, said), "the loss against its chance level"))
+    if recorded.intersection(DIAGNOSTIC_KEYS):
+        drawn.append((diagnostics_figure(manifest, curves, said), "gap, rank, key drift and uniformity over steps"))
+    key = next((k for k in VALIDATION_KEYS if k in recorded), None)
+    per_arm = [(arms_figure(manifest, curves, key, said), "a panel for each arm")] if key else []
+    return drawn, _drawn(per_arm)
 
 
 def _tally(cells: pl.DataFrame, column: str) -> str:
     """`0123456 (15 runs)`; a run that was continued elsewhere counts at both."""
     tally = Counter(cells[column].explode().drop_nulls())
-    return ", ".join(f"{name} ({count(n, 'run')})" for name, n in tally.most_common()) or NOTHING
+    return escape(", ".join(f"{name} ({count(n, 'run')})" for name, n in tally.most_common()) or NOTHING)
 
 
-def _provenance(loaded: Loaded, root: Path) -> str:
+def cost(cells: pl.DataFrame) -> str:
+    """`1.3 GPU-h in 12 finished runs, 0.2 CPU-h in 3 finished runs`; the time of unfinished runs is not known here."""
+    priced = with_hours(cells).drop_nulls("hours")
+    spent: dict[str, list[float]] = {}
+    for hours, hardware in priced.select("hours", "hardware").iter_rows():
+        spent.setdefault("GPU" if any(map(is_gpu, hardware)) else "CPU", []).append(hours)
+    return ", ".join(
+        f"{_hours(sum(h))} {device}-h in {count(len(h), 'finished run')} ({duration(3600 * sum(h) / len(h))} each)"
+        for device, h in sorted(spent.items(), reverse=True)
+    ) or NOTHING  # fmt: skip
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}" if hours < 10 else f"{hours:.1f}"
+
+
+def _provenance(loaded: Loaded, source: Source, pages: MlflowPages | None) -> str:
     manifest, cells = loaded
     existing = cells.filter(pl.col("state") != schema.MISSING)
-    facts = {
-        "baseline": f"{manifest['baseline']}, from {manifest['baseline_config']}",
-        "varied": ", ".join(manifest["varies"]),
-        "expected": manifest["claim"] or NOTHING,
+    listed = {
+        "baseline": escape(f"{manifest['baseline']}, from {manifest['baseline_config']}"),
+        "varied": escape(", ".join(manifest["varies"])),
+        "expected": escape(manifest["claim"] or NOTHING),
         "commits": _tally(existing, "commits"),
         "hardware": _tally(existing, "hardware"),
-        "cost": f"{duration(float(cells['seconds'].sum()))} of run time in {count(cells['seconds'].count(), 'finished run')}",
-        "planned": manifest["updated"],
-        "runs": str(root.absolute()),
+        "cost": escape(cost(cells)),
+        "planned": escape(manifest["updated"]),
+        "runs": escape(source.place),
+        **({"MLflow": link(pages.charts(), escape(pages.base))} if pages else {}),
     }
-    listed = "\n".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    return f"<pre>{escape(manifest['command'])}</pre>\n<dl>\n{listed}\n</dl>"
+    return f"<pre>{escape(manifest['command'])}</pre>\n{facts(listed)}"
 
 
-def report(root: Path, loaded: Loaded, log: Callable[[str], None] = to_stderr) -> str:
-    """The whole page. Sections without content are left out; damaged journal lines are said to `log`."""
+def report(
+    source: Source, loaded: Loaded, pages: MlflowPages | None = None, home: str | None = None, log: Log = to_stderr
+) -> str:
+    """The whole page. Sections without content are left out; damaged journal lines are said to `log`.
+
+    pages: where the runs are in MLflow, None if no server is known; home: the address of the page of all sweeps.
+    """
     table = ablation_table(loaded.manifest, loaded.cells)
-    body = [
-        _header(table),
-        table_markup(table),
-        _downloads(table),
-        _section("Figures", _figures(loaded, table, root, log)),
-        _section("Not finished", _unfinished(loaded.cells)),
-        _section("How it was made", _provenance(loaded, root)),
-    ]
-    return "\n".join(
+    training, per_arm = _training(source, loaded, log)
+    directories = (lambda run, arm: pages.run(run, arm)) if pages else (lambda run, arm: None)
+    return page(
+        table.question,
         [
-            "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">', f"<title>{escape(table.question)}</title>",
-            f"<style>{CSS}{PAGE_CSS}</style>", "</head>", "<body>", '<main class="ablation">',
-            *(part for part in body if part), "</main>", "</body>", "</html>", "",
-        ]
-    )  # fmt: skip
+            _header(table, home),
+            _table(table, pages),
+            section("Figures", _drawn(_answers(loaded, table))),
+            section("During training", _drawn(training)),
+            section("Each arm", per_arm),
+            section("Not finished", failures_markup(loaded.cells, directories)),
+            section("Runs", run_grid(loaded, pages, source.place)),
+            section("How it was made", _provenance(loaded, source, pages)),
+        ],
+    )

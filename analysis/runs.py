@@ -33,6 +33,7 @@ class Run:
     commits: tuple[str, ...] = ()  # of all attempts; `0123456+89ab` had uncommitted changes
     hardware: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    settled: bool = False  # its files alone say so: no lock, heartbeat or process was asked
 
 
 def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
@@ -143,10 +144,14 @@ def _silent(run_dir: Path, status: dict[str, Any]) -> tuple[str, str]:
     return schema.LOST, f"no heartbeat for {silence / 60:.0f} min"
 
 
+def _at_rest(said: str, results: dict[str, Any] | None) -> bool:
+    return said in (schema.FAILED, schema.CANCELLED, schema.PRUNED) or (said == schema.DONE and results is not None)
+
+
 def _state(run_dir: Path, status: dict[str, Any], results: dict[str, Any] | None) -> tuple[str, str]:
     """State and reason, by the rules of `experiments.reconcile`: results make a run done, a lock makes it running."""
     said, reason = str(status.get("state") or schema.MISSING), str(status.get("reason") or "")
-    if said in (schema.FAILED, schema.CANCELLED) or (said == schema.DONE and results is not None):
+    if _at_rest(said, results):
         return said, reason
     if lock_is_held(run_dir):
         return schema.RUNNING, ""
@@ -194,4 +199,5 @@ def read_run(run_dir: Path) -> Run:
         commits=tuple(dict.fromkeys(_version(a) for a in attempts if a.get("commit"))),
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
+        settled=_at_rest(str(status.get("state")), results),
     )

@@ -2,6 +2,8 @@
 
 An arm is compared with the baseline seed by seed; the interval is the 95 % t interval of the paired differences.
 "higher" or "lower": 5 or more paired seeds, and the paired t test stays under 0.05 after Holm's correction over the arms.
+Where seeds were added until the answer was clear (`--until-significant`), an always-valid p and interval take the place
+of the t test's: `analysis.sequential` says which and why.
 "suggests higher/lower": the interval excludes 0, but there are 3 or 4 seeds or the correction takes it away.
 "not separable": the interval holds 0. Fewer than 3 paired seeds: no claim, whatever the difference.
 
@@ -13,14 +15,16 @@ All accuracies are in percent, differences in percentage points.
 from __future__ import annotations
 
 import math
-import random
 import statistics
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
+
+from analysis.sequential import confidence_sequence, sequential_p
 
 Verdict = Literal["higher", "lower", "suggests higher", "suggests lower", "not separable", "no claim"]
 
@@ -48,10 +52,12 @@ class Comparison:
     difference: float
     low: float | None  # 95 % t interval
     high: float | None
-    p: float | None  # two-sided sign flip
-    p_t: float | None  # two-sided paired t test
+    p: float | None  # two-sided sign flip; None where looks were taken on the way: it holds for a fixed n only
+    p_t: float | None  # two-sided paired t test, or the always-valid p
     p_holm: float | None = None  # `p` after Holm over the arms of the table
     p_t_holm: float | None = None
+    std: float | None = None  # of the paired differences, ddof = 1
+    sequential: bool = False  # interval and p hold at whatever number of seeds one stops
 
     @property
     def verdict(self) -> Verdict:
@@ -74,7 +80,15 @@ def summarise(values: Sequence[float]) -> Summary | None:
     """None for no values: an empty arm has no mean."""
     if not values:
         return None
-    return Summary(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    mean = math.fsum(values) / len(values)
+    return Summary(len(values), mean, _spread(values, mean) if len(values) > 1 else None)
+
+
+def _spread(values: Sequence[float], mean: float) -> float:
+    """ddof = 1; 0 for values that are all the same, whatever the rounding of their mean."""
+    if min(values) == max(values):
+        return 0.0
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
@@ -96,11 +110,25 @@ def t_test_p(differences: Sequence[float]) -> float | None:
     return 2 * float(stdtr(summary.n - 1, -abs(summary.mean) / summary.std * math.sqrt(summary.n)))
 
 
-def _signed_sums(values: Sequence[float]) -> list[float]:
-    sums = [0.0]
+def one_sided_p(differences: Sequence[float], *, sequential: bool = False) -> float:
+    """p of "the mean is above 0": half the two-sided t test's on that side; 1 where nothing can be said.
+
+    Of the always-valid p the whole is taken: it is only known to hold for both sides together.
+    """
+    p = sequential_p(differences) if sequential else t_test_p(differences)
+    if p is None:
+        return 1.0
+    mean = statistics.fmean(differences)
+    if sequential:
+        return p if mean > 0 else 1.0
+    return p / 2 if mean > 0 else 1 - p / 2
+
+
+def _signed_sums(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    sums = np.zeros(1)
     for value in values:
-        sums = [s + value for s in sums] + [s - value for s in sums]
-    return sorted(sums)
+        sums = np.concatenate([sums + value, sums - value])
+    return np.sort(sums)
 
 
 def _exact_share(differences: Sequence[float], reach: float) -> float:
@@ -111,8 +139,9 @@ def _exact_share(differences: Sequence[float], reach: float) -> float:
     """
     half = len(differences) // 2
     lefts, rights = _signed_sums(differences[:half]), _signed_sums(differences[half:])
-    hits = sum(len(rights) - bisect_left(rights, reach - s) + bisect_right(rights, -reach - s) for s in lefts)
-    return min(1.0, hits / (len(lefts) * len(rights)))
+    above = len(rights) - np.searchsorted(rights, reach - lefts, side="left")
+    below = np.searchsorted(rights, -reach - lefts, side="right")
+    return min(1.0, int(above.sum() + below.sum()) / (len(lefts) * len(rights)))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -128,12 +157,8 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
         return 1.0
     if len(differences) <= EXACT_UP_TO:
         return _exact_share(differences, reach)
-    draw = random.Random(0)
-    n = len(differences)
-    hits = 0
-    for _ in range(MONTE_CARLO_DRAWS):
-        signs = draw.getrandbits(n)
-        hits += abs(sum(d if signs >> i & 1 else -d for i, d in enumerate(differences))) >= reach
+    signs = np.random.default_rng(0).integers(0, 2, (MONTE_CARLO_DRAWS, len(differences)), dtype=np.int8) * 2 - 1
+    hits = int((np.abs(signs @ np.array(differences)) >= reach).sum())
     return (hits + 1) / (MONTE_CARLO_DRAWS + 1)
 
 
@@ -153,15 +178,41 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison | None:
+def compare(arm: Mapping[int, float], baseline: Mapping[int, float], *, sequential: bool = False) -> Comparison | None:
     """Paired by seed, over the seeds that both have; None when they share none."""
-    differences = [arm[seed] - baseline[seed] for seed in sorted(arm.keys() & baseline.keys())]
+    return contrast({"arm": arm, "baseline": baseline}, {"arm": 1.0, "baseline": -1.0}, sequential=sequential)
+
+
+def contrast(
+    values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float], *, sequential: bool = False
+) -> Comparison | None:
+    """A weighted sum of arms, seed by seed over the seeds that all of them have; None when they share none."""
+    differences = contrast_by_seed(values, weights)
     if not differences:
         return None
-    low, high = t_interval(differences) or (None, None)
+    summary = summarise(differences)
+    interval = confidence_sequence(differences, LEVEL) if sequential else t_interval(differences)
+    low, high = interval or (None, None)
     return Comparison(
-        len(differences), statistics.fmean(differences), low, high, sign_flip_p(differences), t_test_p(differences)
+        n=len(differences),
+        difference=statistics.fmean(differences),
+        low=low,
+        high=high,
+        p=None if sequential else sign_flip_p(differences),
+        p_t=sequential_p(differences) if sequential else t_test_p(differences),
+        std=summary.std if summary else None,
+        sequential=sequential,
     )
+
+
+def contrast_by_seed(values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float]) -> list[float]:
+    """The weighted sum at each seed that all arms with a weight have, in the order of the seeds."""
+    involved = [values.get(arm, {}) for arm in weights]
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in involved))) if involved else []
+    return [
+        math.fsum(weight * by_seed[seed] for weight, by_seed in zip(weights.values(), involved, strict=True))
+        for seed in seeds
+    ]
 
 
 def correct(comparisons: Mapping[str, Comparison | None]) -> dict[str, Comparison | None]:

@@ -56,6 +56,8 @@ CSS: Final = f"""
 PAGE_CSS: Final = """
 body { margin: 0; background: #fff; }
 @media (prefers-color-scheme: dark) { body { background: #15181c; } }
+main.ablation { --muted: #656c75; --low: #b84f00; }
+@media (prefers-color-scheme: dark) { main.ablation { --muted: #98a1ab; --low: #f0883e; } }
 main.ablation { max-width: 75rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 .ablation header { margin-bottom: 2rem; }
 .ablation .label { color: var(--muted); font-size: .85rem; margin: 0; overflow-wrap: anywhere; }
@@ -67,6 +69,7 @@ main.ablation { max-width: 75rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
   padding-bottom: .35rem; margin-bottom: 1rem; }
 .ablation .figures { display: flex; flex-wrap: wrap; gap: 2.2rem 2rem; align-items: flex-start; }
 .ablation figure { margin: 0; flex: 0 1 auto; min-width: 0; max-width: 100%; }
+.ablation figure { overflow-x: auto; }
 .ablation figure svg { display: block; }
 .ablation .plain td, .ablation .plain th { text-align: left; }
 .ablation .plain td.wrap { white-space: normal; overflow-wrap: anywhere; }

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from analysis import wording
-from analysis.render import LEFT, Column, columns
+from analysis.factor_sheets import sheets_of
+from analysis.render import Column, columns
+from analysis.seal import sealed
+from analysis.sheets import LEFT, html_lines
 from analysis.stats import Comparison
 from analysis.style import CSS
 from analysis.tables import Row, Table
+
+Link = Callable[[Row, str], str | None]  # a row and the title of a column -> where its cell leads, or nowhere
 
 _TONES = {"higher": "higher", "suggests higher": "higher", "lower": "lower", "suggests lower": "lower"}
 _WIDTH, _HEIGHT, _EDGE = 80, 16, 4  # of the drawn interval, pixels
@@ -40,20 +46,22 @@ def _drawn(comparison: Comparison | None, reach: float) -> str:
     )
 
 
-def _cell(column: Column, row: Row, reach: float) -> str:
+def _cell(column: Column, row: Row, reach: float, link: Link | None) -> str:
     value = column.cell(row)
     content = f"<strong>{escape(value)}</strong>" if column.strong(row) else escape(value)
+    target = link(row, column.title) if link else None
+    if target:
+        content = f'<a href="{escape(target)}">{content}</a>'
     classes = ["left"] if column.align == LEFT else []
     tone = _TONES.get(row.comparison.verdict) if row.comparison and row.role == "arm" else None
     if value == wording.NOTHING:
         classes.append("missing")
     if column.title == "n" and row.n_done < row.n_planned:
         classes.append("partial")
-    elif column.title == "verdict":
+    elif column.title.startswith("against"):
         classes.append(tone or "word")
-    elif column.title.startswith("difference") and reach:
-        drawn = row.comparison if row.role == "arm" else None
-        content += f'<span class="{tone or "word"}">{_drawn(drawn, reach)}</span>'
+        if reach and row.role == "arm":
+            content += _drawn(row.comparison, reach)
     named = f' class="{" ".join(classes)}"' if classes else ""
     return f'<th scope="row"{named}>{content}</th>' if column.title == "arm" else f"<td{named}>{content}</td>"
 
@@ -63,16 +71,33 @@ def _head(column: Column) -> str:
     return f'<th scope="col"{named}>{escape(column.title).replace(chr(10), "<br>")}</th>'
 
 
-def table_markup(table: Table) -> str:
-    """The table and its notes, without styles and title: for a page that brings them."""
+def _claim(table: Table) -> list[str]:
+    if table.claim is None:
+        return []
+    first, *parts = map(escape, wording.claim_lines(table.claim))
+    return [f'<p class="claim">{first}</p>', '<ul class="notes">', *(f"<li>{part}</li>" for part in parts), "</ul>"]
+
+
+def table_markup(table: Table, link: Link | None = None) -> str:
+    """Table, crossed factors, claim and notes under a seal, without styles and title: for a page that brings them.
+
+    `link` gives the address that a cell leads to, by its row and the title of its column ("arm", "n", ...).
+    """
     shown, reach = columns(table), _reach(table)
-    rows = [f'<tr data-role="{row.role}">{"".join(_cell(c, row, reach) for c in shown)}</tr>' for row in table.rows]
+    rows = [
+        f'<tr data-role="{row.role}">{"".join(_cell(c, row, reach, link) for c in shown)}</tr>' for row in table.rows
+    ]
     lines = [
         '<div class="scroll"><table>', f"<thead><tr>{''.join(map(_head, shown))}</tr></thead>",
         "<tbody>", *rows, "</tbody>", "</table></div>",
+        *_crossed(table), *_claim(table),
         '<ul class="notes">', *(f"<li>{escape(note)}</li>" for note in table.notes), "</ul>",
     ]  # fmt: skip
-    return "\n".join(lines)
+    return sealed("\n".join(lines) + "\n", table, "html", "arms").rstrip("\n")
+
+
+def _crossed(table: Table) -> list[str]:
+    return [line for sheet in sheets_of(table.crossed) for line in html_lines(sheet)]
 
 
 def ascii_only(markup: str) -> str:
@@ -80,10 +105,21 @@ def ascii_only(markup: str) -> str:
     return markup.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
-def html(table: Table) -> str:
+def _section(table: Table, content: str) -> str:
     lines = [
-        '<section class="ablation">', f"<style>{CSS}</style>",
-        f"<h2>{escape(table.question)}</h2>", f'<p class="answer">{escape(table.answer)}</p>',
-        table_markup(table), "</section>",
-    ]  # fmt: skip
+        '<section class="ablation">',
+        f"<style>{CSS}</style>",
+        f"<h2>{escape(table.question)}</h2>",
+        content,
+        "</section>",
+    ]
     return ascii_only("\n".join(lines) + "\n")
+
+
+def html(table: Table) -> str:
+    return _section(table, f'<p class="answer">{escape(table.answer)}</p>\n{table_markup(table)}')
+
+
+def crossed_html(table: Table) -> str:
+    content = sealed("\n".join(_crossed(table)) + "\n", table, "html", "crossed")
+    return _section(table, content.rstrip("\n"))

@@ -1,17 +1,18 @@
-"""Numbers as people write them, and the sentences of a table: the answer and the footnotes."""
+"""Numbers as people write them, and the sentences of a table: the answer, the claim, the advice."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
-import polars as pl
-
-from analysis.stats import EXACT_UP_TO, MONTE_CARLO_DRAWS, SEEDS_TO_CLAIM, Comparison, Summary, sign_flip_floor
+from analysis.stats import SEEDS_TO_CLAIM, Comparison, Summary
 from analysis.tables import READOUT_TITLES, Row
-from experiments import schema
-from experiments.schema import Manifest
 
+if TYPE_CHECKING:
+    from analysis.claims import Claim
+    from analysis.power import Advice
+
+MOST_PAIRS: Final = 1000  # seeds that advice still names
 NOTHING = "—"
 MINUS = "\N{MINUS SIGN}"
 LISTED = 6  # names in a sentence; the others are counted
@@ -48,14 +49,12 @@ def difference(comparison: Comparison | None) -> str:
 
 
 def verdict(comparison: Comparison | None) -> str:
-    """In words: `higher by 1.2 [0.4, 2.0], n=5`, `not separable (difference +0.1 [0.0, +0.2], n=3)`, `n=1: no claim`."""
+    """In words: `higher by 1.2 [0.4, 2.0], n=5`, `not separable: +0.1 [0.0, +0.2], n=3`, `no claim: +0.4, n=1`."""
     if comparison is None:
-        return "no claim: no seed in common with the baseline"
+        return "no claim: no seed in common"
     word = comparison.verdict
-    if word == "no claim":
-        return f"n={comparison.n}: no claim"
-    if word == "not separable":
-        return f"not separable (difference {difference(comparison)}, n={comparison.n})"
+    if word in ("no claim", "not separable"):
+        return f"{word}: {difference(comparison)}, n={comparison.n}"
     return f"{word} by {_size(comparison)}, n={comparison.n}"
 
 
@@ -73,6 +72,20 @@ def p_value(p: float | None) -> str:
     if p < 0.001:
         return "<0.001"
     return f"{p:.2f}".rstrip("0").rstrip(".") if p >= 0.1 else f"{p:.3g}"
+
+
+def p_values(comparison: Comparison | None) -> str:
+    """`0.0625 (0.12)`: the sign flip's, in brackets after Holm; the always-valid one where looks were taken on the way."""
+    if comparison is None:
+        return NOTHING
+    sequential = comparison.sequential
+    p, holm = (comparison.p_t, comparison.p_t_holm) if sequential else (comparison.p, comparison.p_holm)
+    return p_value(p) + ("" if p is None or holm is None else f" ({p_value(holm)})")
+
+
+def states(unfinished: Mapping[str, int]) -> str:
+    """`1 failed, 2 missing`."""
+    return ", ".join(f"{n} {state}" for state, n in unfinished.items())
 
 
 def duration(seconds: float | None) -> str:
@@ -94,6 +107,37 @@ def listing(names: Sequence[str], limit: int = LISTED) -> str:
     """`a`, `a and b`, `a, b and c`, `a, b and 7 more`."""
     shown = list(names) if len(names) <= limit else [*names[: limit - 1], f"{len(names) - limit + 1} more"]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def claim_lines(claim: Claim) -> list[str]:
+    """The verdict on the claim, then each part with the difference that it rests on."""
+    lines = [f'Claim "{claim.says}": {claim.verdict}.']
+    for part in claim.parts:
+        rests = part.rests_on
+        if part.numbers is not None:
+            few = (
+                f", fewer than {SEEDS_TO_CLAIM}"
+                if part.numbers.n < SEEDS_TO_CLAIM
+                else f", one-sided p {p_value(part.p)}"
+            )
+            rests = f"{rests}: {difference(part.numbers)}, n={part.numbers.n}{few}"
+        lines.append(f"{part.says}: {part.verdict} ({rests}).")
+    return lines
+
+
+def advice_line(advice: Advice) -> str:
+    """What it takes to separate an arm, with its price."""
+    seen = f"difference {signed(advice.difference, 1)}, sd {advice.std:.2g}, n={advice.pairs}"
+    to = f"To separate {advice.arm} from {advice.baseline} ({seen})"
+    if advice.needed is None:
+        return f"{to} more than {MOST_PAIRS:,} paired seeds would be needed"
+    upper = f", {advice.at_most:,} if the spread was seen too small" if advice.at_most else ""
+    price = "" if advice.more_hours is None else f", +{_hours(advice.more_hours)} {advice.unit}"
+    return f"{to} you need ~{advice.needed:,} paired seeds{upper}: {count(advice.more_runs or 0, 'more run')}{price}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _told(compared: Sequence[tuple[str, Comparison]], verdict: str) -> str | None:
@@ -134,90 +178,3 @@ def answer(rows: Sequence[Row], metric: str) -> str:
     against = f"against {baseline.arm} ({READOUT_TITLES[metric]} {percent(reference)} %, n={reference.n})"
     sentence = f"{against}, {'; '.join(_clauses(arms)) or 'there is no other arm'}."
     return so_far + (sentence if so_far else sentence[0].upper() + sentence[1:])
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {listing([str(s) for s in seeds], 8)}"
-
-
-def _unfinished(arm: str, cells: pl.DataFrame) -> str | None:
-    """`K=256: 2 of 5 done; seed 3 failed (out of memory), seed 4 running`."""
-    rest = cells.filter(pl.col("state") != schema.DONE)
-    if rest.is_empty():
-        return None
-    groups: dict[tuple[str, str], list[int]] = {}
-    for seed, state, reason, diverged in rest.select("seed", "state", "reason", "diverged").iter_rows():
-        told = state in (schema.FAILED, schema.LOST, schema.CANCELLED)
-        groups.setdefault(("diverged" if diverged else state, _shorten(reason) if told else ""), []).append(seed)
-    parts = [f"{_seeds(seeds)} {state}{f' ({reason})' if reason else ''}" for (state, reason), seeds in groups.items()]
-    return f"{arm}: {cells.height - rest.height} of {cells.height} done; {', '.join(parts)}"
-
-
-def _shorten(reason: str, limit: int = 90) -> str:
-    line = " ".join(reason.split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
-def _mixed(cells: pl.DataFrame, column: str, noun: str) -> str | None:
-    """Runs that do not share one commit (or machine) are compared, but not in silence."""
-    arms: dict[str, list[str]] = {}
-    for arm, names in cells.select("arm", column).iter_rows():
-        for name in names:
-            arms.setdefault(name, []).append(arm)
-    if len(arms) < 2:
-        return None
-    parts = [f"{name} ({_where(arms_of)})" for name, arms_of in arms.items()]
-    return f"Mixed {noun}: {listing(parts)}"
-
-
-def _where(arms: Iterable[str]) -> str:
-    return listing([f"{arm} x{n}" if n > 1 else arm for arm, n in Counter(arms).items()], 4)
-
-
-def _method(rows: Sequence[Row], metric: str) -> str:
-    pairs = [row.comparison.n for row in rows if row.comparison and row.role == "arm"]
-    floor = f"; {count(max(pairs), 'pair')} cannot go under {p_value(sign_flip_floor(max(pairs)))}" if pairs else ""
-    flips = f"exact two-sided sign flip{floor}"
-    if pairs and max(pairs) > EXACT_UP_TO:
-        flips = f"two-sided sign flip, exact up to {EXACT_UP_TO} pairs, beyond by {MONTE_CARLO_DRAWS:,} random draws"
-    return (
-        f"Percent on the test split; ± standard deviation over seeds. Difference in {READOUT_TITLES[metric]}: paired by seed, "
-        f"95 % t interval. p: {flips}; in brackets after Holm over {count(len(pairs), 'arm')}. "
-        f"A claim needs {SEEDS_TO_CLAIM} pairs and a paired t test under 0.05 after Holm; less only suggests."
-    )
-
-
-def _partial(rows: Sequence[Row], metric: str) -> list[str]:
-    lines = []
-    for row in rows:
-        summary, pairs = row.readouts[metric], row.comparison
-        if summary and pairs and pairs.n < summary.n:
-            lines.append(
-                f"{row.arm}: {pairs.n} of its {summary.n} finished seeds have a finished baseline to pair with"
-            )
-    return lines
-
-
-def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: str) -> tuple[str, ...]:
-    """Footnotes: method, what is unfinished, what is mixed, where the published numbers are from, what was damaged."""
-    done = cells.filter(state=schema.DONE)
-    changed = done.filter(pl.col("commits").list.eval(pl.element().str.contains("+", literal=True)).list.any()).height
-    damaged = len(cells["problems"].explode().drop_nulls())
-    untrained = any(row.role == "random init" for row in rows)
-    published = any(row.published is not None for row in rows)
-    lines: list[str | None] = [
-        _method(rows, metric),
-        f"{schema.RANDOM_INIT}: the encoder before any training, what each readout gives for free"
-        if untrained
-        else None,
-        *(_unfinished(row.arm, cells.filter(arm=row.arm)) for row in rows),
-        *_partial(rows, metric),
-        _mixed(done, "commits", "commits"),
-        _mixed(done, "hardware", "hardware"),
-        f"{count(changed, 'run')} had uncommitted changes, kept as {schema.DIFF} in its directory" if changed else None,
-        f"Published: {manifest['published_source']}. Other scale: compare the shape, not the height"
-        if published
-        else None,
-        f"{count(damaged, 'damaged file')} left out, named when the table was made" if damaged else None,
-    ]
-    return tuple(line.rstrip(".") + "." for line in lines if line)

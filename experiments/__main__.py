@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from experiments.parser import Parser
-from experiments.verbs import control, runs, state, views
+from experiments.ranks import standard_error
+from experiments.verbs import control, doctor, runs, search, state, views
 
 
 def parser() -> Parser:
@@ -19,7 +20,7 @@ def parser() -> Parser:
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = result.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser).add_parser
 
-    for family in (runs, state, control, views):
+    for family in (runs, state, control, doctor, views, search):
         family.register(add)
     return result
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         code: int = options.run(options, shlex.join(["python", "-m", "experiments", *arguments]))
         return code
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=standard_error())
         return 2
     except BrokenPipeError:  # the reader has seen enough: `status | head`
         sys.stderr.close()

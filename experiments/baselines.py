@@ -10,6 +10,21 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
+from experiments.baselines_published import (
+    cifar10_moco_v1,
+    cifar10_moco_v2,
+    cifar10_moco_v2plus,
+    cifar10_moco_v3,
+    cifar10_moco_v3_vit,
+    cifar10_simclr,
+    cifar10_supcon,
+    imagenet_moco_v1,
+    imagenet_moco_v2,
+    imagenet_moco_v3_resnet50,
+    imagenet_moco_v3_vit_base,
+    imagenet_moco_v3_vit_small,
+    reduced_compute,
+)
 from moco.config import (
     SGD,
     AdamW,
@@ -25,7 +40,7 @@ from moco.config import (
     ResNet,
     Train,
 )
-from moco.methods import AUGMENT_V1, moco_v1, moco_v2
+from moco.methods import AUGMENT_V1, moco_v2
 
 
 def digits() -> Config:
@@ -51,6 +66,21 @@ def digits() -> Config:
         train=Train(epochs=40, batch_size=128),
         evaluation=Evaluation(knn_every=10),
     )  # fmt: skip
+
+
+def digits4() -> Config:
+    """The first four classes of the digits (518 training images) for comparisons with few labels: a queue they can fill.
+
+    Source: ours, the digits' recipe with more epochs for fewer images. Command: python sweeps/four_way.py.
+    """
+    base = digits()
+    return replace(
+        base,
+        data=replace(base.data, name="digits4"),
+        negatives=Queue(256),
+        train=Train(epochs=80, batch_size=64),
+        optim=replace(base.optim, lr=base.optim.lr / 2),
+    )
 
 
 def shapes() -> Config:
@@ -88,65 +118,16 @@ def folder() -> Config:
     )
 
 
-def cifar10_moco_v1() -> Config:
-    """The authors' CIFAR-10 notebook, exactly: v1 head, no blur, SplitBatchNorm 8, kNN on the 128-d projection.
-
-    Source: facebookresearch/moco, colab notebook; 82.6 % kNN (k = 200) after 200 epochs, about 70 minutes on a V100;
-    not repeated here. Its epochs count from one, so that the last one trains at learning rate 0: kept.
-    The notebook trains on all 50,000 images; here the validation share is left out (set it as low as 0.001).
-    """
-    return Config(
-        data=Data(name="cifar10", image_size=32),
-        augment=Augment(
-            crop_scale=(0.08, 1.0), grey=0.2, grey_first=False, jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=0.8,
-            mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010),
-        ),
-        encoder=ResNet(depth=18, stem="small", batch_norm_splits=8),
-        head=Head(hidden=(), dim=128),
-        key_encoder=Momentum(0.99, shuffle=True),
-        negatives=Queue(4096),
-        loss=InfoNCE(0.1),
-        optim=SGD(lr=0.06, weight_decay=5e-4, schedule=Cosine(first_epoch=1)),
-        train=Train(epochs=200, batch_size=512),
-        evaluation=Evaluation(knn_every=10, knn_features="projection", knn_temperature=0.1),
-    )  # fmt: skip
-
-
-def cifar10_moco_v2() -> Config:
-    """The notebook's data, encoder and optimiser with v2's MLP head, temperature and plain cosine.
-
-    Source: ours, by analogy; no published number.
-    """
-    v1 = cifar10_moco_v1()
-    return replace(
-        v1,
-        head=Head(hidden=(0,), dim=128),
-        loss=InfoNCE(0.2),
-        optim=replace(v1.optim, schedule=Cosine()),
-        evaluation=replace(v1.evaluation, knn_features="encoder"),
-    )
-
-
-def imagenet_moco_v1() -> Config:
-    """MoCo v1, ResNet-50, 200 epochs (arXiv:1911.05722): 60.6 % linear top-1; 53 h on 8 V100 by the authors' README.
-
-    Not repeated here. 1 % of the training images are held out for choices.
-    """
-    return replace(moco_v1(), data=replace(moco_v1().data, validation_share=0.01))
-
-
-def imagenet_moco_v2() -> Config:
-    """MoCo v2, ResNet-50, 200 epochs (arXiv:2003.04297): 67.5 % linear top-1; 53 h on 8 V100 by the authors' README.
-
-    Not repeated here. 1 % of the training images are held out for choices.
-    """
-    return replace(moco_v2(), data=replace(moco_v2().data, validation_share=0.01))
-
-
 BASELINES: dict[str, Callable[[], Config]] = {
     f.__name__: f
-    for f in (digits, shapes, folder, cifar10_moco_v1, cifar10_moco_v2, imagenet_moco_v1, imagenet_moco_v2)
-}
+    for f in (
+        digits, digits4, shapes, folder, reduced_compute,
+        cifar10_moco_v1, cifar10_moco_v2, cifar10_moco_v2plus, cifar10_moco_v3, cifar10_moco_v3_vit, cifar10_simclr,
+        cifar10_supcon,
+        imagenet_moco_v1, imagenet_moco_v2, imagenet_moco_v3_resnet50, imagenet_moco_v3_vit_small,
+        imagenet_moco_v3_vit_base,
+    )
+}  # fmt: skip
 
 
 def baseline(name: str) -> Config:

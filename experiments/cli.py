@@ -7,29 +7,40 @@ Exit 0: done. 1: some runs failed, they are listed with their last line. 2: wron
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from experiments import schema
+from experiments import ranks, schema, until
 from experiments.baselines import BASELINES, baseline
+from experiments.machine import slots_on_gpus
 from experiments.manifest import write_manifest
 from experiments.overrides import apply
 from experiments.parser import Parser
 from experiments.prospect import Prospect
 from experiments.run_directory import RunDirectory, runs_root
-from experiments.sweep import Sweep, plan
+from experiments.sweep import Plan, Sweep, plan
 from moco.config import Config
 from slurm.profiles import Profile, load_profile, profile_names
 
 CLUSTERS = ("local", "debug")
 INTERRUPTED = 130
+FREE_SOME = "free some space, or set MOCO_RUNS to another folder"
+NO_ROOM = {
+    errno.ENOSPC: FREE_SOME,
+    errno.EDQUOT: FREE_SOME,
+    errno.EROFS: "set MOCO_RUNS to a folder that can be written",
+    errno.EACCES: "set MOCO_RUNS to a folder that you may write",
+}
 
 
 def main(sweep: Sweep) -> NoReturn:
@@ -43,6 +54,11 @@ def run(sweep: Sweep, arguments: Sequence[str]) -> int:
         return carry_out(sweep, parser(sweep).parse_args(arguments), command_line(arguments))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"error: {error.filename or runs_root()}: {error.strerror}; {NO_ROOM[error.errno]}", file=sys.stderr)
         return 2
 
 
@@ -65,11 +81,16 @@ def parser(sweep: Sweep) -> Parser:
     add("--seeds", type=int, metavar="N", help=f"seeds 0 to N-1 for every arm (default: {sweep.seeds})")
     add("--only", nargs="+", action="extend", metavar="ARM", help="run these arms; the others stay planned")
     add("--max-parallel", type=int, metavar="N", help="runs at a time (default: one per GPU, else one per core)")
+    add("--pack", type=int, metavar="K", help="runs that share one GPU; on a cluster, one job (default: 1)")
     add("--dry-run", action="store_true", help="print the grid with its states and the estimated time, start nothing")
     add("--retry", action="store_true", help="also run again what failed or was cancelled")
     add("--force", action="store_true", help="run everything anew; finished runs are set aside, not deleted")
     add("--yes", action="store_true", help="do not ask")
+    add("--until-significant", action="store_true", help="add seeds to the arms that are not told apart yet")
+    add("--max-seeds", type=int, metavar="N", help=f"where --until-significant ends (default: {until.MAX_SEEDS})")
     add("--wait", action="store_true", help="stay until all runs have ended; local always does")
+    add("--max-gpu-hours", type=float, metavar="H", help="ask before a launch that may take more, or an unknown number")
+    add("--calibrate", action="store_true", help="time 20 steps there, for --max-gpu-hours; start nothing else")
     return result
 
 
@@ -100,6 +121,13 @@ def carry_out(sweep: Sweep, options: argparse.Namespace, command: str) -> int:
     base, preset = base_configs(options.baseline, options.set)
     planned = plan(sweep, base, base_name=options.baseline, preset=preset, seeds=options.seeds)
     prospect = Prospect.of(planned, planned.choose(options.only), runs_root(), retry=options.retry, force=options.force)
+    if options.calibrate:
+        from experiments.calibration import calibrate
+
+        return calibrate(prospect, profile)
+    if options.until_significant and not options.dry_run:
+        at = partial(plan, sweep, base, base_name=options.baseline, preset=preset)
+        return _until_significant(lambda seeds: at(seeds=seeds), profile, command, options, len(planned.seeds))
     if profile is not None:
         return _submit(prospect, profile, command, options)
     if options.cluster == "debug":
@@ -107,8 +135,7 @@ def carry_out(sweep: Sweep, options: argparse.Namespace, command: str) -> int:
     if options.dry_run:
         prospect.show(prospect.would_start(options.max_parallel))
         return 0
-    if options.force:
-        _confirm(prospect, yes=options.yes)
+    _ask_first(prospect, None, options)
     write_manifest(prospect.root, planned, command)
     if options.force:
         _set_aside(prospect)
@@ -118,7 +145,29 @@ def carry_out(sweep: Sweep, options: argparse.Namespace, command: str) -> int:
     return _debug(prospect, command) if options.cluster == "debug" else _local(prospect, command, options.max_parallel)
 
 
+def _until_significant(
+    planned: Callable[[int], Plan], profile: Profile | None, command: str, options: argparse.Namespace, seeds: int
+) -> int:
+    def start(prospect: Prospect) -> int:
+        _ask_first(prospect, profile, options)
+        if profile is None:
+            return _local(prospect, command, options.max_parallel)
+        from experiments import cluster
+
+        new = cluster.without_queued(prospect, force=False)
+        return cluster.submit_and_follow(new, profile, command, options.max_parallel, wait=True)
+
+    most, at_once = options.max_seeds or until.MAX_SEEDS, options.max_parallel or 1
+    return until.Rounds(planned, start, runs_root(), options.only, options.retry, command, most, at_once).run(seeds)
+
+
 def _check(options: argparse.Namespace) -> None:
+    until.check(options)
+    if ranks.size() > 1:
+        raise ValueError(
+            f"WORLD_SIZE = {ranks.size()}: a sweep is started once; its runs have several processes each with a --cluster "
+            "profile that says so (tasks_per_node), and one run has them with torchrun -m experiments pretrain"
+        )
     clusters = [*CLUSTERS, *profile_names()]
     if options.cluster not in clusters:
         near = get_close_matches(options.cluster, clusters, n=1)
@@ -126,6 +175,10 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--cluster {options.cluster}: no such cluster; there are {', '.join(clusters)}{meant}")
     if options.max_parallel is not None and options.max_parallel < 1:
         raise ValueError(f"--max-parallel {options.max_parallel}: must be at least 1")
+    if options.pack is not None and options.pack < 1:
+        raise ValueError(f"--pack {options.pack}: must be at least 1")
+    if options.max_gpu_hours is not None and not options.max_gpu_hours >= 0:
+        raise ValueError(f"--max-gpu-hours {options.max_gpu_hours:g}: must be 0 or more")
     for assignment in options.set:
         if assignment.partition("=")[0].strip() == "train.seed":
             raise ValueError(f"--set {assignment}: a sweep sets its seeds itself; use --seeds N for seeds 0 to N-1")
@@ -134,31 +187,43 @@ def _check(options: argparse.Namespace) -> None:
 def _profile(options: argparse.Namespace) -> Profile | None:
     """Of the cluster, which may also say where runs live; None on this machine."""
     if options.cluster in CLUSTERS:
+        options.max_parallel = options.max_parallel or (options.pack and slots_on_gpus(options.pack))
         return None
     profile = load_profile(options.cluster)
     for name, value in (("MOCO_RUNS", profile.runs_root), ("MLFLOW_TRACKING_URI", profile.tracking)):
         if value and not os.environ.get(name):
             os.environ[name] = os.path.expanduser(value)
-    return profile
+    return replace(profile, pack=options.pack or profile.pack)
 
 
 def _submit(prospect: Prospect, profile: Profile, command: str, options: argparse.Namespace) -> int:
     """Slurm is asked first: what it refuses is not begun."""
     from experiments import cluster
+    from experiments.preview import Preview
 
     prospect = cluster.without_queued(prospect, force=options.force)
-    when = cluster.start_estimate(profile) if prospect.to_run else None
+    cluster.check_shares(prospect.to_run, profile)
+    preview = Preview(prospect, profile, options.max_parallel)
     if options.dry_run:
-        prospect.show(cluster.would_submit(prospect, profile, when))
+        prospect.show(preview.text())
         return 0
-    if options.force:
-        _confirm(prospect, yes=options.yes)
+    _ask_first(prospect, profile, options)
     write_manifest(prospect.root, prospect.planned, command)
     if options.force:
         _set_aside(prospect)
     if not prospect.to_run and not cluster.queued(prospect):
         return _nothing_to_start(prospect)
-    return cluster.launch(prospect, profile, command, options.max_parallel, wait=options.wait)
+    return cluster.submit_and_follow(prospect, profile, command, options.max_parallel, wait=options.wait)
+
+
+def _ask_first(prospect: Prospect, profile: Profile | None, options: argparse.Namespace) -> None:
+    """Whatever needs a yes. Raises ValueError if there is none."""
+    if options.max_gpu_hours is not None:
+        from experiments.preview import check_hours
+
+        check_hours(prospect, profile, options.max_gpu_hours, yes=options.yes)
+    if options.force:
+        _confirm(prospect, yes=options.yes)
 
 
 def _confirm(prospect: Prospect, *, yes: bool) -> None:

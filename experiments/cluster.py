@@ -1,34 +1,44 @@
 """A launch on a cluster: submit what is to run as one array, return at once; follow it with the local progress display.
 
-The directories say "queued" before Slurm hears of them, and say what they said before if Slurm refuses.
+The directories say "queued" before Slurm hears of them, and say what they said before if Slurm refuses. The jobs run a
+copy of the code as it is now (`experiments.snapshot`).
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import job, schema
+from experiments import job, provenance, schema
 from experiments.durable import replace_json
+from experiments.estimate import bytes_in_words, disk_free
 from experiments.grid import paragraph
-from experiments.launch import Launch, print_table, summary, tracking
+from experiments.launch import Launch, print_table, summary, tracking, tracking_off
+from experiments.pack import elements_at_a_time, submit_packed
 from experiments.pool import View
-from experiments.processes import child_environment
 from experiments.progress import Progress
 from experiments.prospect import Prospect
 from experiments.reconcile import RunState, state_of
 from experiments.run_directory import Busy, RunDirectory
+from experiments.snapshot import Snapshot, forget_unused
+from experiments.submissions import names, record
 from experiments.sweep import Cell
-from slurm.launch import start_estimate, submit
+from experiments.tracking_job import LABEL
+from experiments.tracking_store import URI_VARIABLE, user_uri
+from moco.config import check_processes
+from slurm.launch import Submission, new_folder, withdraw
 from slurm.profiles import Profile
 
-FOLDER = "slurm"  # under $MOCO_RUNS: scripts and logs of the jobs
 LOOK_SECONDS = 1.0
+SMALL_FILES = 24 * 1024  # bytes that a submission writes for each run beside what it knows of the machine
 NODE_LOCAL = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
 
 INTERRUPTED = 130
@@ -43,16 +53,17 @@ def without_queued(prospect: Prospect, *, force: bool) -> Prospect:
     return replace(prospect, to_run=[cell for cell in prospect.to_run if cell not in kept])
 
 
+def check_shares(cells: Sequence[Cell], profile: Profile) -> None:
+    """Raises ValueError for a run that cannot be shared out among the processes that the profile gives it."""
+    for cell in cells:
+        try:
+            check_processes(cell.config, profile.processes)
+        except ValueError as error:
+            raise ValueError(f"profile {profile.name}, {cell.name}: {error}") from None
+
+
 def queued(prospect: Prospect) -> list[Cell]:
     return [cell for cell in prospect.cells if prospect.states[cell.run_id].state in IN_THE_QUEUE]
-
-
-def would_submit(prospect: Prospect, profile: Profile, when: str | None) -> str:
-    if when is None:
-        return "nothing to submit"
-    options = " ".join(f"--{name}={value}" for name, value in profile.options().items())
-    lines = [f"{len(prospect.to_run)} to submit with {options}", f"one such job: {when}", *node_local(prospect.root)]
-    return "\n".join(lines)
 
 
 def node_local(root: Path) -> list[str]:
@@ -62,19 +73,22 @@ def node_local(root: Path) -> list[str]:
     return paragraph(text) if local else []
 
 
-def launch(prospect: Prospect, profile: Profile, command: str, max_parallel: int | None, *, wait: bool) -> int:
+def submit_and_follow(
+    prospect: Prospect, profile: Profile, command: str, max_parallel: int | None, *, wait: bool
+) -> int:
     """Submit, and follow if asked to; returns the exit code."""
     root, label, began = prospect.root, prospect.planned.label, time.monotonic()
     prospect.announce()
     print("\n".join(node_local(root)), end="\n" if node_local(root) else "")
     if prospect.to_run:
-        jobs = submit_cells(Launch(root, label, prospect.to_run, command), profile, max_parallel)
+        launch = Launch(root, label, prospect.to_run, command)
+        jobs = submit_cells(launch, profile, max_parallel, planned=names(prospect.planned.cells()))
         say_how_to_follow(label, jobs, profile, max_parallel)
     else:
         print(f"nothing to submit: {len(queued(prospect))} are queued or running", flush=True)
     if not wait:
         return 0
-    with tracking(root, label):
+    with tracking(root, label) if profile.tracking_mode != "off" else nullcontext():
         seen_to_the_end = follow(label, [*prospect.to_run, *queued(prospect)], root)
     if not seen_to_the_end:
         print("not followed any more; the jobs go on")
@@ -84,43 +98,100 @@ def launch(prospect: Prospect, profile: Profile, command: str, max_parallel: int
     return code
 
 
-def submit_cells(launch: Launch, profile: Profile, max_parallel: int | None) -> dict[str, str]:
-    """All cells of the launch; returns run id -> job id. Raises Refused, with everything as it was."""
-    paths = [launch.root / cell.run_id for cell in launch.cells]
+def submit_cells(
+    launch: Launch, profile: Profile, max_parallel: int | None, *, planned: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """All cells of the launch; returns run id -> job id. Raises Refused or OSError, with everything as it was.
+
+    `planned`: run id -> name of all cells of the sweep, for the difference that the next `--dry-run` shows.
+    """
+    root, code = launch.root, Snapshot.of_this_code()
+    launch.environment |= {"cluster": profile.name, "code": code.hash, "pack": profile.pack}
+    launch.environment["gpus"] = profile.gpus_per_node * profile.nodes
+    check_room(launch, code)
+    paths = [root / cell.run_id for cell in launch.cells]
     before = {path: RunDirectory(path).status() for path in paths}
+    fresh = {path for path in paths if not path.exists()}
+    submission = submission_of(root, launch.title, profile, max_parallel, code)
     try:
+        code.write(root)
         launch.enqueue()
-        ids = submit(
-            profile, job.work, paths, launch.root / FOLDER, launch.title,
-            max_parallel=max_parallel, environment=_environment(profile),
-        )  # fmt: skip
+        ids = submit_packed(submission, paths)
+        for path, id in zip(paths, ids, strict=True):
+            _note_job(RunDirectory(path), id)
     except BaseException:
-        _as_before(before)
+        withdraw(submission)
+        _as_before(before, fresh)
         raise
-    for path, id in zip(paths, ids, strict=True):
-        _note_job(RunDirectory(path), id)
-    return {path.name: id for path, id in zip(paths, ids, strict=True)}
+    jobs = {path.name: id for path, id in zip(paths, ids, strict=True)}
+    with suppress(OSError):  # a view: without it the next plan shows no difference
+        record(
+            root, launch.title, profile=profile.name, code=code.hash, command=launch.environment["command"],
+            planned=planned or names(launch.cells), jobs=jobs,
+        )  # fmt: skip
+        forget_unused(root)
+    return jobs
 
 
-def _environment(profile: Profile) -> dict[str, str]:
-    """On the node: our packages, also from a bare checkout, and the profile's own limit of requeues."""
+def submission_of(root: Path, title: str, profile: Profile, max_parallel: int | None, code: Snapshot) -> Submission:
+    return Submission(
+        profile,
+        new_folder(root / schema.SLURM_FOLDER),
+        title,
+        elements_at_a_time(profile, max_parallel),
+        environment_on_node(profile, code.path(root)) | _mirrored_by_jobs(profile, title),
+        needs=(code.path(root),),
+    )
+
+
+def _mirrored_by_jobs(profile: Profile, label: str) -> dict[str, str]:
+    """Where MLflow is a server that has an address; what is embedded beside the runs, a login node writes alone."""
+    if profile.tracking_mode != "direct" or tracking_off() or (address := user_uri()) is None:
+        return {}
+    return {LABEL: label, URI_VARIABLE: address}
+
+
+def environment_on_node(profile: Profile, code: Path) -> dict[str, str]:
+    """The copied code before everything else, and the profile's own limit of requeues."""
     return {
-        "PYTHONPATH": child_environment()["PYTHONPATH"],
+        "PYTHONPATH": os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONSAFEPATH": "1",  # the folder of the submission, often the checkout, stays behind the copy
         "PYTHONUNBUFFERED": "1",
         job.MAX_REQUEUES: str(profile.max_requeues),
     }
 
 
-def _as_before(statuses: Mapping[Path, schema.Status | None]) -> None:
-    for path, status in statuses.items():
+def check_room(launch: Launch, code: Snapshot) -> None:
+    """Raises ValueError for a disk that cannot even take the submission."""
+    described = len(json.dumps(launch.environment)) + len(provenance.code().diff)
+    need = len(launch.cells) * (described + SMALL_FILES) + sum(map(len, code.files.values()))
+    if (free := disk_free(launch.root)) < need:
+        raise ValueError(
+            f"{launch.root}: {bytes_in_words(free)} free, the submission of {len(launch.cells)} runs alone writes "
+            f"{bytes_in_words(need)}; free some space or set MOCO_RUNS to another folder; nothing was submitted"
+        )
+
+
+def _as_before(statuses: Mapping[Path, schema.Status | None], fresh: set[Path]) -> None:
+    """What this launch made goes, so that a full disk has room for what it changed."""
+    for path in fresh:
+        _forget(RunDirectory(path))
+    for path, status in ((path, status) for path, status in statuses.items() if path not in fresh):
         run = RunDirectory(path)
-        with suppress(Busy, FileNotFoundError), run.locked():
+        with suppress(Busy, OSError), run.locked():
             if (run.status() or {}).get("state") != schema.QUEUED:  # someone has begun it in the meantime
                 continue
             if status is None:
                 (path / schema.STATUS).unlink()
             else:
                 replace_json(path / schema.STATUS, status)
+
+
+def _forget(run: RunDirectory) -> None:
+    """Remove a directory that this launch made, unless someone has begun the run."""
+    with suppress(Busy, OSError), run.locked():
+        if (run.status() or {}).get("state", schema.QUEUED) == schema.QUEUED:
+            shutil.rmtree(run.path)
 
 
 def _note_job(run: RunDirectory, id: str) -> None:
@@ -136,7 +207,7 @@ def say_how_to_follow(label: str, jobs: Mapping[str, str], profile: Profile, max
     throttle, name = max_parallel or profile.array_parallelism, shlex.quote(label)
     at_a_time = f", {throttle} at a time" if throttle else ""
     print(f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}{at_a_time}")
-    print("The same command submits what is then missing, with --wait it follows. Other verbs: logs, cancel, sync.")
+    print("The same command submits what is then missing, --wait follows. Verbs: logs, cancel, throttle, retry, sync.")
     print(f"python -m experiments status {name}", flush=True)
 
 
@@ -172,4 +243,4 @@ def _tell(view: View, cell: Cell, state: RunState) -> None:
         view.ended(cell, state)
 
 
-__all__ = ["launch", "queued", "start_estimate", "without_queued", "would_submit"]
+__all__ = ["queued", "submit_and_follow", "submit_cells", "without_queued"]

@@ -39,7 +39,12 @@ def replace_text(path: Path, text: str, *, sync: bool = False) -> None:
 
 
 def replace_json(path: Path, value: Any, *, sync: bool = False) -> None:
-    replace_text(path, json.dumps(value, indent=1) + "\n", sync=sync)
+    replace_text(path, json_text(value), sync=sync)
+
+
+def json_text(value: Any) -> str:
+    """For people, too, a value a line."""
+    return json.dumps(value, indent=1) + "\n"
 
 
 def read_json(path: Path) -> Any | None:

@@ -1,14 +1,19 @@
-"""How long will it take? From runs that this store has finished, scaled by their steps; never a guess."""
+"""How long will it take, and how much disk? From runs that this store has finished, scaled by their steps; never a guess."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 from experiments import schema
 from experiments.checks import total_steps
+from experiments.durable import read_json
 from experiments.run_directory import RunDirectory
 from experiments.sweep import Cell
 from moco.config import Config
@@ -16,6 +21,41 @@ from moco.config import Config
 OVERHEAD_STEPS = 50  # what start and readouts of a run weigh beside its steps: an untrained run is not free
 LOOK_AT = 300  # directories, so that a plan is printed at once in a store of thousands
 COMPARABLE = ("data", "encoder", "evaluation")
+# nvidia-smi's names; those of older drivers lack the first word
+GPU_NAME = re.compile(r"NVIDIA|GeForce|Tesla|Quadro|TITAN|\bGPU\b", re.IGNORECASE)
+
+Kind = tuple[object, ...]  # what makes the pace of two runs comparable
+
+
+@dataclass(frozen=True)
+class Past:
+    """A finished run, or timed steps: seconds for each unit of `work`, what it computed with, and what it left on the disk."""
+
+    kind: Kind
+    pace: float
+    hardware: str
+    gpus: int
+    path: Path
+    pack: int = 1  # runs that shared its GPU
+    timed: bool = False  # 20 steps of `--calibrate`, no whole run
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hours of all cells, one after the other, on that hardware; `unknown` cells are not in it."""
+
+    hardware: str
+    hours: float
+    runs: int  # finished ones that it is known from
+    timed: int  # calibrations that it is known from
+    unknown: int
+
+    @property
+    def source(self) -> str:
+        """In words."""
+        steps = "timed steps, readouts not counted" if self.timed else ""
+        runs = f"{self.runs} finished runs of this kind" if self.runs else ""
+        return " and ".join(filter(None, [runs, steps]))
 
 
 def work(config: Config) -> float:
@@ -23,35 +63,118 @@ def work(config: Config) -> float:
     return total_steps(config) + OVERHEAD_STEPS
 
 
+def kind_of(config: Config) -> Kind:
+    return (*(getattr(config, group) for group in COMPARABLE), config.train.batch_size)
+
+
 def estimate(root: Path, cells: Iterable[Cell], slots: int) -> tuple[float, int] | None:
     """Seconds on that many slots, and the number of finished runs this is known from; None without any."""
     to_run = list(cells)
     if not to_run:
         return None
-    like = to_run[0].config
-    paces = [seconds / work(config) for config, seconds in _finished(root) if _comparable(config, like)]
+    pasts = _best(past for past in known(root) if past.kind == kind_of(to_run[0].config))
+    paces = [past.pace for past in pasts]
     if not paces:
         return None
-    return median(paces) * sum(work(cell.config) for cell in to_run) / min(slots, len(to_run)), len(paces)
+    return median(paces) * sum(work(cell.config) for cell in to_run) / min(slots, len(to_run)), sum(
+        not past.timed for past in pasts
+    )
 
 
-def _comparable(a: Config, b: Config) -> bool:
-    """Trained runs of the same data, encoder and batch; an untrained one says nothing about the pace of training."""
-    same = all(getattr(a, group) == getattr(b, group) for group in COMPARABLE)
-    return same and a.train.epochs > 0 and a.train.batch_size == b.train.batch_size
+def costs(
+    pasts: Sequence[Past], cells: Sequence[Cell], *, gpus: int, gpu_kind: str | None, pack: int = 1
+) -> list[Cost]:
+    """One for each hardware that runs like these have finished on; the dearest first.
+
+    `gpus`: of one run, which it shares with others where `pack` is more than 1; a past run with other numbers is not
+    comparable. `gpu_kind`: what the site calls them.
+    """
+    on_gpu = gpus > 0 and any(cell.config.train.device != "cpu" for cell in cells)
+    same = [p for p in pasts if (max(1, p.gpus), p.pack) == (max(1, gpus), pack)]
+    like = [p for p in same if bool(GPU_NAME.search(p.hardware)) >= on_gpu]
+    named = [p for p in like if gpu_kind and gpu_kind.lower() in p.hardware.lower()]
+    by_hardware: dict[str, list[Past]] = defaultdict(list)
+    for past in named or like:
+        by_hardware[past.hardware].append(past)
+    found = [_cost(hardware, runs, cells) for hardware, runs in by_hardware.items()]
+    return sorted((cost for cost in found if cost.source), key=lambda cost: -cost.hours)
 
 
-def _finished(root: Path) -> Iterator[tuple[Config, float]]:
+def _cost(hardware: str, pasts: Sequence[Past], cells: Sequence[Cell]) -> Cost:
+    by_kind: dict[Kind, list[Past]] = defaultdict(list)
+    for past in pasts:
+        by_kind[past.kind].append(past)
+    best = {kind: _best(some) for kind, some in by_kind.items()}
+    here = [cell for cell in cells if kind_of(cell.config) in best]
+    seconds = sum(median(p.pace for p in best[kind_of(cell.config)]) * work(cell.config) for cell in here)
+    used = [past for kind in {kind_of(cell.config) for cell in here} for past in best[kind]]
+    timed = sum(past.timed for past in used)
+    return Cost(hardware, seconds / 3600, len(used) - timed, timed, len(cells) - len(here))
+
+
+def _best(pasts: Iterable[Past]) -> list[Past]:
+    """Finished runs where there are some: they know their readouts, too."""
+    some = list(pasts)
+    return [past for past in some if not past.timed] or some
+
+
+def known(root: Path) -> Iterator[Past]:
+    yield from finished(root)
+    yield from calibrations(root)
+
+
+def calibrations(root: Path) -> Iterator[Past]:
+    for file in sorted((root / schema.CALIBRATION_FOLDER).glob(f"*/{schema.PACE}")):
+        try:
+            pace, config = read_json(file) or {}, RunDirectory(file.parent).config()
+        except ValueError:  # of another version
+            continue
+        yield Past(kind_of(config), pace["seconds_per_step"], pace["hardware"], pace["gpus"], file.parent, timed=True)
+
+
+def disk_need(pasts: Sequence[Past], cells: Sequence[Cell]) -> int | None:
+    """Bytes that the cells will leave, by the largest of some runs like them; None if one kind has no such run."""
+    kinds = {kind_of(cell.config) for cell in cells}
+    sizes = {
+        kind: [_size(p.path) for p in islice((p for p in pasts if p.kind == kind and not p.timed), 10)]
+        for kind in kinds
+    }
+    if not all(sizes.values()):
+        return None
+    return sum(max(sizes[kind_of(cell.config)]) for cell in cells)
+
+
+def disk_free(root: Path) -> int:
+    """Bytes, where `root` is or will be."""
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def finished(root: Path) -> Iterator[Past]:
+    """Trained runs; an untrained one says nothing about the pace of training."""
     paths = (path.parent for path in root.glob(f"[0-9a-f]*/{schema.RESULTS}"))
     for path in islice(paths, LOOK_AT):
         run = RunDirectory(path)
         try:
-            results = run.results() or {}
-            config = run.config()
+            results, config = run.results() or {}, run.config()
+            where = read_json(path / schema.ENVIRONMENT) or {}
+            hardware = [line["hardware"] for line in run.attempts() if line.get("hardware")]
         except ValueError:  # damaged, or of another version: it cannot tell
             continue
-        if "seconds" in results:
-            yield config, results["seconds"]
+        if "seconds" in results and config.train.epochs:
+            name = hardware[-1] if hardware else where.get("hardware", "unknown hardware")
+            yield Past(
+                kind_of(config),
+                results["seconds"] / work(config),
+                name,
+                where.get("gpus", 1),
+                path,
+                where.get("pack", 1),
+            )
 
 
 def in_words(seconds: float) -> str:
@@ -60,3 +183,11 @@ def in_words(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def bytes_in_words(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit in ("bytes", "kB") else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

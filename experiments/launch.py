@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import provenance, schema
+from experiments.durable import json_text
 from experiments.machine import make_slots
 from experiments.pool import Pool, last_line
 from experiments.processes import child_environment
@@ -36,8 +37,9 @@ class Launch:
 
     def enqueue(self) -> None:
         """Make every run directory ready for a worker; one that another process works on stays as it is."""
+        text = json_text(self.environment)
         for cell in self.cells:
-            enqueue(self.root, cell, self.environment)
+            enqueue(self.root, cell, text)
 
     def run(self, max_parallel: int | None) -> bool:
         """All cells in the local pool. Returns False if it was interrupted."""
@@ -58,14 +60,17 @@ class Launch:
                 view.ended(cell, state_of(path))
 
 
-def enqueue(root: Path, cell: Cell, environment: dict[str, Any]) -> None:
+def enqueue(root: Path, cell: Cell, environment: dict[str, Any] | str) -> None:
     run = RunDirectory(root / cell.run_id)
+    known = run.exists()
     run.create(cell.config)
     with suppress(Busy), run.locked():
         if run.results() is not None:  # another launcher finished it a moment ago
             return
         run.withdraw_cancel()
-        run.update_config(cell.config)
+        run.withdraw_prune()
+        if known:
+            run.update_config(cell.config)
         run.describe(environment, provenance.code().diff)
         facts = run.status() or schema.Status()
         run.write_status({**facts, "state": schema.QUEUED, "reason": None, "diverged": False, "job": None})

@@ -6,7 +6,7 @@ import difflib
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,13 @@ from experiments import schema
 from experiments.manifest import all_manifests
 from experiments.run_directory import RunDirectory
 from experiments.schema import Manifest
+from experiments.search_record import split_trial
 
 SHORTEST_PREFIX = 4  # characters of a run id
-ANY = "a sweep (name or label), an arm, a run id or its beginning, a run directory, a Slurm job, an MLflow run id"
+ANY = (
+    "a sweep or search (name or label), an arm, a trial (search_moco#12), a run id or its beginning, a run directory, "
+    "a Slurm job, an MLflow run id"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ def sweeps_named(root: Path, name: str) -> list[Manifest]:
 
 def find(root: Path, text: str, arm: str | None = None) -> list[Found]:
     """All runs that `text` names; with `arm`, those of that arm. Raises ValueError if there is none, with what is near."""
+    if arm is None and (trial := split_trial(text)) is not None and sweeps_named(root, trial[0]):
+        text, arm = trial
     everything = list(_known(root))
     found = _of_sweep(root, text) or [run for run in everything if _matches(root, run, text)] or _of_mlflow(root, text)
     if not found:
@@ -93,14 +99,37 @@ def _matches(root: Path, run: Found, text: str) -> bool:
 
 
 def _of_mlflow(root: Path, text: str) -> list[Found]:
-    """In the embedded store; MLflow's own ids have 32 hexadecimal digits."""
-    database = root / schema.MLFLOW_DATABASE
-    if not re.fullmatch(r"[0-9a-f]{32}", text) or not database.exists():
+    """In the embedded store, else in the user's own; MLflow's ids have 32 hexadecimal digits."""
+    if not re.fullmatch(r"[0-9a-f]{32}", text):
         return []
+    run_ids = _embedded(root / schema.MLFLOW_DATABASE, text)
+    if not run_ids:
+        from experiments.tracking_lookup import run_id_of
+
+        run_ids = {run_id_of(root, text) or ""}
+    return [run for run in _known(root) if run.run_id in run_ids]
+
+
+def mlflow_runs(root: Path, run_id: str) -> list[str]:
+    """MLflow ids of a run in the embedded store, one for each sweep or search that it stands in."""
+    database = root / schema.MLFLOW_DATABASE
+    if not database.exists():
+        return []
+    query = (
+        "select tags.run_uuid from tags join runs on runs.run_uuid = tags.run_uuid "
+        "where key = 'moco.run_id' and value = ? and lifecycle_stage = 'active'"
+    )
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return sorted({found for (found,) in connection.execute(query, (run_id,))})
+    return []
+
+
+def _embedded(database: Path, mlflow_id: str) -> set[str]:
+    if not database.exists():
+        return set()
     query = "select value from tags where run_uuid = ? and key = 'moco.run_id'"
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        run_ids = {value for (value,) in connection.execute(query, (text,))}
-    return [run for run in _known(root) if run.run_id in run_ids]
+        return {value for (value,) in connection.execute(query, (mlflow_id,))}
 
 
 def _near(root: Path, text: str, known: Sequence[Found]) -> str:

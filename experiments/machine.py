@@ -32,6 +32,11 @@ def make_slots(wanted: int | None, runs: int, *, use_gpus: bool = True) -> list[
     return [Slot(n, shared | ({"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {})) for n in range(count)]
 
 
+def slots_on_gpus(each: int) -> int | None:
+    """That many on each GPU of this machine; None without any."""
+    return each * len(visible_gpus()) or None
+
+
 def _threads(slots: int) -> int:
     """A slot's share of the cores, or less where the user has asked for less."""
     share, asked = max(1, cores() // slots), os.environ.get(THREADS, "")
@@ -104,6 +109,17 @@ def hardware(device: str = "auto") -> str:
         return cpu_name()
     first = visible[0]
     return names[int(first)] if first.isdigit() and int(first) < len(names) else (names or ("GPU",))[0]
+
+
+@cache
+def gpu_driver() -> str | None:
+    """Version of the NVIDIA driver; None without one."""
+    try:
+        said = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d[\d.]*)", said)
+    return found[1] if found else None
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from experiments import schema
 from experiments.durable import exclusive, now, read_json, replace_json
 from experiments.schema import Manifest
-from experiments.sweep import Plan, make_cell
+from experiments.search_record import search_manifests
+from experiments.sweep import Cell, Plan, make_cell
 from moco.config import Config
 from moco.identity import flatten, from_plain, run_id, to_plain
 
@@ -30,11 +32,12 @@ def read_manifest(root: Path, label: str) -> Manifest | None:
 
 
 def all_manifests(root: Path) -> list[Manifest]:
-    """The newest first."""
+    """The newest first; searches among them, as sweeps of their trials."""
     labels = [
         path.stem if path.suffix == ".json" else path.name for path in (root / schema.SWEEPS_FOLDER).glob("*.json")
     ]
     found = [m for label in labels if (m := read_manifest(root, label))]
+    found += search_manifests(root)
     return sorted(found, key=lambda m: m["updated"], reverse=True)
 
 
@@ -69,6 +72,8 @@ def describe(plan: Plan, command: str) -> Manifest:
         published_source=sweep.published_source,
         command=command,
         updated=now(),
+        shape=list(sweep.shape),
+        factors=plan.factors,
     )
 
 
@@ -94,16 +99,51 @@ def merge(new: Manifest, old: Manifest | None) -> Manifest:
     """
     if old is None:
         return new
-    seeds = sorted({*new["seeds"], *old["seeds"]})
     arms = {cell["arm"]: cell["config"] for cell in new["cells"]}
     kept: dict[str, Any] = {}
-    axis_values = dict(new["axis_values"])
+    axis_values, factors = dict(new["axis_values"]), dict(new.get("factors", {}))
     if _same_baseline(new, old):
         kept = {cell["arm"]: cell["config"] for cell in old["cells"] if cell["arm"] not in arms and _readable(cell)}
         axis_values |= {arm: old["axis_values"][arm] for arm in kept if arm in old["axis_values"]}
+        factors |= {arm: levels for arm, levels in old.get("factors", {}).items() if arm in kept}
     order = [*(a for a in arms if a != schema.RANDOM_INIT), *kept, schema.RANDOM_INIT]
-    cells = [_cell(arm, seed, from_plain(Config, (arms | kept)[arm])) for arm in order for seed in seeds]
-    return Manifest(**{**new, "arms": order, "seeds": seeds, "cells": cells, "axis_values": axis_values})
+    seeds = _seeds_by_arm(new, old)
+    cells = [_cell(arm, seed, from_plain(Config, (arms | kept)[arm])) for arm in order for seed in seeds(arm)]
+    merged = Manifest(**{
+        **new,
+        "arms": order,
+        "seeds": sorted({*new["seeds"], *old["seeds"]}),
+        "cells": cells,
+        "axis_values": axis_values,
+        "factors": factors,
+    })  # fmt: skip
+    if "max_seeds" in old:
+        merged["max_seeds"] = old["max_seeds"]
+    return merged
+
+
+def _seeds_by_arm(new: Manifest, old: Manifest) -> Callable[[str], list[int]]:
+    """Seeds that every arm had stay every arm's; those that were added to some arms alone stay theirs."""
+    had: dict[str, set[int]] = {}
+    for cell in old["cells"]:
+        had.setdefault(cell["arm"], set()).add(cell["seed"])
+    common = {*new["seeds"], *(set.intersection(*had.values()) if had else set())}
+    return lambda arm: sorted(common | had.get(arm, set()))
+
+
+def add_seeds(root: Path, plan: Plan, cells: Sequence[Cell], max_seeds: int) -> Manifest:
+    """Plan these cells, too: more seeds for the arms that are not told apart yet. The plan must have been written."""
+    with exclusive(manifest_path(root, plan.label).with_name(f".{plan.label}.lock")):
+        old = read_manifest(root, plan.label)
+        if old is None:
+            raise ValueError(f"{manifest_path(root, plan.label)}: gone; start the sweep again")
+        known = {(cell["arm"], cell["seed"]) for cell in old["cells"]}
+        more = [_cell(c.arm, c.seed, c.config) for c in cells if (c.arm, c.seed) not in known]
+        ordered = sorted([*old["cells"], *more], key=lambda cell: (old["arms"].index(cell["arm"]), cell["seed"]))
+        seeds = sorted({cell["seed"] for cell in ordered})
+        grown = Manifest(**{**old, "cells": ordered, "seeds": seeds, "max_seeds": max_seeds, "updated": now()})
+        replace_json(manifest_path(root, plan.label), grown, sync=True)
+    return grown
 
 
 def _readable(cell: schema.Cell) -> bool:

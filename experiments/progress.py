@@ -25,6 +25,7 @@ SIGNS = {
     schema.DONE: ("✓", "green"),
     schema.FAILED: ("✗", "red"),
     schema.LOST: ("✗", "red"),
+    schema.PRUNED: ("-", "dim"),
     schema.CANCELLED: ("-", "yellow"),
     schema.PREEMPTED: ("-", "yellow"),
 }

@@ -10,7 +10,8 @@ from experiments import schema
 from experiments.estimate import estimate, in_words
 from experiments.grid import counts, grid, paragraph
 from experiments.machine import make_slots
-from experiments.reconcile import RunState, state_of
+from experiments.reconcile import RunState
+from experiments.rest import states_of
 from experiments.sweep import Cell, Plan
 
 
@@ -26,7 +27,7 @@ class Prospect:
 
     @staticmethod
     def of(planned: Plan, cells: Sequence[Cell], root: Path, *, retry: bool, force: bool) -> Prospect:
-        states = {cell.run_id: state_of(root / cell.run_id) for cell in planned.cells()}
+        states = states_of(root, [cell.run_id for cell in planned.cells()])
         to_run = [cell for cell in cells if is_to_run(states[cell.run_id], retry=retry, force=force)]
         return Prospect(planned, cells, states, to_run, root)
 
@@ -62,7 +63,8 @@ class Prospect:
                 f"{len(self.to_run)} to run on {slots} slots; time unknown: no finished run of this kind in this store"
             )
         seconds, runs = known
-        return f"{len(self.to_run)} to run on {slots} slots, about {in_words(seconds)} (by {runs} finished runs of this kind)"
+        source = f"{runs} finished runs of this kind" if runs else "20 timed steps, readouts not counted"
+        return f"{len(self.to_run)} to run on {slots} slots, about {in_words(seconds)} (by {source})"
 
     def announce(self) -> None:
         now = counts(self.states[cell.run_id] for cell in self.cells)

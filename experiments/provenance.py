@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import moco
-from experiments.durable import now
+from experiments.durable import now, read_json
 from experiments.machine import cores, hardware
 from experiments.processes import host
+
+SNAPSHOT = "snapshot.json"  # in a copy of our packages (`experiments.snapshot`): where it was taken
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,10 @@ class Code:
 
 @cache
 def code() -> Code:
-    """The checkout that the running `moco` comes from, asked once per process."""
+    """The checkout that the running `moco` comes from, or was copied from; asked once per process."""
+    copied = read_json(Path(moco.__file__).resolve().parents[1] / SNAPSHOT)
+    if copied is not None:
+        return Code(copied["commit"], copied["diff"], tuple(copied["untracked"]))
     root = checkout()
     if root is None:
         return Code(None)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import schema
+from experiments.durable import age_of
 from experiments.jobs import GONE, QUEUE, SILENT
 from experiments.processes import host, is_alive
 from experiments.run_directory import RunDirectory
 from slurm.launch import ENDED, WAITING
 
-AT_REST = (schema.DONE, schema.FAILED, schema.CANCELLED)
+AT_REST = (schema.DONE, schema.PRUNED, schema.FAILED, schema.CANCELLED)
+JUST_SECONDS = 5.0  # the looks at the queue are younger, also where clocks differ a little
 TO_RUN = (schema.MISSING, schema.PREEMPTED, schema.LOST)  # what the same command starts again by itself
 
 
@@ -95,9 +97,16 @@ def _of_job(run: RunDirectory, status: schema.Status, said: str) -> tuple[str, s
     if said == schema.PREEMPTED:
         return said, status.get("reason")
     if said == schema.QUEUED:
+        if word == GONE and _was_just_written(status):
+            return schema.QUEUED, None
         state = schema.PREEMPTED if status.get("step") else schema.MISSING
         return state, f"job {job} left the queue before the run began" + ("" if word == GONE else f": {word}")
     return _silent(run, status) if word == GONE else (schema.LOST, f"job {job} ended: {word}")
+
+
+def _was_just_written(status: schema.Status) -> bool:
+    """Its job may have been submitted after the last look at the queue."""
+    return "updated" in status and age_of(status["updated"]) < JUST_SECONDS
 
 
 def _silent(run: RunDirectory, status: schema.Status) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from experiments import schema
-from experiments.durable import Appender, now, read_json, read_lines, replace_json, replace_text
+from experiments.durable import Appender, json_text, now, read_json, read_lines, replace_json, replace_text
 from experiments.processes import this_process
 from moco.config import Config
 from moco.identity import from_plain, to_plain
@@ -87,9 +87,10 @@ class RunDirectory:
         """Take over cosmetic fields (paths, workers, device) of a later launch; the identity stays."""
         replace_json(self.path / schema.CONFIG, to_plain(config))
 
-    def describe(self, environment: dict[str, Any], diff: str) -> None:
-        """Record where and with what code the next attempt is started."""
-        replace_json(self.path / schema.ENVIRONMENT, environment)
+    def describe(self, environment: dict[str, Any] | str, diff: str) -> None:
+        """Record where and with what code the next attempt is started. `environment`: also as its text, for many runs."""
+        text = environment if isinstance(environment, str) else json_text(environment)
+        replace_text(self.path / schema.ENVIRONMENT, text)
         replace_text(self.path / schema.DIFF, diff)
 
     def status(self) -> schema.Status | None:
@@ -178,6 +179,19 @@ class RunDirectory:
 
     def cancel_requested(self) -> bool:
         return (self.path / schema.CANCEL).exists()
+
+    def request_prune(self, reason: str) -> None:
+        replace_text(self.path / schema.PRUNE, reason)
+
+    def withdraw_prune(self) -> None:
+        (self.path / schema.PRUNE).unlink(missing_ok=True)
+
+    def prune_requested(self) -> str | None:
+        """The reason that a search gave for ending the run early; None if none did."""
+        try:
+            return (self.path / schema.PRUNE).read_text()
+        except FileNotFoundError:
+            return None
 
     def set_aside(self) -> Path:
         """Move the directory out of the way, whole. Returns where it went; raises `Busy` while it is worked on."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from experiments import checks, schema, shape
@@ -19,12 +20,16 @@ from moco.config import Config, Head, Momentum
 from moco.data.catalog import resolve
 from moco.identity import flatten, run_id
 
-__all__ = ["PAPER_V1", "PAPER_V2", "Cell", "Plan", "Sweep", "crossed", "factorial", "plan", "random_init", "shape", "switched",
-           "training_images"]  # fmt: skip
+__all__ = [
+    "NOTEBOOK", "PAPER_V1", "PAPER_V2", "SUPCON", "Cell", "Plan", "Sweep", "crossed", "factorial", "plan", "random_init",
+    "shape", "switched", "training_images",
+]  # fmt: skip
 
 # Where the published columns come from; only numbers read there are given.
 PAPER_V1 = "MoCo v1 (arXiv:1911.05722), linear top-1, ImageNet, ResNet-50, 200 epochs"
 PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 epochs"
+SUPCON = "SupCon (arXiv:2004.11362), linear top-1, CIFAR-10, ResNet-50, 1,000 epochs"
+NOTEBOOK = "the authors' CIFAR-10 notebook (facebookresearch/moco), ResNet-18"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Sweep:
     baseline: str | Callable[[Config], str]  # name of the arm that the others are compared with
     base: str = "digits"  # name in experiments.baselines, unless --baseline says otherwise
     seeds: int = 3
+    first_seed: int = 0  # above 0 where earlier seeds have been looked at already
     metric: str = schema.LINEAR
     axis: str | None = None
     published: Mapping[str, float] = field(default_factory=dict)
@@ -89,9 +95,12 @@ class Plan:
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, so that every arm has its first number early."""
-        for seed in self.seeds:
-            for arm, config in self.arms.items():
-                yield make_cell(arm, seed, config)
+        yield from self._cells
+
+    @cached_property
+    def _cells(self) -> list[Cell]:
+        """Made once: their ids are hashes of whole configs."""
+        return [make_cell(arm, seed, config) for seed in self.seeds for arm, config in self.arms.items()]
 
     def choose(self, only: list[str] | None) -> list[Cell]:
         """The cells of the arms named; all without names. Raises ValueError for an arm that is not there."""
@@ -128,7 +137,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
     factors = sweep.factors(arms) if sweep.factors else {}
     check_levels(sweep.name, factors, arms)
     shape.check(sweep.name, sweep.shape, sweep.axis, factors, list(arms))
-    arms[schema.RANDOM_INIT] = random_init(base)
+    arms[schema.RANDOM_INIT] = random_init(replace(base, evaluation=arms[baseline].evaluation))
     for arm, config in arms.items():
         checks.check_sizes(arm, config)
     return Plan(
@@ -136,7 +145,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
         label=label_of(sweep.name, base_name, base, preset or base),
         base_name=base_name,
         arms=arms,
-        seeds=tuple(range(count)),
+        seeds=tuple(range(sweep.first_seed, sweep.first_seed + count)),
         baseline=baseline,
         warnings=tuple(checks.warnings(arms)),
         factors=factors,

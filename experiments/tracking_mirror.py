@@ -1,8 +1,7 @@
 """What MLflow is to hold of one run: a pure function of the run directory, so a lost store can be built again, equal.
 
-Only records that a resume cannot make void are shown: while a run may still go on, those up to its last checkpoint.
-So a point, once sent, stays true, and the points of a later look begin with those of an earlier one. How many were
-sent is all that a sync has to remember.
+Only records that a resume cannot make void are shown: while a run may still go on, those up to its last checkpoint
+(`tracking_points` says why that makes a sync repeatable).
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,11 @@ from typing import Any
 from experiments import schema
 from experiments.reconcile import RunState, state_of
 from experiments.run_directory import RunDirectory
-from experiments.tracking_notes import run_note
+from experiments.tracking_points import Point, Record, curves_csv, points, read_journal
 from moco.config import Config
 from moco.identity import canonical_json, flatten, from_plain
 
-POINTS_PER_KEY = 2_000  # a longer history is thinned: charts show no more, and the UI slows down
 MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters, MLflow's limits
-ARTIFACTS = (schema.CONFIG, schema.LOG, schema.ENVIRONMENT, schema.DIFF, schema.RESULTS)
 MAX_ARTIFACT_BYTES = 5_000_000
 
 FINISHED, FAILED, KILLED, RUNNING, SCHEDULED = "FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED"
@@ -35,21 +32,8 @@ STATUS = {
     schema.DONE: FINISHED,
     schema.FAILED: FAILED,
     schema.LOST: FAILED,
-    schema.CANCELLED: KILLED,
-    schema.PREEMPTED: KILLED,  # stopped with everything saved; it runs again when the sweep is started again
-    schema.MISSING: KILLED,
-}
+}  # all others, KILLED: cancelled, preempted (to go on when the sweep is started again), pruned by a search
 ENDED = (FINISHED, FAILED, KILLED)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of one metric; all four together are MLflow's primary key, which drops what is sent twice."""
-
-    key: str
-    value: float
-    time_ms: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +45,27 @@ class DataSet:
 
 
 @dataclass(frozen=True)
+class Artifact:
+    """A file for MLflow: one that exists, or text that is made when it is needed. `stamp` changes when it does."""
+
+    name: str
+    stamp: str
+    source: Path | Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The final encoder of a run, and what it takes to use it. Sides in pixels; mean and std of a pixel in 0..1."""
+
+    path: Path
+    stamp: str
+    step: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Mirror:
     """One run of MLflow, as it should be. `end_ms` is None while it has not ended."""
 
@@ -68,31 +73,42 @@ class Mirror:
     status: str
     start_ms: int
     end_ms: int | None
-    params: dict[str, str]
     tags: dict[str, str]
-    points: tuple[Point, ...]
-    artifacts: tuple[Path, ...]
-    data: DataSet | None
+    params: dict[str, str] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+    data: DataSet | None = None
+    weights: Weights | None = None
+    problems: tuple[str, ...] = ()  # what could not be read, a line each
+
+    def last(self, key: str) -> float | None:
+        """The last value of a metric."""
+        return next((p.value for p in reversed(self.points) if p.key == key), None)
 
 
 def mirror_of(runs_root: Path, manifest: schema.Manifest, cell: schema.Cell) -> Mirror | None:
-    """The mirror of a planned run; None until an attempt has begun. Raises ValueError for a damaged directory."""
+    """The mirror of a planned run, without its note; None until an attempt has begun.
+
+    Raises ValueError for a damaged directory.
+    """
     run = RunDirectory(runs_root / cell["run_id"])
     state, attempts = state_of(run.path), run.attempts()
     if not attempts:
         return None
-    status = STATUS[state.state]
-    config = from_plain(Config, cell["config"])
+    status, config = STATUS.get(state.state, KILLED), from_plain(Config, cell["config"])
+    records, problems = _final_records(run, state.state)
     return Mirror(
         name=f"{cell['arm']} seed={cell['seed']}",
         status=status,
         start_ms=milliseconds(attempts[0]["time"]),
         end_ms=_end(run, attempts[-1]) if status in ENDED else None,
-        params=_params(config, cell),
         tags=_tags(run, manifest, cell, state, attempts),
-        points=points(_final_records(run, state.state), state.total_steps),
-        artifacts=_small_files(run.path),
+        params=_params(config, cell),
+        points=points(records, state.total_steps),
+        artifacts=_artifacts(run, state.state, with_curves=bool(records)) if status in ENDED else (),
         data=_data_set(config),
+        weights=_weights(run.path, config, state) if state.state == schema.DONE else None,
+        problems=problems,
     )
 
 
@@ -108,43 +124,19 @@ def _end(run: RunDirectory, last: schema.Attempt) -> int:
     return round(heartbeat.stat().st_mtime * 1000) if heartbeat.exists() else milliseconds(last["time"])
 
 
-def _final_records(run: RunDirectory, state: str) -> list[dict[str, Any]]:
-    """The records that no resume will repeat.
+def _final_records(run: RunDirectory, state: str) -> tuple[list[Record], tuple[str, ...]]:
+    """The records that no resume will repeat, and what is wrong with the journal. Of a failed run these are all: the end
+    of its curves is what one wants to see.
 
     A checkpoint becomes current after its records are in the journal and before the next one is made, so the time of
     the file parts them. Should clocks disagree, a record sent too early is found out by `Sent`: the run is sent anew.
     """
-    records = run.records()
-    if state in (schema.DONE, schema.FAILED):  # of a failed run, the end of its curves is what one wants to see
-        return records
+    records, problems = read_journal(run.path / schema.JOURNAL)
+    if state in (schema.DONE, schema.FAILED, schema.PRUNED):
+        return records, problems
     checkpoint = run.path / schema.CHECKPOINT
     committed = checkpoint.stat().st_mtime if checkpoint.exists() else -math.inf
-    return [r for r in records if r["time"] <= committed]
-
-
-def points(records: Iterable[Mapping[str, Any]], total_steps: int | None) -> tuple[Point, ...]:
-    """The finite values of the documented metrics, thinned to about `POINTS_PER_KEY` for each.
-
-    A run's steps fall in that many equal bins and the first value of a bin is kept, and the last step's: a choice that
-    later records cannot change. A run with fewer steps than bins keeps all. A key repeated at one step replaces the
-    earlier one, as the trainer has it.
-    """
-    kept: list[Point] = []
-    place: dict[tuple[str, int], int] = {}
-    for record in records:
-        step, time_ms = record["step"], round(record["time"] * 1000)
-        bin_ = step * POINTS_PER_KEY // total_steps if total_steps and total_steps > POINTS_PER_KEY else step
-        for key in schema.METRICS:
-            value = record["values"].get(key)
-            if value is None or not math.isfinite(value):
-                continue
-            index = place.setdefault((key, bin_), len(kept))
-            point = Point(key, float(value), time_ms, step)
-            if index == len(kept):
-                kept.append(point)
-            elif kept[index].step == step:
-                kept[index] = point
-    return tuple(kept)
+    return [r for r in records if r["time"] <= committed], problems
 
 
 def _params(config: Config, cell: schema.Cell) -> dict[str, str]:
@@ -175,20 +167,56 @@ def _tags(
         "moco.reason": state.reason,
         "moco.diverged": "1" if state.diverged else None,
         "moco.commit": start.get("commit"),
+        "moco.uncommitted": start.get("uncommitted"),
+        "moco.hardware": start.get("hardware"),
         "moco.job": start.get("job"),
+        "moco.study": manifest.get("study"),
+        "moco.trial": _trial(manifest, cell),
         "moco.run_dir": str(run.path.absolute()),
         "mlflow.source.name": f"sweeps/{manifest['name']}.py",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": start.get("commit"),
-        "mlflow.note.content": run_note(manifest, cell),
     }
     return {key: value[:MAX_TAG] for key, value in tags.items() if value}
 
 
-def _small_files(path: Path) -> tuple[Path, ...]:
-    """Checkpoints and weights stay where they are (tag moco.run_dir)."""
-    files = (path / name for name in ARTIFACTS)
-    return tuple(f for f in files if f.exists() and 0 < f.stat().st_size <= MAX_ARTIFACT_BYTES)
+def _trial(manifest: schema.Manifest, cell: schema.Cell) -> str | None:
+    number = manifest.get("trials", {}).get(cell["arm"])
+    return None if number is None else str(number)
+
+
+def _artifacts(run: RunDirectory, state: str, *, with_curves: bool) -> tuple[Artifact, ...]:
+    """Checkpoints and weights stay where they are (tag moco.run_dir), and so does a file that is too large."""
+    files = {name: run.path / name for name in schema.RUN_ARTIFACTS}
+    sizes = {name: file.stat().st_size for name, file in files.items() if file.exists()}
+    found = [Artifact(n, stamp(files[n]), files[n]) for n, size in sizes.items() if 0 < size <= MAX_ARTIFACT_BYTES]
+    if with_curves:
+
+        def curves() -> str:  # read again when it is needed: the mirrors of a whole sweep are in memory at a time
+            return curves_csv(_final_records(run, state)[0], MAX_ARTIFACT_BYTES)
+
+        found.append(Artifact(schema.CURVES, stamp(run.path / schema.JOURNAL), curves))
+    return tuple(found)
+
+
+def stamp(file: Path) -> str:
+    """Changes when the file does: its size and the second it was written."""
+    facts = file.stat()
+    return f"{facts.st_size}@{int(facts.st_mtime)}"
+
+
+def digest(artifacts: tuple[Artifact, ...]) -> str:
+    """The names and stamps of artifacts in a few characters."""
+    text = json.dumps([[a.name, a.stamp] for a in artifacts])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _weights(path: Path, config: Config, state: RunState) -> Weights | None:
+    file = path / schema.ENCODER
+    if not file.exists():
+        return None
+    side, augment = config.data.image_size, config.augment
+    return Weights(file.absolute(), stamp(file), state.total_steps or 0, side, augment.mean, augment.std)
 
 
 def _data_set(config: Config) -> DataSet:
@@ -198,29 +226,3 @@ def _data_set(config: Config) -> DataSet:
     digest = data.fingerprint or hashlib.sha256(described.encode()).hexdigest()
     source = f"folder {data.root}" if data.name == "folder" else data.name
     return DataSet(data.name, digest[:16], "local", json.dumps({"uri": source}))
-
-
-@dataclass(frozen=True)
-class Sent:
-    """How much of a run has reached the store, kept there in one tag, written with the points themselves.
-
-    `time_ms` of the last point proves that the journal still begins with what was sent. It does not after `--force`, or
-    when a failed run was sent to its end and then tried again from its checkpoint.
-    """
-
-    count: int = 0
-    time_ms: int = 0
-
-    @classmethod
-    def up_to(cls, points: tuple[Point, ...], count: int) -> Sent:
-        return cls(count, points[count - 1].time_ms) if count else cls()
-
-    @classmethod
-    def parse(cls, tag: str | None) -> Sent:
-        return cls(*map(int, tag.split("@"))) if tag else cls()
-
-    def __str__(self) -> str:
-        return f"{self.count}@{self.time_ms}"
-
-    def begins(self, points: tuple[Point, ...]) -> bool:
-        return self.count <= len(points) and Sent.up_to(points, self.count) == self

@@ -3,41 +3,137 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
 
 from experiments import schema
+from experiments.tracking_mirror import Mirror
 
 MAX_NOTE = 8_000  # characters, MLflow's limit
+# Flags that are about one launch, not about the answer.
+ONE_OFF = ("--force", "--retry", "--yes", "--wait", "--dry-run")
+
+Key = tuple[str, str]  # run id, arm
 
 
-def run_note(manifest: schema.Manifest, cell: schema.Cell) -> str:
-    """What the run is for, and the command that makes this arm's runs."""
-    return (
-        f"{manifest['question']}\n\nArm **{cell['arm']}**, seed {cell['seed']}, of `{manifest['label']}`; "
-        f"baseline **{manifest['baseline']}**.\n\n```\n{manifest['command']} --only {shlex.quote(cell['arm'])}\n```\n"
-    )[:MAX_NOTE]
+@dataclass(frozen=True)
+class Row:
+    """An arm so far: the metric of each seed that is done, in percent."""
+
+    arm: str
+    planned: int
+    values: Mapping[int, float]
+    failed: int
+    diverged: int
 
 
-def sweep_note(manifest: schema.Manifest, done_arms: Iterable[str]) -> str:
-    """The question, how to reproduce it, and how far each arm is. `done_arms`: the arm of each run that is done.
+def rows(manifest: schema.Manifest, mirrors: Mapping[Key, Mirror]) -> list[Row]:
+    """Of every arm, baseline first and the others in order; a run without a value is missing, not 0."""
+    cells: dict[str, list[schema.Cell]] = {arm: [] for arm in manifest["arms"]}
+    for cell in manifest["cells"]:
+        cells[cell["arm"]].append(cell)
+    order = sorted(cells, key=lambda arm: arm != manifest["baseline"])
+    return [_row(arm, cells[arm], mirrors, f"test/{manifest['metric']}") for arm in order]
+
+
+def _row(arm: str, cells: Sequence[schema.Cell], mirrors: Mapping[Key, Mirror], metric: str) -> Row:
+    begun = {cell["seed"]: mirrors[key] for cell in cells if (key := (cell["run_id"], arm)) in mirrors}
+    done = {seed: mirror.last(metric) for seed, mirror in begun.items() if mirror.status == "FINISHED"}
+    failed = [mirror for mirror in begun.values() if mirror.status == "FAILED"]
+    diverged = sum(mirror.tags.get("moco.diverged") == "1" for mirror in failed)
+    values = {seed: value for seed, value in done.items() if value is not None}
+    return Row(arm, len(cells), values, len(failed) - diverged, diverged)
+
+
+def table(manifest: schema.Manifest, arms: Sequence[Row], room: int) -> str:
+    """The sweep's table, as many arms as fit into `room` characters; how many are left out is said."""
+    text = f"| arm | runs done | {manifest['metric']}, % | against {cell_text(manifest['baseline'])}, same seeds |\n"
+    text += "|---|---|---|---|\n"
+    for i, row in enumerate(arms):
+        line = _line(row, arms[0])
+        if len(text) + len(line) > room - 40:
+            return f"{text}\nand {len(arms) - i} more arms\n"
+        text += line
+    return text
+
+
+def _line(row: Row, baseline: Row) -> str:
+    told = [f"{len(row.values)}/{row.planned}"]
+    told += [f"{count} {word}" for count, word in ((row.failed, "failed"), (row.diverged, "diverged")) if count]
+    name = cell_text(row.arm) + (" (baseline)" if row is baseline else "")
+    return f"| {name} | {', '.join(told)} | {_mean_std(list(row.values.values()))} | {_difference(row, baseline)} |\n"
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _difference(row: Row, baseline: Row) -> str:
+    """Mean over the seeds that both have."""
+    both = [row.values[seed] - baseline.values[seed] for seed in row.values if seed in baseline.values]
+    return "" if row is baseline or not both else f"{mean(both):+.2f} (n={len(both)})"
+
+
+def cell_text(text: str) -> str:
+    """A name that cannot break out of its cell."""
+    return text.replace("|", "\\|")
+
+
+def command_for(command: str, arm: str | None = None) -> str:
+    """The command that makes the sweep's runs, or those of one arm; flags that concern a single launch are left out."""
+    words = shlex.split(command)
+    kept: list[str] = []
+    skipping = False
+    for word in words:
+        skipping = word == "--only" or (skipping and not word.startswith("--"))
+        if not skipping and word not in ONE_OFF and not word.startswith("--only="):
+            kept.append(word)
+    return shlex.join([*kept, *(["--only", arm] if arm is not None else [])])
+
+
+def reproduce(command: str, commit: str | None, uncommitted: str | None) -> str:
+    """What to type, from the commit on, as a block of code."""
+    lines = [f"git checkout {commit}"] if commit else []
+    lines += [f"git apply {schema.DIFF}  # an artifact of this run"] if uncommitted else []
+    return "```\n" + "\n".join([*lines, command]) + "\n```"
+
+
+def run_note(manifest: schema.Manifest, cell: schema.Cell, mirror: Mirror, arms: Sequence[Row] | None) -> str:
+    """The question, what this run answers, how to make it again; and the sweep's table once the sweep has ended."""
+    result = mirror.last(f"test/{manifest['metric']}")
+    answer = f"`{manifest['metric']}` **{result:.2f} %**" if result is not None else mirror.tags.get("moco.state", "")
+    tags = mirror.tags
+    command = command_for(manifest["command"], cell["arm"])
+    parts = [
+        manifest["question"],
+        f"Arm **{cell['arm']}**, seed {cell['seed']}, of `{manifest['label']}`: {answer}. "
+        f"Baseline **{manifest['baseline']}**.",
+        reproduce(command, tags.get("moco.commit"), tags.get("moco.uncommitted")),
+    ]
+    text = "\n\n".join(parts) + "\n\n"
+    if arms is None:
+        return (text + "The sweep goes on; its table so far is in the note of the parent run.\n")[:MAX_NOTE]
+    return (text + table(manifest, arms, MAX_NOTE - len(text)))[:MAX_NOTE]
+
+
+def sweep_note(manifest: schema.Manifest, arms: Sequence[Row], commits: Iterable[str]) -> str:
+    """The question, how to reproduce it, and the answer so far.
 
     A table that is too long for MLflow ends with how many arms are left out; the command is never cut.
     """
+    different = sorted(set(commits))
+    mixed = f"Runs of {len(different)} commits: {', '.join(c[:12] for c in different)}." if len(different) > 1 else ""
     head = [
         manifest["question"],  # plain: the list of experiments shows the Markdown as it is written
         f"Claim: {manifest['claim']}" if manifest["claim"] else "",
         f"Varies {', '.join(f'`{v}`' for v in manifest['varies'])}; read off `test/{manifest['metric']}`.",
-        f"```\n{manifest['command']}\n```",
+        reproduce(command_for(manifest["command"]), different[0] if len(different) == 1 else None, None),
+        mixed,
+        f"Intervals and verdicts: `python -m analysis table {shlex.quote(manifest['label'])}`. "
         f"Planned {manifest['updated']}.",
-        "| arm | runs done |\n|---|---|\n",
     ]
-    text = "\n\n".join(part for part in head if part)
-    planned, done = Counter(cell["arm"] for cell in manifest["cells"]), Counter(done_arms)
-    for i, arm in enumerate(manifest["arms"]):
-        mark = " (baseline)" if arm == manifest["baseline"] else ""
-        row = f"| {arm}{mark} | {done[arm]}/{planned[arm]} |\n"
-        if len(text) + len(row) > MAX_NOTE - 40:
-            return f"{text}\nand {len(manifest['arms']) - i} more arms\n"
-        text += row
-    return text
+    text = "\n\n".join(part for part in head if part) + "\n\n"
+    return text + table(manifest, arms, MAX_NOTE - len(text))

@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+from uuid import uuid4
 
-from experiments.durable import exclusive
-from experiments.schema import MLFLOW_ARTIFACTS, MLFLOW_DATABASE
+from experiments.durable import exclusive, replace_text
+from experiments.schema import MLFLOW_ARTIFACTS, MLFLOW_DATABASE, STORE_ID
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +25,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # A dead server is given up after seconds, not after seven retries of two minutes: the next sync catches up.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -49,10 +51,29 @@ def user_uri() -> str | None:
     return os.environ.get(URI_VARIABLE) or None
 
 
+def is_server(uri: str | None) -> bool:
+    """Whether it is an MLflow server, which keeps the artifacts too; else it is a database of our own to write to."""
+    return uri is not None and uri.startswith(("http://", "https://"))
+
+
 def shown(uri: str, text: str | None = None) -> str:
     """The address, or a text that quotes it, without user and password: fit to be printed."""
+    text = uri if text is None else text
     login, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return (uri if text is None else text).replace(f"{login}{at}", "") if at else (uri if text is None else text)
+    _, _, password = login.partition(":")
+    for secret in (f"{login}{at}", password, unquote(password)):
+        text = text.replace(secret, "***" if secret == password else "") if secret else text
+    return text
+
+
+def store_id(runs_root: Path) -> str:
+    """The name of this folder of runs, given once: on a team's server it keeps apart two people's runs of one sweep."""
+    file = runs_root / STORE_ID
+    if not file.exists():
+        with exclusive(runs_root / f".{STORE_ID}.lock"):
+            if not file.exists():
+                replace_text(file, f"{uuid4().hex[:12]}\n", sync=True)
+    return file.read_text().strip()
 
 
 def ensure_store(runs_root: Path) -> str:
@@ -64,6 +85,8 @@ def ensure_store(runs_root: Path) -> str:
     """
     uri = user_uri()
     if uri is not None:
+        if not is_server(uri):
+            _ready(runs_root, uri)
         return uri
     database = runs_root / MLFLOW_DATABASE
     if not database.exists():
@@ -72,6 +95,15 @@ def ensure_store(runs_root: Path) -> str:
             if not database.exists():
                 _create_database(database)
     return embedded_uri(runs_root)
+
+
+def _ready(runs_root: Path, uri: str) -> None:
+    """A database of the user's own has its tables, made once."""
+    quiet()
+    from experiments.tracking_database import prepare
+
+    runs_root.mkdir(parents=True, exist_ok=True)
+    prepare(uri, migrate=False)
 
 
 def _create_database(database: Path) -> None:
@@ -98,8 +130,9 @@ def experiment_id(client: MlflowClient, runs_root: Path, label: str, tags: dict[
     """The experiment of a sweep, made if needed; one deleted in the UI comes back, since its runs still exist."""
     found = client.get_experiment_by_name(label)
     if found is None:
-        artifacts = None if user_uri() else (runs_root / MLFLOW_ARTIFACTS / quote(label, safe="=,@")).resolve().as_uri()
-        return str(client.create_experiment(label, artifact_location=artifacts, tags=tags))
+        own = (runs_root / MLFLOW_ARTIFACTS / quote(label, safe="=,@")).resolve().as_uri()
+        place = None if is_server(user_uri()) else own  # a server keeps them itself
+        return str(client.create_experiment(label, artifact_location=place, tags=tags))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     for key, value in tags.items():

@@ -1,76 +1,104 @@
-"""One sweep to one MLflow experiment: the store is compared with what it is to hold, and the difference is written.
-
-Every step can be cut short by a kill and is finished by the next sync: runs are found by their tags, params and tags
-are compared, and points are sent in batches that carry their own count.
-"""
+"""One sweep, or one search, to one MLflow experiment: a parent run, and below it a run for every cell that has begun."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments import schema
 from experiments.durable import exclusive
-from experiments.tracking_mirror import ENDED, FAILED, FINISHED, KILLED, RUNNING, SCHEDULED, Mirror, Sent, mirror_of
-from experiments.tracking_notes import sweep_note
-from experiments.tracking_store import experiment_id
+from experiments.schema import SearchRecord
+from experiments.tracking_looks import Look, Looks
+from experiments.tracking_mirror import FAILED, FINISHED, KILLED, RUNNING, SCHEDULED, Artifact, Mirror
+from experiments.tracking_notes import rows, run_note, sweep_note
+from experiments.tracking_push import Tally, push
+from experiments.tracking_store import experiment_id, store_id
+from experiments.tracking_study import study_parent, trial_note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-BATCH = 900  # metrics in one request; the server's limit is 1000 metrics, tags and params together
-MAX_PARAMS = 100  # in one request
-SENT, PARENT, NOTE = "moco.sent", "mlflow.parentRunId", "mlflow.note.content"
+PARENT, NOTE, STORE = "mlflow.parentRunId", "mlflow.note.content", "moco.store"
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens in the training view, not the GenAI one
+PENDING = (schema.QUEUED, schema.RUNNING)
 
 Key = tuple[str, str]  # run id, arm
 
 
 @dataclass
-class Tally:
-    """What a sync did."""
+class Memory:
+    """What a process that follows has seen and sent; a sync that happens once begins with an empty one."""
 
-    runs: set[str] = field(default_factory=set)  # MLflow ids of the runs that were written to
-    points: int = 0
-    warnings: list[str] = field(default_factory=list)
+    looks: Looks = field(default_factory=Looks)
+    sent: dict[str, Hashable] = field(default_factory=dict)  # label -> what was sent, all of it
 
 
-def mirror_sweep(client: MlflowClient, runs_root: Path, manifest: schema.Manifest, tally: Tally) -> None:
+@dataclass(frozen=True)
+class Question:
+    """A sweep or a search, with what was found of its runs."""
+
+    manifest: schema.Manifest
+    search: SearchRecord | None
+    found: Mapping[Key, Look]
+
+    @property
+    def signature(self) -> Hashable:
+        plan = (self.manifest["updated"], len(self.manifest["cells"]))
+        return (*plan, tuple((key, look.signature) for key, look in self.found.items()))
+
+    @property
+    def mirrors(self) -> dict[Key, Mirror]:
+        return {key: look.mirror for key, look in self.found.items() if look.mirror is not None}
+
+    @property
+    def pending(self) -> bool:
+        return any(look.state in PENDING for look in self.found.values())
+
+    @property
+    def goes_on(self) -> bool:
+        return self.pending or self.manifest.get("open", False)
+
+
+def look_at(
+    runs_root: Path, manifest: schema.Manifest, search: SearchRecord | None, looks: Looks, tally: Tally
+) -> Question:
+    """Every cell's directory as it is now; those that are damaged are warned of."""
+    found = {(cell["run_id"], cell["arm"]): looks.at(runs_root, manifest, cell) for cell in manifest["cells"]}
+    tally.warnings += [problem for look in found.values() for problem in look.problems]
+    return Question(manifest, search, found)
+
+
+def mirror_sweep(client: MlflowClient, runs_root: Path, question: Question, tally: Tally) -> None:
     """Bring the experiment named after the sweep's label up to date.
 
     A run that stands in two sweeps is trained once and mirrored into both experiments: MLflow compares runs within an
     experiment, and there its arm and its parent are those of that sweep. Raises mlflow's errors when the store fails.
     """
-    mirrors = dict(_mirrors(runs_root, manifest, tally))
+    mirrors, manifest = question.mirrors, question.manifest
     if not mirrors:
         return
     with exclusive(runs_root / "mlflow.lock"):  # two syncs at a time would each create the same runs
-        tags = {**EXPERIMENT_KIND, NOTE: _note(manifest, mirrors), "moco.sweep": manifest["name"]}
+        ours = store_id(runs_root)
+        parent = _parent(runs_root, question, mirrors, ours)
+        tags = {**EXPERIMENT_KIND, NOTE: parent.tags[NOTE], "moco.sweep": manifest["name"]}
         experiment = experiment_id(client, runs_root, manifest["label"], tags)
-        found = existing_runs(client, experiment)
-        parent = _push_parent(client, experiment, manifest, mirrors, found.pop(None, None), tally)
-        for key, mirror in mirrors.items():
-            push(client, experiment, parent, mirror, found.get(key), tally)
+        found = existing_runs(client, experiment, ours)
+        parent_id = push(client, experiment, parent, found.get(None), tally)
+        for key, mirror in _children(question, mirrors).items():
+            tags = {**mirror.tags, PARENT: parent_id, STORE: ours}
+            push(client, experiment, replace(mirror, tags=tags), found.get(key), tally)
 
 
-def _mirrors(runs_root: Path, manifest: schema.Manifest, tally: Tally) -> Iterator[tuple[Key, Mirror]]:
-    for cell in manifest["cells"]:
-        try:
-            mirror = mirror_of(runs_root, manifest, cell)
-        except (ValueError, KeyError, OSError) as error:  # a damaged run hides nothing but itself
-            tally.warnings.append(f"{cell['run_id']} ({cell['arm']} seed={cell['seed']}) is not in MLflow: {error}")
-            continue
-        if mirror is not None:
-            yield (cell["run_id"], cell["arm"]), mirror
+def existing_runs(client: MlflowClient, experiment: str, ours: str) -> dict[Key | None, Run]:
+    """The runs that an earlier sync of this folder of runs made, by run id and arm; the parent under None.
 
-
-def existing_runs(client: MlflowClient, experiment: str) -> dict[Key | None, Run]:
-    """The runs that an earlier sync made, by run id and arm; the parent under None. Others' runs are left alone."""
+    Those of others are left alone: what people made by hand, and the runs of another folder that has the same sweep.
+    """
     found: dict[Key | None, Run] = {}
     token: str | None = None
     while True:
@@ -79,6 +107,8 @@ def existing_runs(client: MlflowClient, experiment: str) -> dict[Key | None, Run
         )
         for run in page:
             tags = run.data.tags
+            if tags.get(STORE, ours) != ours:
+                continue
             if "moco.run_id" in tags:
                 found[tags["moco.run_id"], tags["moco.arm"]] = run
             elif "moco.sweep" in tags:
@@ -88,141 +118,65 @@ def existing_runs(client: MlflowClient, experiment: str) -> dict[Key | None, Run
             return found
 
 
-def push(client: MlflowClient, experiment: str, parent: str, mirror: Mirror, run: Run | None, tally: Tally) -> None:
-    """Make one MLflow run equal to its mirror. A run whose beginning is not the journal's any more is replaced."""
-    if run is not None and not _continues(run, mirror):
-        client.delete_run(run.info.run_id)
-        run = None
-    if run is None:
-        tags = {**mirror.tags, PARENT: parent}
-        run = client.create_run(experiment, start_time=mirror.start_ms, tags=tags, run_name=mirror.name)
-        tally.runs.add(run.info.run_id)
-    _push_data(client, run, mirror, tally)
-    _push_points(client, run, mirror, tally)
-    _push_end(client, run, mirror, tally)
+def _children(question: Question, mirrors: Mapping[Key, Mirror]) -> dict[Key, Mirror]:
+    """With their notes, which need the whole sweep: once it has ended, each has its table."""
+    manifest, search = question.manifest, question.search
+    arms = None if question.goes_on or search else rows(manifest, mirrors)
+    noted: dict[Key, Mirror] = {}
+    for cell in manifest["cells"]:
+        key = (cell["run_id"], cell["arm"])
+        if key in mirrors:
+            mirror = mirrors[key]
+            note = trial_note(search, cell, mirror) if search else run_note(manifest, cell, mirror, arms)
+            noted[key] = replace(mirror, tags={**mirror.tags, NOTE: note})
+    return noted
 
 
-def _continues(run: Run, mirror: Mirror) -> bool:
-    same_start = run.info.start_time == mirror.start_ms
-    return same_start and Sent.parse(run.data.tags.get(SENT)).begins(mirror.points)
+def _parent(runs_root: Path, question: Question, mirrors: Mapping[Key, Mirror], ours: str) -> Mirror:
+    manifest = question.manifest
+    commits = [commit for mirror in mirrors.values() if (commit := mirror.tags.get("moco.commit"))]
+    plan = json.dumps(manifest, indent=1) + "\n"
+    status, end = _status(question, mirrors)
+    made = Mirror(
+        name=f"sweep {manifest['name']}",
+        status=status,
+        start_ms=min(m.start_ms for m in mirrors.values()),
+        end_ms=end,
+        tags={
+            "moco.sweep": manifest["name"],
+            STORE: ours,
+            NOTE: sweep_note(manifest, rows(manifest, mirrors), commits),
+            "mlflow.source.name": f"sweeps/{manifest['name']}.py",
+            "mlflow.source.type": "LOCAL",
+        },
+        artifacts=(Artifact("sweep.json", hashlib.sha256(plan.encode()).hexdigest(), lambda: plan),),
+    )
+    return study_parent(runs_root, question.search, made) if question.search else made
 
 
-def _push_data(client: MlflowClient, run: Run, mirror: Mirror, tally: Tally) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+def _status(question: Question, mirrors: Mapping[Key, Mirror]) -> tuple[str, int | None]:
+    """RUNNING while it goes on; else FAILED if a run failed, FINISHED if all planned are done, KILLED if some are not.
 
-    params = [Param(k, v) for k, v in mirror.params.items() if k not in run.data.params]
-    tags = [RunTag(k, v) for k, v in mirror.tags.items() if run.data.tags.get(k) != v]
-    old = [k for k in run.data.tags if k.startswith("moco.") and k != SENT and k not in mirror.tags]
-    for first in range(0, len(params), MAX_PARAMS):
-        client.log_batch(run.info.run_id, params=params[first : first + MAX_PARAMS])
-    if tags:
-        client.log_batch(run.info.run_id, tags=tags)
-    for key in old:
-        client.delete_tag(run.info.run_id, key)
-    if mirror.data is not None and not (run.inputs and run.inputs.dataset_inputs):
-        data = Dataset(mirror.data.name, mirror.data.digest, mirror.data.source_type, mirror.data.source)
-        client.log_inputs(run.info.run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "train")])])
-    if params or tags or old:
-        tally.runs.add(run.info.run_id)
-
-
-def _push_points(client: MlflowClient, run: Run, mirror: Mirror, tally: Tally) -> None:
-    """Batches are written before the count that they carry; after a kill in between, the same batch is sent again and
-    the store drops it, as a point is its own primary key."""
-    from mlflow.entities import Metric, RunTag
-
-    sent = Sent.parse(run.data.tags.get(SENT)).count
-    while sent < len(mirror.points):
-        batch = mirror.points[sent : sent + BATCH]
-        sent += len(batch)
-        client.log_batch(
-            run.info.run_id,
-            metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in batch],
-            tags=[RunTag(SENT, str(Sent.up_to(mirror.points, sent)))],
-        )
-        tally.points += len(batch)
-        tally.runs.add(run.info.run_id)
-
-
-def _push_end(client: MlflowClient, run: Run, mirror: Mirror, tally: Tally) -> None:
-    if _has_status(run, mirror.status, mirror.end_ms):
-        return
-    if mirror.status in ENDED:  # before the status: a run that says it has ended has its files
-        for file in mirror.artifacts:
-            client.log_artifact(run.info.run_id, str(file))
-    _set_status(client, run, mirror.status, mirror.end_ms, tally)
-
-
-def _has_status(run: Run, status: str, end_ms: int | None) -> bool:
-    """A run that goes on keeps the end that it once had: MLflow cannot take it back."""
-    return bool(run.info.status == status and (status not in ENDED or run.info.end_time == end_ms))
-
-
-def _set_status(client: MlflowClient, run: Run, status: str, end_ms: int | None, tally: Tally) -> None:
-    tally.runs.add(run.info.run_id)
-    if status in ENDED:
-        client.set_terminated(run.info.run_id, status=status, end_time=end_ms)
-    else:
-        client.update_run(run.info.run_id, status=status)
-
-
-def _push_parent(
-    client: MlflowClient,
-    experiment: str,
-    manifest: schema.Manifest,
-    mirrors: Mapping[Key, Mirror],
-    run: Run | None,
-    tally: Tally,
-) -> str:
-    from mlflow.entities import RunTag
-
-    tags = {
-        "moco.sweep": manifest["name"],
-        NOTE: _note(manifest, mirrors),
-        "mlflow.source.name": f"sweeps/{manifest['name']}.py",
-        "mlflow.source.type": "LOCAL",
-    }
-    if run is None:
-        start = min(m.start_ms for m in mirrors.values())
-        run = client.create_run(experiment, start_time=start, tags=tags, run_name=f"sweep {manifest['name']}")
-        tally.runs.add(run.info.run_id)
-        _log_manifest(client, run, manifest)
-    changed = [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]
-    if changed:
-        tally.runs.add(run.info.run_id)
-        client.log_batch(run.info.run_id, tags=changed)
-        _log_manifest(client, run, manifest)
-    status, end = _sweep_status(manifest, mirrors)
-    if not _has_status(run, status, end):
-        _set_status(client, run, status, end, tally)
-    return str(run.info.run_id)
-
-
-def _sweep_status(manifest: schema.Manifest, mirrors: Mapping[Key, Mirror]) -> tuple[str, int | None]:
-    """RUNNING while a run is; else FAILED if one failed, FINISHED if all planned are done, KILLED if some are not."""
+    A search has finished with its budget: that it pruned trials, and that some failed, is its way.
+    """
     statuses = {m.status for m in mirrors.values()}
-    if statuses & {RUNNING, SCHEDULED}:
+    if question.pending or statuses & {RUNNING, SCHEDULED}:
         return RUNNING, None
     end = max(m.end_ms or m.start_ms for m in mirrors.values())
+    if question.search:
+        whole = KILLED if question.manifest.get("open", False) else FINISHED
+        return (FAILED if question.search["failure"] else whole), end
     if FAILED in statuses:
         return FAILED, end
-    return (FINISHED if statuses == {FINISHED} and len(mirrors) == len(manifest["cells"]) else KILLED), end
+    complete = statuses == {FINISHED} and len(mirrors) == len(question.manifest["cells"])
+    return (FINISHED if complete else KILLED), end
 
 
-def _note(manifest: schema.Manifest, mirrors: Mapping[Key, Mirror]) -> str:
-    return sweep_note(manifest, (arm for (_, arm), mirror in mirrors.items() if mirror.status == FINISHED))
-
-
-def _log_manifest(client: MlflowClient, run: Run, manifest: schema.Manifest) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "sweep.json"
-        file.write_text(json.dumps(manifest, indent=1) + "\n")
-        client.log_artifact(run.info.run_id, str(file))
-
-
-def run_ids_by_arm(client: MlflowClient, experiment: str, manifest: schema.Manifest) -> dict[str, list[str]]:
+def run_ids_by_arm(
+    client: MlflowClient, runs_root: Path, experiment: str, manifest: schema.Manifest
+) -> dict[str, list[str]]:
     """MLflow ids of each arm's runs, arms and seeds in the order of the sweep; arms without a run are absent."""
-    found: dict[Any, Run] = existing_runs(client, experiment)
+    found = existing_runs(client, experiment, store_id(runs_root))
     ids: dict[str, list[str]] = {}
     for cell in manifest["cells"]:
         run = found.get((cell["run_id"], cell["arm"]))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +17,15 @@ from experiments import schema
 from experiments.lookup import sweeps_named
 from experiments.manifest import all_manifests
 from experiments.reconcile import state_of
+from experiments.search_record import all_records, search_manifests
+from experiments.tracking_push import Tally
 from experiments.tracking_store import open_store, shown, user_uri
-from experiments.tracking_sweep import Tally, mirror_sweep
+from experiments.tracking_sweep import Memory, Question, look_at, mirror_sweep
 
-FOLLOW_SECONDS = 15.0  # between two looks: a look costs as much as a few training steps
+FOLLOW_SECONDS, MOST_SECONDS = 15.0, 120.0  # between two looks
+SHARE = 0.02  # of one processor that looking may take on average: after a dear look the next one waits longer
 NICE = 10  # training comes first on a small machine
-ENDED = (schema.DONE, schema.FAILED, schema.CANCELLED, schema.LOST)
+ENDED = (schema.DONE, schema.PRUNED, schema.FAILED, schema.CANCELLED, schema.LOST)
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,11 @@ class SyncReport:
 
 
 def manifests(runs_root: Path, label: str | None = None) -> list[schema.Manifest]:
-    """The planned sweeps: all, the one of a label, or those of a sweep's name. Raises ValueError for an unknown one."""
-    everything = all_manifests(runs_root)
-    chosen = everything if label is None else sweeps_named(runs_root, label)
+    """The planned sweeps and searches: all, the one of a label, or those of a name. Raises ValueError for an unknown one."""
+    searches = search_manifests(runs_root)
+    everything = [*all_manifests(runs_root), *searches]
+    named = [m for m in searches if m["label"] == label] or [m for m in searches if m["name"] == label]
+    chosen = everything if label is None else sweeps_named(runs_root, label) or named
     if label is None or chosen:
         return chosen
     names = sorted({m["label"] for m in everything} | {m["name"] for m in everything})
@@ -48,46 +56,69 @@ def manifests(runs_root: Path, label: str | None = None) -> list[schema.Manifest
     raise ValueError(f"no sweep {label} in {runs_root}; {hint}")
 
 
-def sync(runs_root: Path, label: str | None = None, follow: bool = False) -> SyncReport:
+def sync(runs_root: Path, label: str | None = None, follow: bool = False, alone: bool = False) -> SyncReport:
     """Mirror the sweeps of `runs_root` (one by label or name, or all) to MLflow; nothing is sent twice.
 
     A store that is down is a warning in the report, never an error: the runs are safe in their directories. `follow`
-    repeats it until every run of the sweep has ended, the parent process is gone, or SIGTERM asks to finish.
+    repeats it until every run of the sweep has ended, the parent process is gone (`alone`: it may go), or SIGTERM asks
+    to finish.
     Raises ValueError for a label that no sweep has.
     """
-    return _follow(runs_root, label) if follow else _sync_once(runs_root, label, Tally())
+    return _follow(runs_root, label, alone) if follow else _sync_once(runs_root, label, Tally(), Memory())
 
 
-def _sync_once(runs_root: Path, label: str | None, tally: Tally) -> SyncReport:
-    """One look. `tally` has what earlier looks wrote; the warnings are those of this one."""
-    chosen = manifests(runs_root, label)
+def _sync_once(runs_root: Path, label: str | None, tally: Tally, memory: Memory) -> SyncReport:
+    """One look. `tally` has what earlier looks wrote; the warnings are those of this one.
+
+    Sweeps that look as they did when `memory` saw them sent are passed over without asking the store.
+    """
     tally.warnings.clear()
+    searches = {record["label"]: record for record in all_records(runs_root)}
+    chosen = [
+        look_at(runs_root, manifest, searches.get(manifest["label"]), memory.looks, tally)
+        for manifest in manifests(runs_root, label)
+    ]
     uri = user_uri() or str(runs_root / schema.MLFLOW_DATABASE)
     try:
-        if chosen:
-            client = open_store(runs_root)
-            for manifest in chosen:
-                mirror_sweep(client, runs_root, manifest, tally)
+        for question in chosen:
+            _send(runs_root, question, tally, memory)
     except Exception as error:  # mlflow's, its database's and its transport's: none of them may stop a launcher
-        reason = shown(uri, str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        said = re.sub(r" object at 0x[0-9a-f]+", "", str(error).strip())  # the same trouble in the same words
+        reason = shown(uri, said or type(error).__name__).splitlines()[0][:200]
         tally.warnings.append(f"MLflow at {shown(uri)} is not up to date ({reason}); the next sync catches up")
     return SyncReport(len(tally.runs), tally.points, tuple(tally.warnings), shown(uri))
 
 
-def _follow(runs_root: Path, label: str | None) -> SyncReport:
-    parent, tally, report = os.getppid(), Tally(), SyncReport()
+def _send(runs_root: Path, question: Question, tally: Tally, memory: Memory) -> None:
+    label, signature = question.manifest["label"], question.signature
+    if memory.sent.get(label) != signature:
+        mirror_sweep(open_store(runs_root), runs_root, question, tally)
+        memory.sent[label] = signature
+
+
+def _follow(runs_root: Path, label: str | None, alone: bool) -> SyncReport:
+    parent, tally, report, memory = os.getppid(), Tally(), SyncReport(), Memory()
     os.nice(NICE)
     with _held_back(signal.SIGTERM):
-        finish = False
+        finish, began = False, math.inf  # what it costs to load mlflow, once, is no reason to look less often
         while True:
-            finish = finish or os.getppid() != parent or _all_ended(manifests(runs_root, label), runs_root)
-            known, report = report.warnings, _sync_once(runs_root, label, tally)
+            finish = (
+                finish or (os.getppid() != parent and not alone) or _all_ended(manifests(runs_root, label), runs_root)
+            )
+            memory = Memory() if finish else memory  # the last look asks the store about everything
+            known, report = report.warnings, _sync_once(runs_root, label, tally, memory)
             if finish:
                 return report
             for warning in report.warnings:
                 if warning not in known:
                     print(warning, flush=True)
-            finish = signal.sigtimedwait([signal.SIGTERM], FOLLOW_SECONDS) is not None
+            cost, began = time.process_time() - began, time.process_time()
+            finish = signal.sigtimedwait([signal.SIGTERM], pause(cost)) is not None
+
+
+def pause(cost: float) -> float:
+    """Seconds until the next look, after one that took `cost` seconds of a processor."""
+    return min(max(FOLLOW_SECONDS, cost / SHARE), MOST_SECONDS)
 
 
 @contextmanager
@@ -101,4 +132,5 @@ def _held_back(number: signal.Signals) -> Iterator[None]:
 
 
 def _all_ended(chosen: list[schema.Manifest], runs_root: Path) -> bool:
-    return all(state_of(runs_root / cell["run_id"]).state in ENDED for m in chosen for cell in m["cells"])
+    states = (state_of(runs_root / cell["run_id"]).state for m in chosen for cell in m["cells"])
+    return not any(m.get("open", False) for m in chosen) and all(state in ENDED for state in states)

@@ -15,6 +15,7 @@ from experiments.run_directory import RunDirectory
 
 HEARTBEAT_SECONDS = 5.0
 LOOK_SECONDS = 0.5  # between two looks for a cancel request
+PRUNE, CANCEL = 1001, 1002  # beyond the numbers of signals
 
 
 class StopRequest:
@@ -24,16 +25,31 @@ class StopRequest:
         self._run, self._looked_at = run, 0.0
         self.signal: str | None = None
         self.cancelled = False
+        self.pruned = False
         self.before_save: Callable[[], None] = lambda: None
+        self.agreed: Callable[[int], int] = lambda wish: wish  # of several processes: the strongest of their wishes
 
     def __call__(self) -> bool:
         if time.monotonic() - self._looked_at >= LOOK_SECONDS:
             self._looked_at = time.monotonic()
             self.cancelled = self._run.cancel_requested()
-        wanted = self.signal is not None or self.cancelled
-        if wanted:
+            self.pruned = self._run.prune_requested() is not None
+        wish = self.agreed(self._wish())
+        if 0 < wish < PRUNE:
+            self.signal = self.signal or signal.Signals(wish).name  # the signal may have reached another process alone
+        if wish:
             self.before_save()
-        return wanted
+        return wish > 0
+
+    def _wish(self) -> int:
+        """0 to go on, the number of a signal, or what the files in the run directory ask for."""
+        if self.cancelled or self.pruned:
+            return CANCEL if self.cancelled else PRUNE
+        return signal.Signals[self.signal].value if self.signal else 0
+
+    def look_again(self) -> None:
+        """At the next step, however short ago the last look was."""
+        self._looked_at = 0.0
 
     def set(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name

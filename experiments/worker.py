@@ -15,12 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import provenance, schema
+from experiments import provenance, ranks, schema
 from experiments.checks import total_steps
 from experiments.durable import age_of, now, replace_json
-from experiments.machine import hardware
+from experiments.machine import gpu_driver, hardware
 from experiments.processes import handling, this_process
 from experiments.run_directory import Busy, RunDirectory
+from experiments.tracking_system import SystemMetrics
 from experiments.vitals import StopRequest, beating, logging_to
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, si
 
 LOGGER = logging.getLogger("experiments.worker")
 Watch = Callable[[schema.Status], None]
+Heard = Callable[[str], None]
 
 
 def main(arguments: list[str]) -> int:
@@ -40,35 +42,51 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m experiments.worker RUN_DIR", file=sys.stderr)
         return 2
     try:
+        ranks.adopt_step()
         state = attempt(Path(arguments[0]).absolute())
     except Busy as busy:
         print(f"{busy}; nothing started", file=sys.stderr)
         return TAKEN
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=ranks.standard_error())
         return 2
-    return {schema.DONE: DONE, schema.FAILED: FAILED}.get(state, STOPPED)
+    except Exception:
+        if ranks.rank():
+            return FAILED  # it has told rank 0, which says it
+        raise
+    return {schema.DONE: DONE, ranks.FOLLOWED: DONE, schema.FAILED: FAILED}.get(state, STOPPED)
 
 
-def attempt(path: Path, *, watch: Watch = lambda status: None, reraise: bool = False) -> str:
+def attempt(
+    path: Path, *, watch: Watch = lambda status: None, reraise: bool = False, heard: Heard = lambda name: None
+) -> str:
     """Carry the run at `path` on until it is done, fails or is stopped; returns its state.
 
     `watch` gets the status whenever it is written. `reraise`: an error of the run is raised again after it was recorded.
+    Of a run's several processes rank 0 does so; the others follow it, and return `ranks.FOLLOWED`.
+    `heard` gets the name of a signal that came meanwhile, also where the run was done before it could be stopped.
     Raises Busy if another process works on the run, ValueError if there is no run.
     """
     run = RunDirectory(path)
     stop = StopRequest(run)
     with handling(STOP_SIGNALS, stop.set):
-        run.config()
-        with run.locked(), beating(run), logging_to(path / schema.LOG, "moco", LOGGER.name):
+        config = run.config()
+        if ranks.rank():
+            return ranks.follow(run, config, stop)
+        log = logging_to(path / schema.LOG, "moco", LOGGER.name)
+        with ranks.leading(config, stop) as crew, run.locked(), beating(run), log:
             if (run.status() or {}).get("state") == schema.DONE and run.results() is not None:
                 return schema.DONE  # by another process, since this one was started
-            return _Attempt(run, stop, watch).carry_out(reraise)
+            try:
+                return _Attempt(run, stop, watch, crew).carry_out(reraise)
+            finally:
+                if stop.signal is not None:
+                    heard(stop.signal)
 
 
 class _Attempt:
-    def __init__(self, run: RunDirectory, stop: StopRequest, watch: Watch) -> None:
-        self.run, self.stop, self.watch, self.config = run, stop, watch, run.config()
+    def __init__(self, run: RunDirectory, stop: StopRequest, watch: Watch, crew: ranks.Crew) -> None:
+        self.run, self.stop, self.watch, self.crew, self.config = run, stop, watch, crew, run.config()
         self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
         before = run.status() or schema.Status()
         self.status = schema.Status(
@@ -98,12 +116,14 @@ class _Attempt:
         try:
             state, reason = self._train()
         except Exception as error:
+            self.crew.abandon()
             LOGGER.error("%s", traceback.format_exc().rstrip())
             self.status["diverged"] = type(error).__name__ == "Diverged"
-            self._end(schema.FAILED, one_line(error))
+            state = schema.LOST if type(error).__name__ == "PeerLost" else schema.FAILED
+            self._end(state, one_line(error))
             if reraise:
                 raise
-            return schema.FAILED
+            return state
         self._end(state, reason)
         return state
 
@@ -112,8 +132,8 @@ class _Attempt:
         code = provenance.code()
         line = schema.Attempt(
             event="start", attempt=self.number, time=now(), host=host, pid=pid, process_started=started,
-            hardware=hardware(self.config.train.device), commit=code.commit, uncommitted=code.uncommitted,
-            job=provenance.job(),
+            hardware=hardware(self.config.train.device), driver=gpu_driver(), commit=code.commit,
+            uncommitted=code.uncommitted, job=provenance.job(),
         )  # fmt: skip
         self.run.append_attempt(line)
         LOGGER.info("attempt %d: process %d on %s, commit %s", self.number, pid, host, code.commit)
@@ -135,11 +155,12 @@ class _Attempt:
         # torch takes seconds: imported when the lock is held, so that a second process leaves at once.
         from moco.train import Resumed, train
 
+        self.system = SystemMetrics(self.config.train.device)
         with self.run.journal() as journal:
             self.stop.before_save = journal.sync
             if self.run.records() and not (self.run.path / schema.CHECKPOINT).exists():
                 journal.append({"resumed_at": 0}, sync=True)  # killed before its first checkpoint: from the start again
-            for item in train(self.config, self.run.path, self.stop):
+            for item in self.crew.work(lambda: train(self.config, self.run.path, self.stop)):
                 if isinstance(item, Resumed):
                     journal.append({"resumed_at": item.step}, sync=True)
                     self.status["step"] = item.step
@@ -149,7 +170,9 @@ class _Attempt:
                     self._note(item)
 
     def _line(self, record: Record) -> dict[str, Any]:
-        return {"step": record.step, "epoch": record.epoch, "time": round(time.time(), 3), "values": record.values}
+        line = {"step": record.step, "epoch": record.epoch, "time": round(time.time(), 3), "values": record.values}
+        system = self.system.due()
+        return {**line, "system": system} if system else line
 
     def _sync_due(self, record: Record) -> bool:
         """Before an evaluation's checkpoint, which assumes that its records last; otherwise now and then."""
@@ -165,6 +188,8 @@ class _Attempt:
         if "validation/knn20_top1" in record.values:
             self.status["knn"] = record.values["validation/knn20_top1"]
             LOGGER.info("epoch %g: kNN %.1f %%", record.epoch, self.status["knn"])
+            self.wrote_status = 0.0  # a search decides on it,
+            self.stop.look_again()  # and what it says counts from the next step
         if time.monotonic() - self.wrote_status >= STATUS_SECONDS:
             self._write_status()
 
@@ -190,6 +215,8 @@ class _Attempt:
     def _stopped(self) -> tuple[str, str]:
         if self.run.cancel_requested():
             return schema.CANCELLED, "cancelled on request"
+        if self.stop.signal is None and (why := self.run.prune_requested()) is not None:
+            return schema.PRUNED, why
         return schema.PREEMPTED, f"stopped by {self.stop.signal}"
 
     def _end(self, state: str, reason: str | None) -> None:
@@ -215,7 +242,7 @@ class _Attempt:
 def one_line(error: BaseException) -> str:
     """The sentence of a user's mistake as it is; another error with its type."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    if isinstance(error, ValueError) or type(error).__name__ == "Diverged":
+    if isinstance(error, ValueError) or type(error).__name__ in ("Diverged", "PeerLost", "PeerFailed"):
         return first or type(error).__name__
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

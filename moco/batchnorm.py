@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,15 @@ def norm_of_parts(splits: int) -> Callable[[int], nn.Module]:
     return nn.BatchNorm2d if here == 1 else partial(SplitBatchNorm2d, splits=here)
 
 
+def normalise_batch_at_hand(module: nn.Module) -> None:
+    """From now on all BatchNorms in `module` normalise what each call gets, neither parts of it nor more than it."""
+    for norm in module.modules():
+        if isinstance(norm, SplitBatchNorm2d):
+            norm.splits = 1
+        elif isinstance(norm, SyncBatchNorm):
+            norm.apart = True
+
+
 def norm_of_whole(features: int, **options: Any) -> nn.Module:
     """BatchNorm1d over the whole batch, wherever its rows are; options as torch's."""
     kind = nn.BatchNorm1d if distributed.size() == 1 else SyncBatchNorm
@@ -37,16 +46,22 @@ def norm_of_whole(features: int, **options: Any) -> nn.Module:
     return norm
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """BatchNorm with the statistics of the rows of all processes, of any number of dimensions, on CPUs too.
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm with the statistics of the rows of all processes, of any number of dimensions. Each holds as many rows.
 
-    torch's own, which it is on a GPU, has no other path. Every process holds as many rows.
+    On a GPU it is torch's `SyncBatchNorm`, which has no other path; and DistributedDataParallel refuses that class on a CPU,
+    so this one is not of its family.
     """
 
+    process_group, apart = None, False
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
+
     def forward(self, rows_NC: Tensor) -> Tensor:
-        if not self.training or rows_NC.is_cuda or distributed.size() == 1:
-            normalised: Tensor = super().forward(rows_NC)
-            return normalised
+        if not self.training or self.apart or distributed.size() == 1:
+            return super().forward(rows_NC)
+        if rows_NC.is_cuda:
+            return nn.SyncBatchNorm.forward(cast(nn.SyncBatchNorm, self), rows_NC)
         wide_NC = rows_NC.to(torch.promote_types(rows_NC.dtype, torch.float32))
         # Of each process' mean and variance, as Chan et al. combine them: sums of squares would cancel.
         variance_C, mean_C = torch.var_mean(wide_NC, [0, *range(2, rows_NC.dim())], correction=0)
@@ -74,7 +89,7 @@ def local_statistics(module: nn.Module) -> list[Tensor]:
     """Running statistics of norms that saw this process' rows only: their mean over the processes is that of one process
     with all parts, for they move by means."""
     norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    apart = [norm for norm in norms if not isinstance(norm, nn.SyncBatchNorm)]
+    apart = [norm for norm in norms if not isinstance(norm, SyncBatchNorm)]
     return [moved for norm in apart for moved in (norm.running_mean, norm.running_var) if moved is not None]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moco.distributed import averaged
 from moco.model import Direction
 from moco.negatives import KeyQueue
 
@@ -26,21 +27,22 @@ class Meter:
 
     @torch.no_grad()
     def add(self, loss: Tensor, direction: Direction, *, cosines: bool = True) -> None:
-        """Only `cosines` have a mean worth looking at; logits of classes do not."""
+        """Only `cosines` have a mean worth looking at; logits of classes do not. Of several processes their mean counts."""
         scores_BN, is_positive_BN = direction.scores_BN, direction.is_positive_BN
-        self.steps += 1
-        self._sum("loss", loss)
         hit_B1 = is_positive_BN.gather(1, scores_BN.argmax(1, keepdim=True))
-        self._sum("contrast_top1", 100.0 * hit_B1.float().mean())
-        if not cosines:
-            return
-        positives = is_positive_BN.sum()
-        positive_sum = torch.where(is_positive_BN, scores_BN, 0.0).sum()
-        self._sum("positive", positive_sum / positives)
-        self._sum("negative", (scores_BN.sum() - positive_sum) / (scores_BN.numel() - positives))
-
-    def _sum(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        values = {"loss": loss, "contrast_top1": 100.0 * hit_B1.float().mean()}
+        if cosines:
+            values["positive"], values["positives"] = positives_of(scores_BN, is_positive_BN)
+            values["all"] = scores_BN.sum()
+        self.steps += 1
+        # Now and not when a record is due: the sums of a checkpoint must not depend on when it was written.
+        values = dict(zip(values, averaged(list(values.values())), strict=True))
+        if cosines:
+            total, count = values["positive"], values.pop("positives")
+            values["negative"] = (values.pop("all") - total) / (scores_BN.numel() - count)
+            values["positive"] = total / count
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def read(self, chance: float) -> dict[str, float]:
         """Means, and a fresh start. `chance` is the loss of learning nothing."""
@@ -75,8 +77,14 @@ def effective_rank(queries_BC: Tensor) -> float:
 
 
 def alignment(scores_BN: Tensor, is_positive_BN: Tensor) -> float:
-    """E |q - k|^2 = 2 - 2 E cos over positive pairs (Wang and Isola, section 4.1.1, alpha = 2)."""
-    return 2.0 - 2.0 * float(torch.where(is_positive_BN, scores_BN, 0.0).sum() / is_positive_BN.sum())
+    """E |q - k|^2 = 2 - 2 E cos over positive pairs (Wang and Isola, section 4.1.1, alpha = 2), of all processes."""
+    total, count = averaged(positives_of(scores_BN, is_positive_BN))
+    return 2.0 - 2.0 * float(total / count)
+
+
+def positives_of(scores_BN: Tensor, is_positive_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the positives' scores, and how many there are."""
+    return torch.where(is_positive_BN, scores_BN, 0.0).sum(), is_positive_BN.sum().to(scores_BN.dtype)
 
 
 def uniformity(queries_BC: Tensor) -> float:

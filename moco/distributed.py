@@ -9,21 +9,32 @@ P processes, B rows of one process, M = P B rows of the whole batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
-PATIENCE = timedelta(minutes=10)  # with a process that lives but does not answer; one that died is noticed at once
+GATHERING = timedelta(minutes=10)  # in which all processes must have come
+# With one that lives but does not answer: longer than any readout that others wait for. One that dies is noticed at once.
+PATIENCE = timedelta(minutes=60)
 REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class PeerLost(RuntimeError):
-    """Another process of the run is gone, or does not answer."""
+    """Another process of the run is gone, or does not answer, and nobody knows why."""
+
+
+class PeerFailed(RuntimeError):
+    """Another process of the run ended with an error, which is the text."""
+
+
+_stores: list[Any] = []  # of the group, while there is one: words that outlive the process that left them
 
 
 def size() -> int:
@@ -34,66 +45,85 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def local_device(name: str, variables: Mapping[str, str] = os.environ) -> str:
+def local_device(name: str) -> str:
     """`auto` and `cuda` mean this process' own GPU: the LOCAL_RANK-th of those it sees."""
-    if name not in ("auto", "cuda") or "LOCAL_RANK" not in variables or not torch.cuda.is_available():
+    if name not in ("auto", "cuda") or "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
         return name
-    return f"cuda:{int(variables['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
 
 
 @contextmanager
-def group(device: str, variables: Mapping[str, str] = os.environ) -> Iterator[None]:
+def group(device: str) -> Iterator[None]:
     """Inside, this process is one of the WORLD_SIZE that torchrun's variables speak of; alone, nothing happens.
 
     Raises ValueError for variables that are missing, PeerLost when the others do not come.
     """
-    if int(variables.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    _join(device, variables)
-    try:
-        yield
-    finally:
+    if missing := [name for name in REQUIRED if name not in os.environ]:
+        raise ValueError(
+            f"WORLD_SIZE = {os.environ['WORLD_SIZE']} without {', '.join(missing)}: start it with torchrun"
+        )
+    with noticing_lost_peers():
+        _join(local_device(device))
+    yield
+    if _stores:
+        abandon()
         dist.destroy_process_group()
 
 
-def _join(device: str, variables: Mapping[str, str]) -> None:
-    missing = [name for name in REQUIRED if name not in variables]
-    if missing:
-        raise ValueError(f"WORLD_SIZE = {variables['WORLD_SIZE']} without {', '.join(missing)}: start it with torchrun")
-    local = local_device(device, variables)
-    gpu = local.startswith("cuda") or (local == "auto" and torch.cuda.is_available())
-    if gpu:
-        torch.cuda.set_device(torch.device(local))
-    with noticing_lost_peers():
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            init_method=f"tcp://{_bracketed(variables['MASTER_ADDR'])}:{variables['MASTER_PORT']}",
-            rank=int(variables["RANK"]),
-            world_size=int(variables["WORLD_SIZE"]),
-            timeout=PATIENCE,
-        )
+def abandon() -> None:
+    """After an error the group is not dissolved: to take leave of processes that are gone may take forever."""
+    _stores.clear()
 
 
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+def _join(device: str) -> None:
+    store, own, count = next(rendezvous("env://", timeout=GATHERING))
+    _stores.append(store)
+    dist.init_process_group(
+        _backend(device, store, own, count), store=store, rank=own, world_size=count, timeout=PATIENCE
+    )
+
+
+def _backend(device: str, store: Any, own: int, count: int) -> str:
+    """gloo for the CPU; for GPUs NCCL, or gloo where processes share one, which NCCL refuses."""
+    if not device.startswith("cuda"):
+        return "gloo"
+    torch.cuda.set_device(torch.device(device))
+    store.set(f"gpu/{own}", str(torch.cuda.get_device_properties(device).uuid))
+    apart = len({store.get(f"gpu/{rank}") for rank in range(count)}) == count
+    return f"cpu:gloo,cuda:{'nccl' if apart else 'gloo'}"
 
 
 @contextmanager
 def noticing_lost_peers() -> Iterator[None]:
-    """What the transport says of a lost connection, as PeerLost in one line."""
+    """What the transport says of a lost connection in one line: PeerFailed with the other's last words, else PeerLost."""
     try:
         yield
-    except dist.DistBackendError as error:
-        raise _lost(error) from error
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            raise _lost(error) from error
-        raise
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        for number in range(size()):
+            if word := _word(number):
+                raise PeerFailed(f"rank {number}: {word}") from error
+        said = re.sub(r"^\[[^]]*\] ", "", str(error).strip().splitlines()[0]).partition(". ")[0]  # not where in gloo
+        raise PeerLost(f"another process of the run is gone or does not answer ({said})") from error
 
 
-def _lost(error: RuntimeError) -> PeerLost:
-    return PeerLost(f"another process of the run is gone or does not answer ({str(error).strip().splitlines()[0]})")
+def leave_word(text: str) -> None:
+    """What this process dies of, for those that will miss it."""
+    with suppress(RuntimeError):
+        for store in _stores:
+            store.set(f"word/{rank()}", text)
+
+
+def _word(number: int) -> str | None:
+    with suppress(RuntimeError):
+        for store in _stores:
+            if store.check([f"word/{number}"]):
+                return str(store.get(f"word/{number}").decode())
+    return None
 
 
 def own_rows(rows: int) -> slice:
@@ -101,6 +131,10 @@ def own_rows(rows: int) -> slice:
     assert rows % size() == 0, (rows, size())
     share = rows // size()
     return slice(rank() * share, (rank() + 1) * share)
+
+
+def own(rows_M: Tensor) -> Tensor:
+    return rows_M if size() == 1 else rows_M[own_rows(len(rows_M))]
 
 
 class _Gather(torch.autograd.Function):
@@ -149,6 +183,14 @@ def average_(tensors: Sequence[Tensor]) -> None:
             tensor.copy_(mean.view_as(tensor))
 
 
+def averaged(values: Sequence[Tensor]) -> list[Tensor]:
+    if size() == 1:
+        return list(values)
+    copies = [value.detach().clone() for value in values]
+    average_(copies)
+    return copies
+
+
 @torch.no_grad()
 def add_up_(tensor: Tensor) -> Tensor:
     """The sum over the processes, in place: puts together what each has filled in, zeros elsewhere."""
@@ -164,6 +206,14 @@ def highest(number: int) -> int:
     numbers = torch.tensor(number)
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return int(numbers)
+
+
+@torch.no_grad()
+def begin_alike(module: nn.Module) -> None:
+    """Parameters and buffers of rank 0 in all: other processors round the same initial values otherwise."""
+    if size() > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor, src=0)
 
 
 def agree(flag: bool) -> bool:

@@ -30,10 +30,12 @@ def build_head(config: Head, feature_dim: int) -> nn.Sequential:
     With `norm` or `last_norm` the last Linear has none either, and the last BatchNorm has no scale and no shift (v3's
     projector). 0 in `hidden` is `feature_dim`.
     """
-    hidden = tuple(width or feature_dim for width in config.hidden)
-    last = nn.Linear((feature_dim, *hidden)[-1], config.dim, bias=not (config.norm or config.last_norm))
-    norms = [head_norm(config.dim, affine=False)] if config.last_norm else []
-    return nn.Sequential(*hidden_layers(feature_dim, hidden, config.norm), last, *norms)
+    widths = tuple(width or feature_dim for width in config.hidden)
+    layers = hidden_layers(feature_dim, widths, config.norm)
+    bias = not (config.norm or config.last_norm)
+    layers.append(nn.Linear((feature_dim, *widths)[-1], config.dim, bias=bias))
+    layers += [head_norm(config.dim, affine=False)] if config.last_norm else []
+    return nn.Sequential(*layers)
 
 
 def build_predictor(config: Predictor, dim: int) -> nn.Sequential:

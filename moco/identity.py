@@ -28,6 +28,7 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
+@cache
 def group_classes(annotation: Any) -> dict[str, type]:
     """The config classes a field may hold, by the name a user types (`sgd`, `adamw`); empty for a plain value."""
     return {c.__name__.lower(): c for c in alternatives(annotation) if isinstance(c, type) and is_dataclass(c)}

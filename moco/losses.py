@@ -20,7 +20,7 @@ def info_nce(scores_BN: Tensor, is_positive_BN: Tensor, temperature: float) -> T
 
 
 def info_nce_explicit(scores_BN: Tensor, is_positive_BN: Tensor, temperature: float) -> Tensor:
-    """The same, as the papers print it: -log of e^(positive / T) over the sum of e^(candidate / T). To read, not to train with.
+    """The same, as the papers print it: -log of e^(positive / T) over the sum of e^(candidate / T). To be read.
 
     In the scores' own precision e^(1 / T) is infinite in float16 from T = 0.09 down (e^(1 / 0.05) = 4.9e8, the largest half
     is 65504), in float32 from T = 0.0112 down: the loss is nan there, or inf. `info_nce` subtracts the largest logit first.

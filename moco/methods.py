@@ -193,12 +193,11 @@ def mechanism_of(method: Config, base: Config) -> Config:
 
 
 def vit_for(image_size: int) -> ViT:
-    """A vision transformer of a size, with a patch, that suits the images: 16 tokens and more a side from 64 pixels on."""
+    """A vision transformer of a size, with a patch, that suits the images: the largest patch that leaves 7 tokens a side."""
     if image_size <= 16:
         return ViT(width=64, depth=4, heads=4, patch=4)
-    if image_size <= 64:
-        return replace(VIT_TINY, patch=image_size // 8)
-    return VIT_SMALL
+    fitting = (p for p in (16, 8, 4, 2, 1) if image_size % p == 0 and image_size // p >= 7)
+    return replace(VIT_TINY if image_size <= 64 else VIT_SMALL, patch=next(fitting))
 
 
 def with_vit(base: Config, lr: float | None = None) -> Config:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from moco import config as c
 from moco.batchnorm import share_statistics
-from moco.distributed import gather
+from moco.distributed import gather, own, size
 from moco.encoders import Encoder, build_encoder
 from moco.heads import build_classifier, build_head, build_predictor
 from moco.losses import chance_loss, info_nce
 from moco.negatives import Sample, Source, build_source
-from moco.randomness import generator, seed_of
+from moco.randomness import key_order, seed_of
 from moco.schedule import momentum_at
 
 
@@ -52,6 +52,11 @@ class Projector(nn.Module):
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
         return unit(self.project(images_B3SS))
+
+
+def bare(encoder: Encoder) -> Projector:
+    """An encoder whose head is not known: of a file of another tool."""
+    return Projector(encoder, nn.Identity())
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,18 @@ class Contrast(Method):
             losses = [info_nce(d.scores_BN, d.is_positive_BN, self.loss.temperature) for d in directions]
             return Outcome(torch.stack(losses).mean() * self.scale, tuple(directions))
 
-    def own_pass(self, view_B3SS: Tensor, step: int, *, shuffle: bool, through: nn.Module) -> Tensor:
-        """Embeddings (B, C), through a permuted batch with ShuffleBN (v1, section 3.3)."""
+    def whole(self, view_B3SS: Tensor, step: int, *, shuffle: bool, through: nn.Module) -> Tensor:
+        """Embeddings (M, C) of the whole batch; with ShuffleBN through a permuted batch (v1, section 3.3).
+
+        Of several processes each was given its rows of the permuted batch by the loader.
+        """
         if not shuffle:
-            return self.in_parts(view_B3SS, through)
-        draw = generator(view_B3SS.device, self.config.train.seed, "shuffle", step)
-        order_B = torch.randperm(len(view_B3SS), generator=draw, device=view_B3SS.device)
-        shuffled_BC = self.in_parts(view_B3SS[order_B], through)
-        return torch.empty_like(shuffled_BC).index_copy(0, order_B, shuffled_BC)
+            return gather(self.in_parts(view_B3SS, through))
+        order_M = key_order(self.config.train.seed, step, size() * len(view_B3SS)).to(
+            view_B3SS.device, non_blocking=True
+        )
+        shuffled_MC = gather(self.in_parts(view_B3SS[order_M] if size() == 1 else view_B3SS, through))
+        return torch.empty_like(shuffled_MC).index_copy(0, order_M, shuffled_MC)
 
     def in_parts(self, view_B3SS: Tensor, through: nn.Module) -> Tensor:
         """As many parts as the queries go in, so that BatchNorm sees parts of the same size."""
@@ -189,7 +198,7 @@ class MomentumContrast(Contrast):
     def keys(self, views: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:
         """Of the second view for the first direction, of the first view for the second."""
         return tuple(
-            gather(self.own_pass(view, step, shuffle=self.momentum.shuffle, through=self.key_projector))
+            self.whole(view, step, shuffle=self.momentum.shuffle, through=self.key_projector)
             for view, _ in zip(reversed(views), self.sources, strict=False)
         )
 
@@ -207,10 +216,10 @@ class SharedContrast(Contrast):
     def forward(self, views: tuple[Tensor, ...], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
         first_BC = self.queries(views[0])
         shuffle = self.config.part(c.Shared).shuffle
-        second_BC = self.own_pass(views[1], sample.step, shuffle=shuffle, through=self.query)
-        queries = [first_BC, second_BC][: len(self.sources)]
-        own = [gather(second_BC), gather(first_BC)] if len(self.sources) == 2 else [gather(second_BC)]
-        return self.outcome(queries, tuple(own), sample)
+        second_MC = self.whole(views[1], sample.step, shuffle=shuffle, through=self.query)
+        if len(self.sources) == 1:
+            return self.outcome([first_BC], (second_MC,), sample)
+        return self.outcome([first_BC, own(second_MC)], (second_MC, gather(first_BC)), sample)
 
 
 class StoredContrast(Contrast):

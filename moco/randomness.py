@@ -18,3 +18,11 @@ def seed_of(*key: int | str) -> int:
 
 def generator(device: str | torch.device, *key: int | str) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed_of(*key))
+
+
+def key_order(seed: int, step: int, batch: int) -> torch.Tensor:
+    """The permutation of ShuffleBN (v1, section 3.3): place i of the permuted batch has row `key_order[i]` of the batch.
+
+    On the CPU, drawn there: the same on every device, and known to whoever reads the images.
+    """
+    return torch.randperm(batch, generator=generator("cpu", seed, "shuffle", step))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from moco import checkpoint, diagnostics
+from moco import checkpoint, diagnostics, distributed
 from moco.augment import normalise
-from moco.batchnorm import measure_statistics, share_statistics
-from moco.config import Config, Queue
+from moco.batchnorm import local_statistics, measure_statistics, share_statistics
+from moco.config import Config, Queue, check_processes
 from moco.data.images import ImageData
 from moco.data.loader import Batch, Batches
 from moco.identity import run_id
@@ -34,20 +37,37 @@ class Diverged(ArithmeticError):
 
 
 def choose_device(name: str) -> torch.device:
+    name = distributed.local_device(name)
     try:
         return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError:
         raise ValueError(f"train.device = {name}: must be auto, cpu, cuda or cuda:N") from None
 
 
+def parallel(model: nn.Module) -> nn.Module:
+    """The model itself; over several processes, so that a backward pass leaves the mean of their gradients in all of them."""
+    if distributed.size() == 1:
+        return model
+    distributed.begin_alike(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another word for `broadcast_buffers`
+        return DistributedDataParallel(model, broadcast_buffers=False)
+
+
 class Trainer:
-    """Model, optimiser and counters of a run. `step` is the number of steps done."""
+    """Model, optimiser and counters of a run. `step` is the number of steps done.
+
+    Of a run's several processes each has one. They hold the same weights, negatives and numbers after every step, so any of
+    them can write the checkpoint; rank 0 does.
+    """
 
     def __init__(self, config: Config, data: ImageData, device: torch.device) -> None:
+        check_processes(config, distributed.size())
         self.config, self.device, self.step, self.seconds = config, device, 0, 0.0
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model = build(config, len(data.pretrain), len(data.classes)).to(device)
         self.model.to(memory_format=self.memory_format)
+        self.parallel = parallel(self.model)
         self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
         self.batches = Batches(data.pretrain, config, device)
@@ -88,7 +108,7 @@ class Trainer:
         model, views = self.model, self._views(batch)
         set_rates(self.optimiser, self.learning_rate(), self.weight_decay())
         model.begin(self.step, self.total_steps)
-        own_B = torch.arange(len(views[0]), device=self.device)
+        own_B = torch.arange(batch.rows.start, batch.rows.stop, device=self.device)
         sample = Sample(self.step, batch.indices_B, batch.labels_B, own_B)
         with self.autocast():
             keys = model.keys(views, self.step)
@@ -97,6 +117,7 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._note(outcomes, batch)
+        distributed.average_(local_statistics(model))
         model.end(outcomes, keys, sample)
         self.step += 1
 
@@ -111,11 +132,16 @@ class Trainer:
         first = number * size
         if parts > 1:
             share_statistics(self.model.query, number, parts)
-        with self.autocast():
-            rows = tuple(view[first : first + size] for view in views)
-            outcome: Outcome = self.model(rows, keys, sample.first_to_last(first, first + size))
-        self.scaler.scale(outcome.loss / parts).backward()
+        rows = tuple(view[first : first + size] for view in views)
+        with self._gradients_stay_here(number < parts - 1):
+            with self.autocast():
+                outcome: Outcome = self.parallel(rows, keys, sample.first_to_last(first, first + size))
+            self.scaler.scale(outcome.loss / parts).backward()
         return outcome
+
+    def _gradients_stay_here(self, yes: bool) -> AbstractContextManager[None]:
+        """Several processes average their gradients once per step, after the last part."""
+        return self.parallel.no_sync() if yes and isinstance(self.parallel, DistributedDataParallel) else nullcontext()
 
     @torch.no_grad()
     def _note(self, outcomes: list[Outcome], batch: Batch) -> None:
@@ -143,14 +169,17 @@ class Trainer:
             raise Diverged(self.step, values["train/loss"])
         values["train/lr"] = float(self.optimiser.param_groups[0]["lr"])
         if self.model.cosines:
-            queries_BC = self._last.queries_BC
-            values |= {
-                "features/std": diagnostics.spread(queries_BC),
-                "features/rank": diagnostics.effective_rank(queries_BC),
-                "features/alignment": diagnostics.alignment(self._last.scores_BN, self._last.is_positive_BN),
-                "features/uniformity": diagnostics.uniformity(queries_BC),
-            }
+            values |= self._features(self._last)
         return values | self._queue_figures | self.drift.read(self.step, self._probe_keys())
+
+    def _features(self, last: Direction) -> dict[str, float]:
+        queries_MC = distributed.gather(last.queries_BC)
+        return {
+            "features/std": diagnostics.spread(queries_MC),
+            "features/rank": diagnostics.effective_rank(queries_MC),
+            "features/alignment": diagnostics.alignment(last.scores_BN, last.is_positive_BN),
+            "features/uniformity": diagnostics.uniformity(queries_MC),
+        }
 
     @torch.no_grad()
     def _probe_keys(self) -> Tensor:
@@ -165,8 +194,9 @@ class Trainer:
         images, size = self.batches.images, self.config.train.batch_size
         rows = torch.arange(min(len(images), 16 * size)).split(size)
         whole = [r for r in rows if len(r) == size] or [rows[0]]
-        views = [normalise(images.take(r).to(self.device), self.config.augment) for r in whole]
+        views = [normalise(images.take(r[self.batches.rows]).to(self.device), self.config.augment) for r in whole]
         measure_statistics(self.model.query.encoder, views)
+        distributed.average_(local_statistics(self.model.query.encoder))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -191,4 +221,5 @@ class Trainer:
         self.drift.snapshots = [(step, keys) for step, keys in state["snapshots"]]
 
     def save(self, path: Path) -> None:
-        checkpoint.save(self.state_dict(), path)
+        if distributed.rank() == 0:
+            checkpoint.save(self.state_dict(), path)

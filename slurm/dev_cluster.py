@@ -1,10 +1,10 @@
-"""A throw-away Slurm on this machine: two virtual nodes with two pretend GPUs each, no accounting.
+"""A throw-away Slurm on this machine: two virtual nodes with two pretend GPUs each; with accounting, if asked for.
 
-    python -m slurm.dev_cluster start|stop|status [--folder DIR]
+    python -m slurm.dev_cluster up|down|status [--folder DIR] [--accounting]
 
 Everything it writes lies in one folder, its daemons listen on ports of their own, and it has a munge key of its own; the
-programs find it by the variable SLURM_CONF. Needs root and Debian's packages slurm-wlm and munge. `stop` ends every
-process it started and removes the folder.
+programs find it by the variable SLURM_CONF. Needs root and Debian's packages slurm-wlm and munge, with accounting also
+slurmdbd and mariadb-server. `down` ends every process it started and removes the folder.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from slurm.dev_accounting import Accounting
+
 NODES = ("n0", "n1")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
+DAEMONS = (*PROGRAMS, *Accounting.PROGRAMS)
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 PATIENCE = 60.0  # seconds, for a daemon to answer or to go
 
 # Names of pretend GPUs: Slurm gives each of these files to one job at a time, as CUDA_VISIBLE_DEVICES 0 and 1.
 GRES = "".join(f"NodeName={','.join(NODES)} Name=gpu File={device} Count=1\n" for device in ("/dev/null", "/dev/zero"))
 
+NO_ACCOUNTING = "JobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none"
 CONF = """\
 ClusterName=dev
 SlurmctldHost={host}(127.0.0.1)
@@ -52,13 +56,12 @@ SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 ReturnToService=2
 GresTypes=gpu
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+{accounting}
 MpiDefault=none
 SwitchType=switch/none
 SlurmctldTimeout=60
-SlurmdTimeout=60
-KillWait=30
+SlurmdTimeout={node_timeout}
+KillWait={kill_wait}
 MinJobAge=300
 MaxArraySize={max_array_size}
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
@@ -67,11 +70,15 @@ PartitionName=dev Nodes={names} Default=YES DefaultTime=60 MaxTime=INFINITE Stat
 """
 
 
-def refusal() -> str | None:
+def refusal(*, accounting: bool = False) -> str | None:
     """Why there can be no cluster here, with what to do; None if there can."""
-    missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
-    if missing:
-        return f"{', '.join(missing)}: not on this machine; apt-get install slurm-wlm munge"
+    for programs, packages in (
+        (PROGRAMS, "slurm-wlm munge"),
+        (Accounting.PROGRAMS if accounting else (), Accounting.PACKAGES),
+    ):
+        missing = [name for name in programs if shutil.which(name, path=_path()) is None]
+        if missing:
+            return f"{', '.join(missing)}: not on this machine; apt-get install {packages}"
     if os.geteuid() != 0:
         return "needs root, for Slurm starts jobs under the names of their owners; try it with sudo or in a container"
     if SYSTEM_CONF.exists():
@@ -86,23 +93,32 @@ def _path() -> str:
 class DevCluster:
     """One cluster, in `folder`. The same folder is the same cluster, whoever started it."""
 
-    def __init__(self, folder: Path, *, max_array_size: int = 1001) -> None:
-        self.folder, self.max_array_size = folder.absolute(), max_array_size
+    def __init__(
+        self, folder: Path, *, cpus: int = 2, max_array_size: int = 1001, node_timeout: int = 60, kill_wait: int = 30,
+        accounting: bool = False,
+    ) -> None:  # fmt: skip
+        """`cpus` of each node, which need not exist. Seconds: `node_timeout` until a silent node is down, `kill_wait`
+        from SIGTERM to SIGKILL."""
+        self.folder, self.cpus, self.max_array_size = folder.absolute(), cpus, max_array_size
+        self.node_timeout, self.kill_wait = node_timeout, kill_wait
         self.conf = self.folder / "slurm.conf"
+        self.accounting = Accounting(self.folder) if accounting else None
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PATH": _path(), "SLURM_CONF": str(self.conf)}
 
     def start(self) -> None:
         """Returns when both nodes are idle. Raises ValueError if it cannot be here, or runs already."""
-        if why := refusal():
+        if why := refusal(accounting=self.accounting is not None):
             raise ValueError(why)
         if self.conf.exists():
-            raise ValueError(f"{self.folder}: holds a cluster already; stop it first, or choose another --folder")
+            raise ValueError(f"{self.folder}: holds a cluster already; take it down first, or choose another --folder")
         self._write()
         try:
             self._start_munge()
-            self._daemon("slurmctld", "-f", str(self.conf))
+            if self.accounting is not None:
+                self.accounting.start(self._daemon, self._until)
+            self.start_controller()
             for node in NODES:
                 self.start_node(node)
             self._until(lambda: self.states() == ["idle"] * len(NODES), "nodes that are idle")
@@ -110,8 +126,24 @@ class DevCluster:
             self.stop(keep=True)
             raise
 
+    def start_controller(self) -> None:
+        self._daemon("slurmctld", "-f", str(self.conf))
+
+    def stop_controller(self) -> None:
+        """As for an update of Slurm: jobs go on, and nobody answers."""
+        self._end(f"{self.folder}/slurmctld.pid", signal.SIGTERM)
+
     def start_node(self, node: str) -> None:
         self._daemon("slurmd", "-N", node, "-f", str(self.conf))
+
+    def kill_node(self, node: str) -> None:
+        """Its daemon dies without a word. What it had started goes on, as behind a broken network."""
+        self._end(f"{self.folder}/slurmd-{node}.pid", signal.SIGKILL)
+
+    def _end(self, pid_file: str, how: signal.Signals) -> None:
+        pid = int(Path(pid_file).read_text())
+        os.kill(pid, how)
+        self._until(lambda: pid not in self._daemons(), f"the end of process {pid}")
 
     def states(self) -> list[str]:
         """Of the nodes, in Slurm's words (`idle*` does not answer yet); empty while the controller does not answer."""
@@ -124,7 +156,7 @@ class DevCluster:
             self._run("scancel", "--user=root")
             with suppress(ValueError):
                 self._until(lambda: not self._run("squeue", "--noheader").stdout.strip(), "an empty queue", 10.0)
-        for wanted in (signal.SIGTERM, signal.SIGKILL):
+        for wanted in (signal.SIGTERM, signal.SIGKILL):  # also what accounting needs
             for pid in self.processes():
                 with suppress(ProcessLookupError):
                     os.kill(pid, wanted)
@@ -141,7 +173,7 @@ class DevCluster:
         for file in self.folder.glob("*.pid"):
             with suppress(ValueError, OSError):
                 pid = int(file.read_text())
-                if Path(f"/proc/{pid}/comm").read_text().strip() in PROGRAMS and _state(pid) != "Z":
+                if Path(f"/proc/{pid}/comm").read_text().strip() in DAEMONS and _state(pid) != "Z":
                     yield pid
 
     def _jobs(self) -> Iterator[int]:
@@ -161,17 +193,19 @@ class DevCluster:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
-        control, *ports = _free_ports(1 + len(NODES))
+        control, accounts, database, *ports = _free_ports(3 + len(NODES))
         host = socket.gethostname().partition(".")[0]
         nodes = "\n".join(
-            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=8000 Gres=gpu:2"
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+            f"CPUs={self.cpus} RealMemory={4000 * self.cpus} Gres=gpu:2"
             for node, port in zip(NODES, ports, strict=True)
         )
         (self.folder / "gres.conf").write_text(GRES)
         self.conf.write_text(
             CONF.format(
                 host=host, control_port=control, folder=self.folder, nodes=nodes, names=",".join(NODES),
-                max_array_size=self.max_array_size,
+                max_array_size=self.max_array_size, node_timeout=self.node_timeout, kill_wait=self.kill_wait,
+                accounting=self.accounting.write(accounts, database) if self.accounting else NO_ACCOUNTING,
             )
         )  # fmt: skip
 
@@ -222,10 +256,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m slurm.dev_cluster", description="A throw-away Slurm on this machine"
     )
-    parser.add_argument("verb", choices=("start", "stop", "status"))
+    parser.add_argument("verb", choices=("up", "down", "status"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "moco-dev-slurm", metavar="DIR")
+    parser.add_argument("--accounting", action="store_true", help="with a database, so that sacct answers")
     options = parser.parse_args(arguments)
-    cluster = DevCluster(options.folder)
+    cluster = DevCluster(options.folder, accounting=options.accounting)
     try:
         return _obey(cluster, options.verb)
     except ValueError as error:
@@ -234,11 +269,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _obey(cluster: DevCluster, verb: str) -> int:
-    if verb == "start":
+    if verb == "up":
         cluster.start()
-    if verb == "stop":
+    if verb == "down":
         cluster.stop()
-        sys.stdout.write("stopped\n")
+        sys.stdout.write("down\n")
         return 0
     states = cluster.states() if cluster.conf.exists() else []
     if not states:

@@ -17,15 +17,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from slurm.profiles import Profile
 
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
 ASK_SECONDS = 30.0  # a controller that does not answer by then cannot say anything
-NO_CONFIGURATION = (
-    "; this machine belongs to no Slurm: python -m slurm.dev_cluster start makes one, export its SLURM_CONF"
-)
+NO_CONFIGURATION = "; this machine belongs to no Slurm: python -m slurm.dev_cluster up makes one, export its SLURM_CONF"
+NOT_SEEN = 78  # exit code of a job on a node that does not see a folder it needs
 PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel")
 
 # Slurm's words for a job that will not run again by itself. A word that is not here is no proof of death: sites have more.
@@ -50,11 +54,14 @@ def check_programs() -> None:
         raise ValueError(f"{', '.join(missing)}: not on this machine; run it on a login node of the cluster")
 
 
-def start_estimate(profile: Profile) -> str:
-    """`sbatch --test-only`: when one such job would start, in Slurm's words. Raises Refused; submits nothing."""
+def start_estimate(profile: Profile, script: str | None = None) -> str:
+    """`sbatch --test-only`: when the first of such jobs would start, in Slurm's words. Raises Refused; submits nothing.
+
+    `script`: the text that is to be sent; without it, one job with the profile's options.
+    """
     check_programs()
-    options = [f"--{name}={value}" for name, value in profile.options().items()]
-    said = _ask("sbatch", "--test-only", *options, "--wrap=true")
+    options = [f"--{name}={value}" for name, value in profile.options().items()] if script is None else []
+    said = ask("sbatch", "--test-only", *options, text=script or "#!/bin/sh\ntrue\n")
     if said is None:
         raise Refused(f"profile {profile.name}: sbatch --test-only did not answer within {ASK_SECONDS:.0f} s")
     if said.returncode != 0:
@@ -69,73 +76,122 @@ def sentence(said: str) -> str:
     return "; ".join(line for line in lines if line) or "no reason given"
 
 
-def submit(
-    profile: Profile, work: Work, paths: Sequence[Path], folder: Path, title: str, *,
-    max_parallel: int | None = None, environment: Mapping[str, str] | None = None,
-) -> list[str]:  # fmt: skip
+@dataclass(frozen=True)
+class Submission:
+    """Arrays of one profile that run the same code. `folder`, a new one, gets their scripts and logs; nodes must see it.
+
+    `environment` is set on the node; the profile's goes over it. `needs`: folders that a job must see, or it ends at once.
+    """
+
+    profile: Profile
+    folder: Path
+    title: str
+    max_parallel: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    needs: Sequence[Path] = ()
+    after: str | None = None  # a job that must have ended
+
+    @property
+    def throttle(self) -> int | None:
+        return self.max_parallel or self.profile.array_parallelism
+
+    @property
+    def name(self) -> str:
+        """Of its jobs: unlike that of any other submission, so that they can be cancelled before their ids are known."""
+        title = re.sub(r"[^\w.=@+-]", "_", self.title)[:100]
+        return f"{title}.{self.folder.name.rpartition('-')[2]}"
+
+
+def new_folder(parent: Path) -> Path:
+    """A name that no other submission has. It is made when something is written into it."""
+    return parent / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
+
+
+def submit(submission: Submission, work: Work, paths: Sequence[Path]) -> list[str]:
     """One element `work(path)` for each path; returns their job ids in that order, "12_0" or, for a single job, "12".
 
-    All or nothing: raises Refused after it has cancelled what was submitted. `folder` gets a folder for each submission,
-    with its script and logs, and must be seen by the nodes. `environment` is set on the node; the profile's goes over it.
+    All or nothing: raises Refused after it has cancelled what was submitted, Ctrl-C does the same.
     """
     check_programs()
     if work.__module__ == "__main__":
         raise TypeError(f"{work}: a job can import a function from a module only, not from a script")
-    throttle = max_parallel or profile.array_parallelism
+    try:
+        return _submit_all(submission, work, paths)
+    except BaseException as error:
+        withdraw(submission)
+        if isinstance(error, OSError) or not isinstance(error, Exception):  # a full disk; Ctrl-C
+            raise
+        raise Refused(f"profile {submission.profile.name}: {sentence(str(error))}") from None
+
+
+def withdraw(submission: Submission) -> None:
+    """Cancel all of its jobs, known by their name, and remove its folder."""
+    ask("scancel", f"--name={submission.name}", f"--user={getpass.getuser()}")
+    shutil.rmtree(submission.folder, ignore_errors=True)
+
+
+def _submit_all(submission: Submission, work: Work, paths: Sequence[Path]) -> list[str]:
     size, ids = max_array_size(), list[str]()
-    folder = folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
     for first in range(0, len(paths), size):
-        after = _element(ids[-1])[0] if ids and throttle else None  # a throttle holds for one array only
-        executor = _executor(profile, folder, title, throttle or size, environment or {}, after)
-        try:
-            ids += _submit(executor, work, paths[first : first + size])
-        except Exception as error:
-            cancel(ids)
-            if not ids:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise Refused(f"profile {profile.name}: {sentence(str(error))}") from None
+        # A throttle holds for one array only.
+        after = ids[-1].partition("_")[0] if ids and submission.throttle else None
+        executor = _executor(replace(submission, after=after))
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what the exception says, too
+            ids += [job.job_id for job in executor.map_array(work, [str(path) for path in paths[first : first + size]])]
     return ids
 
 
-def _submit(executor: object, work: Work, paths: Sequence[Path]) -> list[str]:
+def script(submission: Submission, count: int) -> str:
+    """What `submit` would send to sbatch for the first of its arrays."""
+    executor, elements = _executor(submission), min(count, max_array_size())
+    if elements > 1:
+        executor.parameters["map_count"] = elements
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def _executor(submission: Submission) -> SlurmExecutor:
     from submitit import SlurmExecutor
 
-    assert isinstance(executor, SlurmExecutor)
-    with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what the exception says, too
-        return [job.job_id for job in executor.map_array(work, [str(path) for path in paths])]
-
-
-def _executor(
-    profile: Profile, folder: Path, title: str, throttle: int, environment: Mapping[str, str], after: str | None
-) -> object:
-    from submitit import SlurmExecutor
-
+    profile = submission.profile
+    options = {name: value for name, value in profile.options().items() if name not in ("nodes", "ntasks-per-node")}
     # Not resolved: the python of a virtual environment is a link, and knows its packages by where it was called.
-    executor = SlurmExecutor(folder=folder, python=shlex.quote(os.path.abspath(sys.executable)))
-    variables = {"OMP_NUM_THREADS": str(profile.cpus), **environment, **profile.environment}
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    executor = SlurmExecutor(folder=submission.folder, python=shlex.quote(os.path.abspath(sys.executable)))
     executor.update_parameters(
-        job_name=re.sub(r"[^\w.=@+-]", "_", title)[:120],
+        job_name=submission.name,
         time=None,  # submitit's own default is five minutes; the profile's, or the partition's, comes with the options
         wckey=None,
-        array_parallelism=throttle,
-        setup=[*profile.setup, *exports],
+        nodes=profile.nodes,
+        ntasks_per_node=profile.tasks,
+        array_parallelism=submission.throttle or max_array_size(),
+        setup=[*map(_must_see, submission.needs), *profile.setup, *_exports(submission)],
         stderr_to_stdout=True,
         # A step does not inherit the job's cores in Slurm 22.05 to 23.02.
-        srun_args=[f"--cpus-per-task={profile.cpus}"],
+        # A process whose peer has died would wait for it.
+        srun_args=[f"--cpus-per-task={profile.cpus}", *(["--kill-on-bad-exit=1"] if profile.processes > 1 else [])],
         additional_parameters={
-            **profile.options(),
+            **options,
             "signal": f"USR2@{profile.signal_seconds}",
             "requeue": True,
-            **({"dependency": f"afterany:{after}"} if after else {}),
+            **({"dependency": f"afterany:{submission.after}"} if submission.after else {}),
         },
     )
     return executor
 
 
+def _exports(submission: Submission) -> list[str]:
+    profile = submission.profile
+    variables = {"OMP_NUM_THREADS": str(profile.cpus), **submission.environment, **profile.environment}
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def _must_see(folder: Path) -> str:
+    quoted = shlex.quote(str(folder))
+    return f'test -d {quoted} || {{ echo "$(hostname) does not see "{quoted}; exit {NOT_SEEN}; }}'
+
+
 def max_array_size() -> int:
     """Elements that one array may have."""
-    said = _ask("scontrol", "show", "config")
+    said = ask("scontrol", "show", "config")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said.stdout if said else "", re.MULTILINE)
     return max(1, int(found[1])) if found else 1000
 
@@ -145,7 +201,7 @@ def queue_states() -> dict[str, str] | None:
 
     Jobs that ended stay for a while (MinJobAge, five minutes by default). Needs no accounting.
     """
-    said = _ask("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T")
+    said = ask("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T")
     if said is None or said.returncode != 0:
         return None
     return dict(line.strip().split("|", 1) for line in said.stdout.splitlines() if "|" in line)
@@ -154,7 +210,7 @@ def queue_states() -> dict[str, str] | None:
 def cancel(ids: Sequence[str]) -> None:
     """Take jobs out of the queue, whatever they are doing. Those that have ended are left alone."""
     for first in range(0, len(ids), 500):
-        _ask("scancel", *ids[first : first + 500])
+        ask("scancel", *ids[first : first + 500])
 
 
 def requeue(job: str) -> str | None:
@@ -164,7 +220,7 @@ def requeue(job: str) -> str | None:
     """
     if shutil.which("scontrol") is None:
         return "there is no scontrol on this node"
-    said = _ask("scontrol", "requeue", job)
+    said = ask("scontrol", "requeue", job)
     if said is None:
         return "scontrol did not answer"
     return sentence(said.stderr) if said.returncode else None
@@ -175,15 +231,9 @@ def log_of(folder: Path, job: str) -> Path | None:
     return next(iter(folder.glob(f"*/{job}_0_log.out")), None)
 
 
-def _element(job: str) -> tuple[str, str | None]:
-    array, _, task = job.partition("_")
-    return array, task or None
-
-
-def _ask(*command: str) -> subprocess.CompletedProcess[str] | None:
+def ask(*command: str, text: str = "") -> subprocess.CompletedProcess[str] | None:
+    """What a program of Slurm says, given `text` on its standard input; None where there is no answer."""
     try:
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ASK_SECONDS, check=False
-        )
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=ASK_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None

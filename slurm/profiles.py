@@ -6,6 +6,9 @@
     time = "08:00:00"
 
 Every field may be left out; Slurm's own default stands then. Imports nothing but the standard library.
+
+A run is one job step: `tasks_per_node` processes on each of `nodes` nodes, by default one for each GPU. More than one
+process means that the run itself is spread over them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 SHIPPED = Path(__file__).parent / "profiles"
+TRACKING_MODES = ("direct", "spool", "off")
+ONE_WORD = ("partition", "account", "qos", "gres", "constraint")
 
 
 @dataclass(frozen=True)
@@ -31,48 +36,95 @@ class Profile:
     account: str | None = None
     qos: str | None = None
     gres: str | None = None  # "gpu:a100:1"; instead of `gpus`
-    gpus: int | None = None
+    gpus: int | None = None  # of one run on each of its nodes
     constraint: str | None = None
-    nodes: int = 1
-    cpus: int = 4  # also the number of threads of torch, unless `environment` says otherwise
-    memory: str | None = None  # "32G"; of one run
+    nodes: int = 1  # of one run
+    tasks_per_node: int | None = None  # processes of one run on each node; left out: one for each GPU
+    cpus: int = 4  # of a process; also the number of threads of torch, unless `environment` says otherwise
+    memory: str | None = None  # "32G"; of one run on each of its nodes
     time: str | None = None  # "30" minutes, "HH:MM:SS" or "D-HH:MM:SS"; a run that needs longer is requeued
     signal_seconds: int = 120  # before the end of that time a run is told to save; Slurm may be a minute early
     max_requeues: int = 50  # of one run in one job; a run that has made no progress is not requeued at all
+    pack: int = 1  # runs that share one job: its GPU, its cores and its memory
     array_parallelism: int | None = None  # runs at a time, unless --max-parallel says otherwise
     setup: tuple[str, ...] = ()  # lines of shell before the run: "module load cuda/12"
     environment: Mapping[str, str] = field(default_factory=dict)
     runs_root: str | None = None  # where MOCO_RUNS is not set
     tracking: str | None = None  # address of an MLflow server
+    tracking_mode: str = "direct"  # spool: `sync` on the login node brings over what jobs wrote down; off: no MLflow
     baseline: str | None = None  # where --baseline is not given
 
     def __post_init__(self) -> None:
-        for name, pattern, meaning in (
-            ("memory", r"\d+[KMGT]?", 'a number and a unit, "32G"'),
-            ("time", r"\d+|(\d+-)?\d+:\d\d(:\d\d)?|\d+-\d+", 'minutes, "HH:MM:SS" or "D-HH:MM:SS"'),
-        ):
-            value = getattr(self, name)
-            if value is not None and not re.fullmatch(pattern, value):
-                raise ValueError(f"{name} = {value!r}: must be {meaning}")
-        for name in ("gpus", "nodes", "cpus", "signal_seconds", "array_parallelism"):
+        for name in ONE_WORD:
+            _check(name, getattr(self, name), r"\S+", "one word")
+        _check("memory", self.memory, r"\d+[KMGT]?", 'a number and a unit, "32G"')
+        _check("time", self.time, r"\d+|(\d+-)?\d+:\d\d(:\d\d)?|\d+-\d+", 'minutes, "HH:MM:SS" or "D-HH:MM:SS"')
+        _check("tracking_mode", self.tracking_mode, "|".join(TRACKING_MODES), f"one of {', '.join(TRACKING_MODES)}")
+        for name in ("gpus", "nodes", "tasks_per_node", "cpus", "signal_seconds", "pack", "array_parallelism"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: must be at least 1")
-        if self.nodes != 1:
-            raise ValueError(f"nodes = {self.nodes}: must be 1; a run on several nodes is not there yet")
         if self.max_requeues < 0:
             raise ValueError(f"max_requeues = {self.max_requeues}: must be 0 or more")
         if self.gres is not None and self.gpus is not None:
             raise ValueError(f"gres = {self.gres!r} and gpus = {self.gpus}: give one of them")
+        if self.pack > 1 and self.nodes * self.tasks > 1:
+            raise ValueError(f"pack = {self.pack}: must be 1; a run has {self.nodes * self.tasks} processes itself")
+        if self.time is not None and self.signal_seconds >= seconds_of(self.time):
+            raise ValueError(
+                f"signal_seconds = {self.signal_seconds}: must be less than time = {self.time!r}, or every run is told to "
+                "save as soon as it starts"
+            )
+
+    @property
+    def gpus_per_node(self) -> int:
+        """Of one run; 0 for a run without."""
+        if self.gres is None:
+            return self.gpus or 0
+        kinds = [kind.removeprefix("gres/").split(":") for kind in self.gres.split(",")]
+        return sum(int(kind[-1]) if kind[-1].isdigit() else 1 for kind in kinds if kind[0] == "gpu")
+
+    @property
+    def tasks(self) -> int:
+        """Processes of one run on each of its nodes."""
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def processes(self) -> int:
+        """Of one run, on all of its nodes."""
+        return self.nodes * self.tasks
+
+    @property
+    def gpu_kind(self) -> str | None:
+        """What the site calls the GPU, "a100", where the profile asks for a kind of it."""
+        kinds = [kind.split(":") for kind in (self.gres or "").split(",")]
+        named = [kind[1] for kind in kinds if len(kind) > 1 and not kind[1].isdigit()]
+        return next(iter(named), self.constraint)
 
     def options(self) -> dict[str, str]:
         """Long options of sbatch."""
         given = {
             "partition": self.partition, "account": self.account, "qos": self.qos, "gres": self.gres,
             "gpus-per-node": self.gpus, "constraint": self.constraint, "mem": self.memory, "time": self.time,
-            "nodes": self.nodes, "cpus-per-task": self.cpus,
+            "nodes": self.nodes, "ntasks-per-node": self.tasks, "cpus-per-task": self.cpus,
         }  # fmt: skip
         return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _check(name: str, value: str | None, pattern: str, meaning: str) -> None:
+    if value is not None and not re.fullmatch(pattern, value):
+        raise ValueError(f"{name} = {value!r}: must be {meaning}")
+
+
+def seconds_of(time: str) -> int:
+    """Of a time limit as Slurm reads it: "90" minutes, "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM", "D-HH:MM:SS"."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        units: tuple[int, ...] = (3600, 60, 1)
+    else:
+        units = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}[len(parts)]
+    return int(days or 0) * 86400 + sum(part * unit for part, unit in zip(parts, units, strict=False))
 
 
 def profile_folders() -> list[Path]:

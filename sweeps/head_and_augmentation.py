@@ -1,11 +1,10 @@
 """From v1 to v2: MLP head, stronger augmentation or cosine?  python sweeps/head_and_augmentation.py  (8 arms on the shapes)
-
 Chen et al. (arXiv:2003.04297, Table 1), fully crossed; MLP with T = 0.2, linear with 0.07. Another order is likely here."""
 
 from dataclasses import replace
 
 from experiments.cli import main
-from experiments.sweep import PAPER_V2, Sweep, factorial
+from experiments.sweep import PAPER_V2, Sweep, factorial, shape, switched
 from moco.config import Config, Cosine, Head, InfoNCE, Step
 from moco.methods import AUGMENT_V1, AUGMENT_V2
 
@@ -13,11 +12,8 @@ from moco.methods import AUGMENT_V1, AUGMENT_V2
 def arms(base: Config) -> dict[str, Config]:
     changed, end = ("grey_first", "jitter", "jitter_probability", "blur"), base.train.epochs
     v1, v2 = (replace(base.augment, **{f: getattr(a, f) for f in changed}) for a in (AUGMENT_V1, AUGMENT_V2))
-    (linear, mlp), cosine = (
-        (replace(base.part(Head), hidden=h) for h in ((), (0,))),
-        replace(base.optim, schedule=Cosine()),
-    )
-    step = replace(base.optim, schedule=Step((end * 3 // 5, end * 4 // 5)))  # as 120 and 160 of 200 epochs
+    linear, mlp = (replace(base.part(Head), hidden=h) for h in ((), (0,)))
+    step, cosine = (replace(base.optim, schedule=s) for s in (Step((end * 3 // 5, end * 4 // 5)), Cosine()))
     none = replace(base, head=linear, loss=InfoNCE(0.07), augment=v1, optim=step)
     return factorial("v1", none, mlp={"head": mlp, "loss": InfoNCE(0.2)}, aug={"augment": v2}, cos={"optim": cosine})
 
@@ -27,6 +23,7 @@ SWEEP = Sweep(
     question="How much do the MLP head, the stronger augmentation and the cosine schedule each add to MoCo v1?",
     claim="each adds, the MLP head most", varies=("head.hidden", "loss.temperature", "augment", "optim.schedule"),
     published={"v1": 60.6, "mlp": 66.2, "aug": 63.4, "mlp+aug": 67.3, "mlp+aug+cos": 67.5},
+    shape=(*map(shape.adds, ("mlp", "aug", "cos")), shape.adds_most("mlp")), factors=switched("mlp", "aug", "cos"),
 )  # fmt: skip
 if __name__ == "__main__":
     main(SWEEP)

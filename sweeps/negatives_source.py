@@ -1,8 +1,7 @@
 """Where should negatives come from?  python sweeps/negatives_source.py  (8 arms x 3 seeds on the digits)
 
-He et al. (arXiv:1911.05722, Fig. 3): alike at equal K, but a batch cannot grow to 65,536, and the memory bank stays 2.6
-points under MoCo there (58.0 against 60.6). End to end, K is the batch, and lr grows with it.
-"""
+He et al. (arXiv:1911.05722, Fig. 3): alike at equal K, but a batch cannot grow to 65,536, where the memory bank stays 2.6
+points under MoCo (58.0 against 60.6). End to end, K is the batch, and lr grows with it."""
 
 from dataclasses import replace
 
@@ -21,9 +20,9 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="negatives_source", question="At equal K, do negatives from the batch, a memory bank or a queue differ?", arms=arms,
-    published_source=PAPER_V1, claim="alike at small K", varies=("negatives", "key_encoder", "train.batch_size", "optim.lr"),
-    baseline="moco-K=1024",
+    name="negatives_source", question="At equal K, do negatives from the batch, a memory bank or a queue differ?",
+    arms=arms, baseline="moco-K=1024", published_source=PAPER_V1, claim="alike at small K",
+    varies=("negatives", "key_encoder", "train.batch_size", "optim.lr"),
     published={"bank-K=65536": 58.0, "moco-K=4096": 59.0, "moco-K=16384": 60.4, "moco-K=65536": 60.6},
 )  # fmt: skip
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ shorter one to do as well there or better.
 from dataclasses import replace
 
 from experiments.cli import main
-from experiments.sweep import PAPER_V1, Sweep, training_images
+from experiments.sweep import PAPER_V1, Sweep, shape, training_images
 from moco.config import Config, Queue
 
 
@@ -23,7 +23,7 @@ SWEEP = Sweep(
     claim="rises with K, then saturates", varies=("negatives.size",), axis="negatives.size",
     arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes_for(base)},
     baseline=lambda base: f"K={base.part(Queue).size}", published={"K=4096": 59.0, "K=16384": 60.4, "K=65536": 60.6},
-    published_source=PAPER_V1,
+    published_source=PAPER_V1, shape=(shape.rises(), shape.saturates(within=0.5)),
 )  # fmt: skip
 if __name__ == "__main__":
     main(SWEEP)

@@ -80,7 +80,7 @@ def write_journal(path: Path, curve: list[tuple[int, float, dict[str, float]]]) 
 
 
 def readouts(linear: float, knn20: float, knn200: float, few_label: float) -> dict[str, float]:
-    return dict(zip(schema.READOUTS, (linear, knn20, knn200, few_label), strict=True))
+    return dict(zip(schema.READOUTS[:4], (linear, knn20, knn200, few_label), strict=True))
 
 
 def unfinished_store(root: Path) -> Manifest:

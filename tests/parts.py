@@ -11,6 +11,8 @@ INSTALL = {
     "chromium": "apt-get install chromium",
     "postgres": "apt-get install postgresql",
     "sbatch": "apt-get install slurm-wlm munge",
+    "slurmdbd": "apt-get install slurmdbd mariadb-server",
+    "mariadbd": "apt-get install slurmdbd mariadb-server",
 }
 
 

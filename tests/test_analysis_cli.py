@@ -16,7 +16,8 @@ from analysis.cli import TABLE_SUFFIXES, main
 from analysis.render import FORMATS, render
 from analysis.store import load_sweep
 from analysis.tables import ablation_table
-from tests.analysis_runs import unfinished_store, write_journal
+from experiments import schema
+from tests.analysis_runs import manifest, unfinished_store, write_journal, write_manifest
 
 
 @pytest.fixture
@@ -82,6 +83,58 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert list(Path.cwd().iterdir()) == [store]
 
 
+def on_stderr(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    return said.err
+
+
+@pytest.mark.parametrize("verb", ["table", "plot", "report", "power", "decide"])
+def test_every_verb_answers_an_empty_an_unknown_and_a_newer_store_in_one_line(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert "no sweep 'queue_sise' under " in (said := on_stderr(capsys, verb, "queue_sise"))
+    assert "did you mean queue_size? there are queue_size@digits" in said
+    write_manifest(store, manifest({"K=64": [0]}, store_version=schema.STORE_VERSION + 1))
+    newer = schema.STORE_VERSION + 1
+    assert f"written in store version {newer}, this program reads up to {schema.STORE_VERSION}: update it" in on_stderr(
+        capsys, verb, "queue_size"
+    )
+    monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "empty"))
+    assert "run one first, such as `python sweeps/queue_size.py`" in on_stderr(capsys, verb, "queue_size")
+    assert sorted(p.name for p in Path.cwd().iterdir()) == ["runs"]
+
+
+def test_a_damaged_journal_line_is_reported_and_the_rest_drawn(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = store / "K1024-0" / schema.JOURNAL
+    first, _, *rest = journal.read_text().splitlines()
+    journal.write_text("\n".join([first, '{"step": 20, "epo', *rest]) + "\n")
+    assert main(["table", "queue_size"]) == 0
+    assert capsys.readouterr().err == ""  # the table is not made from journals
+    for arguments in (["plot", "queue_size", "--readout", "train/loss_over_chance"], ["report", "queue_size"]):
+        assert main(arguments) == 0
+        assert f"{journal}:2: damaged line; left out, the rest is used" in capsys.readouterr().err.splitlines()
+
+
+def test_damaged_attempts_are_reported_with_the_table_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attempts = store / "K1024-0" / schema.ATTEMPTS
+    attempts.write_text(attempts.read_text() + '{"event": "en\n')
+    assert main(["table", "queue_size"]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"{attempts}:2: damaged line; left out, the rest is used\n"
+    assert "1 damaged file left out, named when the table was made." in " ".join(said.out.split())
+
+
+def test_decide_says_what_is_decided(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["decide", "queue_size", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["baseline"], said["undecided"], said["claim"]) == ("K=1024", ["K=256", "K=128"], None)
+    assert said["arms"]["K=512"]["decided"] is True
+    assert main(["decide", "queue_size"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "K=512: higher by 1.1 [0.9, 1.3], n=5"
+
+
 @pytest.mark.parametrize("arguments", [["tabel", "x"], ["table", "queue_size", "--format", "pdf"], ["table"], []])
 def test_a_mistyped_command_line_is_one_line_too(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -137,7 +190,7 @@ def test_a_report_is_one_file_that_fetches_nothing(store: Path) -> None:
     for said in (made.question, made.answer, "OutOfMemoryError: 2 GiB &amp; &lt;no&gt; more", "fedcba9+77aa88b (1 run)",
                  "python sweeps/queue_size.py --seeds 5", "40 / 100"):  # fmt: skip
         assert said in page
-    assert page.count("<figure>") == 3
+    assert page.count("<figure>") == 5
 
 
 def test_the_same_runs_make_the_same_report(store: Path) -> None:

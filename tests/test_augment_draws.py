@@ -16,7 +16,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from moco.augment import Draws, crop_boxes, draws
 from moco.config import Augment
-from moco.methods import AUGMENT_V1, AUGMENT_V2
+from moco.methods import AUGMENT_V1, AUGMENT_V2, AUGMENT_V3
 
 MANY = 20_000
 
@@ -82,6 +82,20 @@ def test_rates_are_the_recipes_within_binomial_bounds() -> None:
     never_and_always = many(replace(recipe, grey=0.0, flip=1.0))
     assert not never_and_always.grey_B.any()
     assert never_and_always.flip_B.all()
+
+
+def test_the_second_view_has_its_own_blur_and_solarize() -> None:
+    """v3: blur 1.0 and no solarize, then 0.1 and 0.2; nothing else tells the views apart, nor the rates without a pair."""
+    query, key = (draws(AUGMENT_V3, MANY, 32, 32, 0, 0, view) for view in ("query", "key"))
+    assert query.blur_B.all()
+    assert not query.solarize_B.any()
+    assert stats.binomtest(int(key.blur_B.sum()), MANY, 0.1).pvalue > 1e-3
+    assert stats.binomtest(int(key.solarize_B.sum()), MANY, 0.2).pvalue > 1e-3
+    alike = draws(replace(AUGMENT_V3, blur_second=None, solarize_second=None), MANY, 32, 32, 0, 0, "key")
+    assert alike.blur_B.all()
+    assert not alike.solarize_B.any()
+    rest = vars(key).keys() - {"blur_B", "solarize_B"}
+    assert all(torch.equal(getattr(key, name), getattr(alike, name)) for name in rest)
 
 
 def test_operations_are_chosen_independently() -> None:

@@ -55,18 +55,24 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 def test_the_flags_are_frozen() -> None:
     assert flags(cli.parser(SWEEP)) == {
         "--cluster", "--baseline", "--set", "--seeds", "--only", "--max-parallel", "--dry-run", "--retry", "--force", "--yes",
-        "--wait",
+        "--wait", "--pack", "--max-gpu-hours", "--calibrate", "--until-significant", "--max-seeds",
     }  # fmt: skip
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
         "pretrain": {"--baseline", "--set"},
         "evaluate": {"--protocol"},
-        "status": set(),
+        "status": {"--watch", "-w", "--json"},
         "logs": {"--follow", "-f"},
         "cancel": set(),
+        "throttle": set(),
+        "retry": {"--yes"},
+        "doctor": {"--cluster", "--patience"},
         "find": set(),
         "ui": {"--port"},
-        "sync": {"--follow"},
+        "serve": {"--store", "--host", "--port", "--auth", "--name", "--artifacts", "--workers", "--migrate"},
+        "names": set(),
+        "adopt": {"--trial"},
+        "sync": {"--follow", "--watch"},
     }
 
 
@@ -92,7 +98,7 @@ BAD = [
         "error: --only K=1025: no such arm; did you mean K=1024? The arms are K=128, K=256, K=512, K=1024, random init",
     ),
     (["--cluster", "lokal"],
-     "error: --cluster lokal: no such cluster; there are local, debug, a100, dev, h100, slurm; did you mean local?"),
+     "error: --cluster lokal: no such cluster; there are local, debug, a100, dev, h100, slurm, slurm_ddp; did you mean local?"),
     (["--seeds", "0"], "error: --seeds 0: must be at least 1"),
     (["--max-parallel", "0"], "error: --max-parallel 0: must be at least 1"),
     (

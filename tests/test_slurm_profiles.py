@@ -10,7 +10,7 @@ import pytest
 
 from experiments.jobs import GONE, SILENT, Queue
 from slurm import dev_cluster
-from slurm.profiles import Profile, load_profile, profile_names
+from slurm.profiles import Profile, load_profile, profile_names, seconds_of
 from tests.stand_in_runs import ROOT
 
 
@@ -22,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_shipped_profile_can_be_read(home: Path) -> None:
-    assert profile_names() == ["a100", "dev", "h100", "slurm"]
+    assert profile_names() == ["a100", "dev", "h100", "slurm", "slurm_ddp"]
     assert [load_profile(name).name for name in profile_names()] == profile_names()
     assert load_profile("slurm").partition is None  # Slurm's own default
 
@@ -35,7 +35,7 @@ def test_the_users_profile_goes_before_the_shipped_one(home: Path) -> None:
         "dev", partition="mine", time="30", environment={"A": "b c"}, setup=("module load x",)
     )
     (home / "other.toml").touch()
-    assert profile_names() == ["a100", "dev", "h100", "other", "slurm"]
+    assert profile_names() == ["a100", "dev", "h100", "other", "slurm", "slurm_ddp"]
 
 
 def test_fields_become_the_options_of_sbatch() -> None:
@@ -52,8 +52,33 @@ def test_fields_become_the_options_of_sbatch() -> None:
     )
     assert full.options() == {
         "partition": "p", "account": "a", "qos": "q", "gres": "gpu:a100:2", "constraint": "c", "mem": "8G",
-        "time": "1-00:00:00", "nodes": "1", "cpus-per-task": "3",
+        "time": "1-00:00:00", "nodes": "1", "ntasks-per-node": "2", "cpus-per-task": "3",
     }  # fmt: skip
+
+
+def test_a_run_on_several_gpus_has_a_process_for_each() -> None:
+    spread = load_profile("slurm_ddp")
+    assert (spread.nodes, spread.gpus_per_node, spread.tasks) == (2, 4, 4)
+    table = {
+        "gpu": (1, None),
+        "gpu:3": (3, None),
+        "gpu:a100:2": (2, "a100"),
+        "gpu:a100": (1, "a100"),
+        "shard:4": (0, None),
+    }
+    for gres, (count, kind) in table.items():
+        one = Profile("x", gres=gres)
+        assert (one.gpus_per_node, one.tasks, one.gpu_kind) == (count, max(1, count), kind)
+    assert Profile("x", gpus=4, tasks_per_node=1).tasks == 1
+    assert Profile("x", gpus=1, constraint="h100").gpu_kind == "h100"
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("1:30", 90), ("08:00:00", 28800), ("1-0", 86400), ("2-12:30", 217800), ("1-00:00:01", 86401)],
+)
+def test_time_limits_as_sbatch_reads_them(time: str, seconds: int) -> None:
+    assert seconds_of(time) == seconds
 
 
 @pytest.mark.parametrize(
@@ -63,7 +88,14 @@ def test_fields_become_the_options_of_sbatch() -> None:
         ('cpus = "4"', "cpus = '4': must be a whole number"),
         ("gpus = true", "gpus = True: must be a whole number"),
         ("cpus = 0", "cpus = 0: must be at least 1"),
-        ("nodes = 2", "nodes = 2: must be 1; a run on several nodes is not there yet"),
+        ("nodes = 0", "nodes = 0: must be at least 1"),
+        ("tasks_per_node = 0", "tasks_per_node = 0: must be at least 1"),
+        ('account = "my project"', "account = 'my project': must be one word"),
+        ('tracking_mode = "later"', "tracking_mode = 'later': must be one of direct, spool, off"),
+        (
+            'time = "00:02:00"',
+            "signal_seconds = 120: must be less than time = '00:02:00', or every run is told to save",
+        ),
         ('gpus = 1\ngres = "gpu:1"', "gres = 'gpu:1' and gpus = 1: give one of them"),
         ('time = "eight"', 'time = \'eight\': must be minutes, "HH:MM:SS" or "D-HH:MM:SS"'),
         ('memory = "16 gigs"', "memory = '16 gigs': must be a number and a unit, \"32G\""),
@@ -84,7 +116,7 @@ def test_a_wrong_profile_is_one_line_with_its_file(home: Path, text: str, messag
 
 def test_an_unknown_profile_is_told_what_there_is(home: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"^a10: no such profile; there are a100, dev, h100, slurm; did you mean a100?"
+        ValueError, match=r"^a10: no such profile; there are a100, dev, h100, slurm, slurm_ddp; did you mean a100?"
     ):
         load_profile("a10")
 
@@ -114,11 +146,11 @@ def test_the_dev_cluster_refuses_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(dev_cluster, "PROGRAMS", ("slurm-that-is-not-there",))
-    assert dev_cluster.main(["start", "--folder", str(tmp_path)]) == 2
+    assert dev_cluster.main(["up", "--folder", str(tmp_path)]) == 2
     wanted = "error: slurm-that-is-not-there: not on this machine; apt-get install slurm-wlm munge\n"
     assert capsys.readouterr().err == wanted
     monkeypatch.setattr(dev_cluster, "PROGRAMS", ())
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert dev_cluster.main(["start", "--folder", str(tmp_path)]) == 2
+    assert dev_cluster.main(["up", "--folder", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: needs root, ")
     assert list(tmp_path.iterdir()) == []

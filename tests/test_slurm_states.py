@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,13 @@ def test_a_queued_run_that_left_midway_is_preempted_not_missing(
     state = state_of(run.path)
     assert (state.state, state.step) == (P, 3)
     assert state.reason == "job 7 left the queue before the run began: CANCELLED"
+
+
+@pytest.mark.parametrize(("age", "true"), [(0.0, Q), (-2.0, Q), (60.0, M)])
+def test_a_job_that_is_younger_than_the_last_looks_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, true: str
+) -> None:
+    run, then = prepared(tmp_path, cell()), datetime.now(UTC) - timedelta(seconds=age)
+    replace_json(run.path / schema.STATUS, {"state": Q, "host": ELSEWHERE, "job": "7", "updated": then.isoformat()})
+    monkeypatch.setattr(reconcile, "QUEUE", Queue(dict))
+    assert state_of(run.path).state == true

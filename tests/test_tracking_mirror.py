@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from experiments import schema
-from experiments.tracking_mirror import POINTS_PER_KEY, Mirror, Point, Sent, mirror_of, points
-from experiments.tracking_notes import MAX_NOTE, sweep_note
+from experiments.tracking_looks import Looks
+from experiments.tracking_mirror import Mirror, mirror_of
+from experiments.tracking_notes import MAX_NOTE, Row, command_for, rows, sweep_note
+from experiments.tracking_points import POINTS_PER_KEY, Point, Sent, curves_csv, points
+from experiments.tracking_sync import pause
 from tests import tracking_runs as runs
 
 
@@ -142,16 +145,85 @@ def test_what_was_sent_must_begin_the_journal() -> None:
 
 def test_a_note_is_never_too_long_and_keeps_the_command(tmp_path: Path) -> None:
     arms = [f"K={size}" for size in range(1, 801)]
-    cell = runs.planned(tmp_path)["cells"][0]
-    manifest: schema.Manifest = {
-        **runs.planned(tmp_path),
-        "arms": arms,
-        "baseline": "K=1",
-        "cells": [{**cell, "arm": arm} for arm in arms],
-    }
-    note = sweep_note(manifest, ["K=1"])
+    manifest: schema.Manifest = {**runs.planned(tmp_path), "arms": arms, "baseline": "K=1"}
+    note = sweep_note(manifest, [Row(arm, 1, {0: 90.0}, 0, 0) for arm in arms], [])
     listed = note.count("| K=")
     assert len(note) <= MAX_NOTE
     assert runs.COMMAND in note
-    assert "| K=1 (baseline) | 1/1 |" in note
+    assert "| K=1 (baseline) | 1/1 | 90.00 |  |" in note
     assert f"and {len(manifest['arms']) - listed} more arms" in note
+
+
+def test_a_note_has_the_sweeps_table_with_what_is_missing_failed_and_diverged(tmp_path: Path) -> None:
+    manifest = runs.planned(tmp_path, sizes=(256, 512, 1024), seeds=3)
+    mirrors = {}
+    for cell in manifest["cells"]:
+        match cell["arm"], cell["seed"]:
+            case ("K=512", 2) | ("K=1024", 0):
+                runs.end(runs.start(tmp_path, cell), schema.FAILED, 10, reason="!", diverged=cell["arm"] == "K=1024")
+            case ("K=1024", 1) | ("random init", _):
+                continue
+            case arm, seed:
+                runs.finish(tmp_path, cell, top1={"K=256": 90.0, "K=512": 91.5, "K=1024": 80.0}[arm] + seed)
+        mirrors[cell["run_id"], cell["arm"]] = mirror(tmp_path, manifest, manifest["cells"].index(cell))
+    table = [line for line in sweep_note(manifest, rows(manifest, mirrors), ["c0ffee"]).splitlines() if line[:1] == "|"]
+    assert table == [
+        "| arm | runs done | linear_top1, % | against K=256, same seeds |",
+        "|---|---|---|---|",
+        "| K=256 (baseline) | 3/3 | 91.00 ± 1.00 |  |",
+        "| K=512 | 2/3, 1 failed | 92.00 ± 0.71 | +1.50 (n=2) |",
+        "| K=1024 | 1/3, 1 diverged | 82.00 | -10.00 (n=1) |",
+        "| random init | 0/3 | - |  |",
+    ]
+
+
+def test_the_command_of_an_arm_leaves_out_what_is_about_one_launch() -> None:
+    typed = "python sweeps/queue_size.py --only K=256 K=512 --set train.epochs=5 --force --seeds 2 --only=K=1 --yes"
+    kept = "python sweeps/queue_size.py --set train.epochs=5 --seeds 2"
+    assert command_for(typed) == kept
+    assert command_for(typed, "random init") == f"{kept} --only 'random init'"
+
+
+def test_curves_have_every_record_and_every_key_and_are_thinned_only_to_fit() -> None:
+    records = [record(step, train__loss=step / 3, **({"test__x": 1.0} if step == 9 else {})) for step in range(1, 10)]
+    records[4]["system"] = {"system/cpu_percent": 99.0}
+    whole = curves_csv(records, 10_000)
+    assert [line.split(",") for line in whole.splitlines()] == [
+        ["step", "epoch", "time", "train/loss", "system/cpu_percent", "test/x"],
+        *(
+            [str(s), str(s / 10), str(1000.0 + s), str(s / 3), "99.0" if s == 5 else "", "1.0" if s == 9 else ""]
+            for s in range(1, 10)
+        ),
+    ]
+    short = curves_csv(records, len(whole) - 1)
+    assert len(short) < len(whole)
+    assert [line.split(",")[0] for line in short.splitlines()[1:]] == ["1", "3", "5", "7", "9"]
+
+
+def test_what_the_machine_did_lies_on_the_runs_own_steps() -> None:
+    records: list[dict[str, Any]] = [record(7, train__loss=1.0), record(8, train__loss=1.0)]
+    records[1]["system"] = {"system/memory_mb": 512.0, "system/unknown": 1.0}
+    assert points(records, 9)[2:] == (Point("system/memory_mb", 512.0, 1_008_000, 8),)
+
+
+def test_a_directory_is_read_again_only_when_what_is_shown_can_have_changed(tmp_path: Path) -> None:
+    manifest, looks = runs.planned(tmp_path), Looks()
+    cell = manifest["cells"][0]
+    run = runs.start(tmp_path, cell)
+    with run.locked():
+        runs.say(run, schema.RUNNING, step=10)
+        first = looks.at(tmp_path, manifest, cell)
+        runs.log(run, 0, range(10, 101, 10))  # no checkpoint yet: nothing of it counts
+        assert looks.at(tmp_path, manifest, cell) is first
+        runs.checkpoint(run, 70)
+        second = looks.at(tmp_path, manifest, cell)
+        assert second.mirror == mirror_of(tmp_path, manifest, cell) != first.mirror
+    runs.finish_started(run, cell)
+    ended = looks.at(tmp_path, manifest, cell)
+    assert (ended.state, ended.signature == second.signature) == (schema.DONE, False)
+    assert looks.at(tmp_path, manifest, cell) is ended
+
+
+def test_who_follows_looks_less_often_when_a_look_is_dear() -> None:
+    """At most two seconds of a processor in a hundred, but a look every two minutes."""
+    assert [pause(cost) for cost in (0.0, 0.3, 0.5, 1.0, 60.0, -math.inf)] == [15.0, 15.0, 25.0, 50.0, 120.0, 15.0]

@@ -48,12 +48,13 @@ def test_a_finished_sweep_is_shown_with_the_values_times_and_steps_of_its_journa
     for cell in manifest["cells"]:
         runs.finish(root, cell)
     report = sync(root)
-    assert (report.warnings, report.runs, report.points) == ((), 7, 6 * (2 * 20 + 4))
+    assert (report.warnings, report.runs, report.points) == ((), 7, 6 * (2 * 20 + len(schema.READOUTS)))
 
     parent = run_named(root, "sweep queue_size")
     assert parent["times"] == ("FINISHED", runs.at_ms(0), runs.at_ms(200))
     assert runs.COMMAND in parent["tags"]["mlflow.note.content"]
     assert list(parent["files"]) == ["sweep.json"]
+    assert "| K=1024 | 2/2 | 97.50 ± 0.00 | +0.00 (n=2) |" in parent["tags"]["mlflow.note.content"]
     assert query(root, "select value from experiment_tags where key = 'mlflow.experimentKind'") == [
         ("custom_model_development",)
     ]
@@ -67,7 +68,7 @@ def test_a_finished_sweep_is_shown_with_the_values_times_and_steps_of_its_journa
         for i, name in sorted(enumerate(schema.READOUTS), key=lambda x: x[1])
     ]
     config = flatten(from_plain(Config, cell["config"]), cosmetic=False)
-    assert set(config) - set(shown["params"]) == {"train.seed", "data.fingerprint"}
+    assert set(config) - set(shown["params"]) == {"train.seed", *(k for k, v in config.items() if v in (None, ""))}
     assert shown["params"]["negatives.size"] == "1024"
     tags = shown["tags"]
     assert tags["mlflow.parentRunId"] == "sweep queue_size"
@@ -78,12 +79,25 @@ def test_a_finished_sweep_is_shown_with_the_values_times_and_steps_of_its_journa
         "moco.seed": "1",
         "moco.state": "done",
         "moco.commit": "0123456789abcdef",
+        "moco.uncommitted": "d1ff",
+        "moco.hardware": "a GPU",
         "moco.job": "7_1",
         "moco.run_dir": str(root / cell["run_id"]),
-        "moco.sent": tags["moco.sent"],
+        "moco.store": (root / schema.STORE_ID).read_text().strip(),
+        **{key: tags[key] for key in ("moco.sent", "moco.files", "moco.model")},
     }
+    note = tags["mlflow.note.content"]
+    assert [part in note for part in (manifest["question"], "seed 1", "**97.50 %**", "| K=256 (baseline) | 2/2 |")] == [
+        True
+    ] * 4
+    steps = ["git checkout 0123456789abcdef", "git apply uncommitted.diff  # an artifact of this run"]
+    assert "\n".join([*steps, f"{runs.COMMAND} --only K=1024"]) in note
     assert [name for name, _ in shown["data"]] == ["digits"]
-    assert set(shown["files"]) == {"config.json", "log.txt", "results.json"}
+    assert set(shown["files"]) == set(schema.RUN_ARTIFACTS)
+    ((name, kind, status, params, model_tags, outputs, files),) = shown["models"]
+    assert (name, kind, status, outputs, files) == ("encoder", "moco encoder", "READY", [(1,)], ["MLmodel"])
+    assert params["path"] == str(root / cell["run_id"] / schema.ENCODER)
+    assert model_tags["moco.arm"] == "K=1024"
 
 
 def test_the_second_sync_changes_nothing(root: Path) -> None:
@@ -148,7 +162,11 @@ def test_bit_by_bit_resumed_and_rebuilt_from_scratch_are_equal(root: Path, fresh
     [
         ["delete from tags where key = 'moco.sent'"],  # killed after a batch, before its count
         ["delete from tags where key = 'moco.sent'", "delete from metrics", "delete from latest_metrics"],
-        ["delete from params", "delete from inputs", "update runs set status = 'RUNNING', end_time = null"],
+        ["delete from params", "delete from inputs where source_type = 'DATASET'"],
+        ["delete from tags where key = 'moco.files'", "update runs set status = 'RUNNING', end_time = null"],
+        ["delete from tags where key = 'moco.model'"],
+        ["delete from tags where key = 'moco.model'", "delete from inputs where source_type != 'DATASET'"],
+        ["delete from tags where key = 'moco.model'", "update logged_models set status = 1"],
         ["delete from runs where name != 'sweep queue_size'"],
     ],
 )
@@ -187,17 +205,23 @@ def test_a_cell_of_two_sweeps_is_in_both_experiments(root: Path) -> None:
     assert content(root) == shown
 
 
-def test_a_damaged_run_hides_only_itself(root: Path) -> None:
+def test_a_damaged_line_is_named_and_the_rest_is_shown_a_damaged_run_hides_only_itself(root: Path) -> None:
     manifest = runs.planned(root, seeds=1)
     for cell in manifest["cells"]:
         runs.finish(root, cell)
-    journal = root / manifest["cells"][0]["run_id"] / schema.JOURNAL
-    journal.write_text("{not JSON\n" + journal.read_text())
-    (warning,) = sync(root).warnings
-    assert str(journal) in warning
-    assert "line 1" in warning
+    first, second, _ = (root / cell["run_id"] for cell in manifest["cells"])
+    lines = (first / schema.JOURNAL).read_text().splitlines()
+    lines[3] = '{"step": 40, "values"'
+    (first / schema.JOURNAL).write_text("\n".join(lines) + "\n")
+    (second / schema.ATTEMPTS).write_text("{not JSON\n" + (second / schema.ATTEMPTS).read_text())
+    assert sync(root).warnings == (
+        f"{first / schema.JOURNAL}, line 4: damaged, left out",
+        f"{second.name} (K=1024 seed=0) is not in MLflow: {second / schema.ATTEMPTS}, line 1: damaged, not JSON",
+    )
     shown = query(root, "select name from runs order by 1")
-    assert shown == [("K=1024 seed=0",), ("random init seed=0",), ("sweep queue_size",)]
+    assert shown == [("K=256 seed=0",), ("random init seed=0",), ("sweep queue_size",)]
+    steps = [row[1] for row in run_named(root, "K=256 seed=0")["metrics"] if row[0] == "train/loss"]
+    assert steps == [step for step in range(10, 201, 10) if step != 40]
 
 
 def test_a_server_that_is_down_is_a_warning_and_the_next_sync_catches_up(
@@ -216,7 +240,7 @@ def test_a_server_that_is_down_is_a_warning_and_the_next_sync_catches_up(
     assert "password" not in str(report)
     assert "\n" not in warning
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert sync(root).points == 3 * (2 * 20 + 4)
+    assert sync(root).points == 3 * (2 * 20 + len(schema.READOUTS))
 
 
 def test_a_run_that_a_user_added_is_left_alone(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""The UI as a user meets it: one command, two links, a real server and a real browser."""
+"""The UI as a user meets it: one command, two links, a real server (what they open: `test_tracking_server`)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ import pytest
 
 from experiments import schema
 from experiments.tracking import links, sync
+from experiments.tracking_server import free_port
 from experiments.tracking_store import QUIET, open_store
-from experiments.tracking_ui import COMPARED, free_port
+from experiments.tracking_ui import COMPARED
 from tests import tracking_runs as runs
-from tests.parts import require_part
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # mlflow's own use of an older SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-BROWSER = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run"
 RUNS = {"K=256": ["a1", "a2"], "K=1024": ["b1", "b2"], schema.RANDOM_INIT: ["c1"]}
 
 
@@ -48,7 +47,7 @@ def parts_of(url: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def test_links_say_what_the_ui_reads() -> None:
-    made = links("http://127.0.0.1:5000/", "7", RUNS, "knn20_top1")
+    made = links("http://127.0.0.1:5000/", "7", RUNS, "test/knn20_top1")
     path, arguments = parts_of(made.charts)
     expected = {
         "workflowType": ["machine_learning"],
@@ -119,29 +118,9 @@ def processes_of(root: Path) -> list[str]:
     return found
 
 
-def screens_of(urls: dict[str, str], words: dict[str, list[str]], pictures: Path) -> dict[str, str]:
-    """The text of each page once all its words stand on it; a picture of each is kept."""
-    from playwright.sync_api import expect, sync_playwright
-
-    texts = {}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=require_part("chromium"), args=BROWSER.split())
-        for name, url in urls.items():
-            page = browser.new_page(viewport={"width": 1800, "height": 1200})
-            page.goto(url)
-            for word in words[name]:
-                expect(page.get_by_text(word, exact=True).first).to_be_visible(timeout=60_000)
-            page.screenshot(path=pictures / f"{name}.png")
-            texts[name] = page.locator("body").inner_text()
-            page.close()
-        browser.close()
-    return texts
-
-
-def test_the_ui_opens_on_the_runs_takes_another_client_and_goes_without_a_trace(
+def test_the_ui_prints_its_links_takes_another_client_and_goes_without_a_trace(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require_part("chromium")
     root, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
     for place in (root, elsewhere):
         for i, cell in enumerate(runs.planned(place)["cells"]):
@@ -156,16 +135,7 @@ def test_the_ui_opens_on_the_runs_takes_another_client_and_goes_without_a_trace(
             told = "\n".join(lines)
             assert f"port {port} is taken, using" in told
             charts, compare = (re.findall(rf"{name} +(http\S+)", told)[0] for name in ("charts", "compare"))
-
-            names = [f"{arm} seed={seed}" for arm in ("K=256", "K=1024", "random init") for seed in (0, 1)]
-            words = {
-                "charts": [*names, "test/linear_top1"],
-                "compare": ["negatives.size", "K=256 seed=0", "K=1024 seed=1"],
-            }
-            screens = screens_of({"charts": charts, "compare": compare}, words, tmp_path)
-            assert runs.QUESTION in screens["charts"]
-            assert "Comparing 4 Runs" in screens["compare"]
-            assert "random init" not in screens["compare"]
+            assert len(json.loads(parts_of(compare)[1]["runs"][0])) == 4
 
             # The same server as a team's: another machine's runs come over HTTP, and are those of the embedded store.
             monkeypatch.setenv("MLFLOW_TRACKING_URI", charts.partition("/#")[0])
@@ -192,7 +162,15 @@ def shown_by_client(root: Path) -> dict[str, object]:
             {
                 k: v
                 for k, v in run.data.tags.items()
-                if k not in ("mlflow.parentRunId", "moco.run_dir", "mlflow.note.content")
+                if k
+                not in (
+                    "mlflow.parentRunId",
+                    "moco.run_dir",
+                    "moco.store",
+                    "moco.files",
+                    "moco.model",
+                    "mlflow.note.content",
+                )
             },
             [i.dataset.digest for i in run.inputs.dataset_inputs] if run.inputs else [],
             [(m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")],

@@ -64,7 +64,9 @@ def start(root: Path, cell: schema.Cell, *, at: float = 0, attempt: int = 1) -> 
             "attempt": attempt,
             "time": iso(at),
             "host": "n1",
+            "hardware": "a GPU",
             "commit": "0123456789abcdef",
+            "uncommitted": "d1ff",
             "job": "7_1",
         }
     )
@@ -98,15 +100,23 @@ def end(run: RunDirectory, state: str, step: int, **facts: Any) -> None:
 def finish(root: Path, cell: schema.Cell, top1: float = 97.5) -> RunDirectory:
     """A run from start to end: 20 records, the readouts, the small files."""
     run = start(root, cell)
-    log(run, cell["seed"], range(10, 201, 10))
+    log(run, cell["seed"], range(10, 101, 10))
+    finish_started(run, cell, top1)
+    return run
+
+
+def finish_started(run: RunDirectory, cell: schema.Cell, top1: float = 97.5) -> None:
+    """The second half: records after step 100, the readouts, the small files."""
+    log(run, cell["seed"], range(110, 201, 10))
     test = {name: top1 - i for i, name in enumerate(schema.READOUTS)}
     with run.journal() as journal:
         final = {f"test/{name}": value for name, value in test.items()}
         journal.append({"step": 200, "epoch": 20.0, "time": BEGAN + 201 / 2, "values": final})
     (run.path / schema.LOG).write_text("the log\n")
     (run.path / schema.RESULTS).write_text('{"test": {}, "seconds": 100.0}')
+    (run.path / schema.ENCODER).write_bytes(b"weights")
+    run.describe({"command": COMMAND, "python": "3.11"}, "--- a\n+++ b\n")
     end(run, schema.DONE, 200)
-    return run
 
 
 def call(code: str, root: Path) -> list[str]:

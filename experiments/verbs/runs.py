@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import schema
+from experiments import ranks, schema
 from experiments.baselines import BASELINES
 from experiments.cli import INTERRUPTED, add_set, base_configs
 from experiments.grid import paragraph
@@ -20,7 +20,8 @@ from experiments.sweep import Cell, make_cell
 
 def register(add: AddVerb) -> None:
     one = add("pretrain", help="one run in the foreground", allow_abbrev=False,
-              description="Train and evaluate one config here; the same command goes on after a stop.")  # fmt: skip
+              description="Train and evaluate one config here; the same command goes on after a stop. Several processes "
+              "share one run: torchrun --nproc_per_node 2 -m experiments pretrain ...")  # fmt: skip
     one.add_argument("--baseline", required=True, metavar="NAME", help=", ".join(BASELINES))
     add_set(one)
     one.set_defaults(run=pretrain)
@@ -31,21 +32,37 @@ def register(add: AddVerb) -> None:
     again.add_argument(
         "--protocol", nargs="+", metavar="NAME", help="knn, linear, few_label (the default: all three), linear_paper"
     )
+    again.add_argument("--baseline", metavar="NAME", help=f"images for a file of another tool: {', '.join(BASELINES)}")
+    add_set(again)
     again.set_defaults(run=evaluate)
+
+    out = add("export", help="an encoder for torchvision, timm, detectron2 or as safetensors", allow_abbrev=False,
+              description="Write the encoder of a finished run for other tools, with a model card.")  # fmt: skip
+    out.add_argument("target", metavar="RUN", help="a run directory, or any name `find` knows")
+    out.add_argument(
+        "--to", nargs="+", required=True, metavar="TOOL", help="torchvision, timm, detectron2, safetensors"
+    )
+    out.add_argument("--out", default="exports", metavar="FOLDER", help="default: exports/<run id>")
+    out.set_defaults(run=export)
 
 
 def pretrain(options: argparse.Namespace, command: str) -> int:
-    """One run in this process; a finished one is only shown."""
+    """One run in this process, or in torchrun's; a finished one is only shown."""
     from dataclasses import replace
 
     from experiments.checks import check_sizes, warnings
     from experiments.launch import Launch
+    from moco.config import check_processes
     from moco.data.catalog import resolve
 
+    ranks.adopt_step()
     config, _ = base_configs(options.baseline, options.set)
     config = replace(config, data=resolve(config.data))
     check_sizes(options.baseline, config)
+    check_processes(config, ranks.size())
     cell, root = make_cell(options.baseline, config.train.seed, config), runs_root()
+    if ranks.rank():
+        return ranks.accompany(RunDirectory(root / cell.run_id), config)
     for warning in warnings({options.baseline: config}):
         print("\n".join(paragraph(f"warning: {warning}")))
     if state_of(root / cell.run_id).state != schema.DONE:
@@ -84,14 +101,32 @@ def evaluate(options: argparse.Namespace, command: str) -> int:
     from experiments.evaluate import DEFAULT
     from experiments.evaluate import evaluate as readouts_of
 
-    target, root = Path(options.target), runs_root()
+    ranks.adopt_step()
+    target = Path(options.target)
     if not target.exists():
-        found = find(root, options.target)
-        if len(found) > 1:
-            raise ValueError(f"{options.target}: names {len(found)} runs; choose one, by its run id: {_ids(found)}")
-        target = root / found[0].run_id
-    print_readouts(readouts_of(target, options.protocol or DEFAULT))
+        target = _one_run(options.target)
+    base = base_configs(options.baseline, options.set)[0] if options.baseline else None
+    readouts = readouts_of(target, options.protocol or DEFAULT, base)
+    if ranks.rank() == 0:
+        print_readouts(readouts)
     return 0
+
+
+def export(options: argparse.Namespace, command: str) -> int:
+    from experiments.export import export as write
+
+    for path in write(_one_run(options.target), options.to, Path(options.out)):
+        print(path)
+    return 0
+
+
+def _one_run(target: str) -> Path:
+    """The run directory that a name leads to. Raises ValueError where it leads to several."""
+    root = runs_root()
+    found = find(root, target)
+    if len(found) > 1:
+        raise ValueError(f"{target}: names {len(found)} runs; choose one, by its run id: {_ids(found)}")
+    return root / found[0].run_id
 
 
 def _ids(found: Sequence[Found]) -> str:

@@ -57,7 +57,7 @@ class Draws:
         return Draws(**{name: column[samples] for name, column in vars(self).items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """The samples at hand as rows of a batch of M: what chance decides about a row is the same wherever it is rendered."""
 

@@ -1,4 +1,7 @@
-"""Batches of two views: the same order and views for a seed, whatever ran before and however many processes read.
+"""Batches of two views: the same order and views for a seed, whatever ran before and however many processes read or train.
+
+Of several training processes each renders its own rows of a batch, to the bit as one process would. Keys that go through
+a permuted batch (ShuffleBN) are rendered where they are needed, so that no image travels.
 
 B batch, 3 channels, S side in pixels.
 """
@@ -14,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moco.augment import two_views, two_views_of_crops
-from moco.augment.draws import View, boxes, uniforms
+from moco import distributed
+from moco.augment import Rows, View, one_view
+from moco.augment.draws import boxes, uniforms
 from moco.config import Augment, Config
 from moco.data.decode import BILINEAR, open_rgb, to_tensor
 from moco.data.images import Resident, Split, Streamed
-from moco.randomness import generator
+from moco.randomness import generator, key_order
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,34 +31,46 @@ if TYPE_CHECKING:
 OPEN_AT_ONCE = 16  # decoded pictures that a reader holds while it draws their boxes together
 DEVICE_SHARE = 0.25  # of the free device memory that resident images may take
 
-Key = tuple[int, list[int]]  # step, positions in the split
+VIEWS: tuple[View, View] = ("query", "key")
+
+Pair = tuple[Rows, Rows]  # of the whole batch: which of them the query view has, and the key view
+Key = tuple[int, list[int], Pair]  # step, positions of the whole batch in the split
 Crops = tuple[Tensor, Tensor]  # uint8 (B, 3, S, S), of the query and of the key
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`step` counts from the start of training. Views are float32, normalised, on the device, as is all the rest."""
+    """`step` counts from the start of training. Views are float32, normalised, on the device, as is all the rest.
+
+    Indices and labels are those of the whole batch, over all processes. `rows` of it are in the query view, and in the key
+    view, but with ShuffleBN over several processes the key view has these rows of the permuted batch (`key_order`).
+    """
 
     step: int
     indices_B: Tensor  # positions in the split
     labels_B: Tensor
     query_view_B3SS: Tensor
     key_view_B3SS: Tensor
+    rows: slice
 
 
 class Batches:
     """Batches of `split` as `config` asks: reshuffled every epoch, the last incomplete batch dropped.
 
-    Order: a function of (seed, epoch). Views: of (seed, step). Raises ValueError if the split cannot fill one batch.
+    Order: a function of (seed, epoch). Views: of (seed, step). `whole`: all rows in every process. Raises ValueError if the
+    split cannot fill one batch.
     """
 
-    def __init__(self, split: Split, config: Config, device: torch.device) -> None:
+    def __init__(self, split: Split, config: Config, device: torch.device, *, whole: bool = False) -> None:
         self.size, self.seed, self.recipe = config.train.batch_size, config.train.seed, config.augment
         self.device = device
         self.count = len(split)
         self.steps_per_epoch = self.count // self.size
         if self.steps_per_epoch == 0:
             raise ValueError(f"train.batch_size = {self.size}: there are only {self.count} training images; lower it")
+        self.rows = slice(0, self.size) if whole else distributed.own_rows(self.size)
+        self.in_parts = self.rows != slice(0, self.size)
+        self.shuffle = self.in_parts and getattr(config.key_encoder, "shuffle", False)
         self.labels_N = split.labels_N.to(device)
         self.images = split.images
         if isinstance(self.images, Resident) and _fits(self.images.images_N3SS, device):
@@ -68,19 +84,37 @@ class Batches:
         first = epoch * self.steps_per_epoch + first_step
         return self._stream(order_TB, first) if self.reader else self._resident(order_TB, first)
 
+    def _pair(self, step: int) -> Pair:
+        """The rows that the views of this process show."""
+        own = Rows(torch.arange(self.size)[self.rows], self.size)
+        return own, Rows(key_order(self.seed, step, self.size)[self.rows], self.size) if self.shuffle else own
+
     def _resident(self, order_TB: Tensor, first: int) -> Iterator[Batch]:
         for step, indices_B in enumerate(order_TB.to(self.device), first):
-            images_B3SS = self.images.take(indices_B).to(self.device, non_blocking=True)
-            query_B3SS, key_B3SS = two_views(images_B3SS, self.recipe, self.seed, step)
-            yield Batch(step, indices_B, self.labels_N[indices_B], query_B3SS, key_B3SS)
+            pair = self._pair(step)
+            query_u8 = self._take(indices_B, pair[0])
+            crops = query_u8, self._take(indices_B, pair[1]) if self.shuffle else query_u8
+            yield self._batch(step, indices_B, pair, crops, cropped=False)
+
+    def _take(self, indices_B: Tensor, rows: Rows) -> Tensor:
+        return self.images.take(indices_B[rows.rows_B.to(indices_B.device, non_blocking=True)])
 
     def _stream(self, order_TB: Tensor, first: int) -> Iterator[Batch]:
         assert self.reader is not None
-        crops = self.reader.read([(step, indices_B.tolist()) for step, indices_B in enumerate(order_TB, first)])
-        for step, (indices_B, pair) in enumerate(zip(order_TB.to(self.device), crops, strict=True), first):
-            query_u8, key_u8 = (crop_B3SS.to(self.device, non_blocking=True) for crop_B3SS in pair)
-            query_B3SS, key_B3SS = two_views_of_crops(query_u8, key_u8, self.recipe, self.seed, step)
-            yield Batch(step, indices_B, self.labels_N[indices_B], query_B3SS, key_B3SS)
+        keys = [(step, indices_B.tolist(), self._pair(step)) for step, indices_B in enumerate(order_TB, first)]
+        crops = self.reader.read(keys)
+        for (step, _, pair), indices_B, both in zip(keys, order_TB.to(self.device), crops, strict=True):
+            yield self._batch(step, indices_B, pair, both, cropped=True)
+
+    def _batch(self, step: int, indices_B: Tensor, pair: Pair, crops: Crops, *, cropped: bool) -> Batch:
+        query, key = (
+            one_view(
+                crop_u8.to(self.device, non_blocking=True), self.recipe, self.seed, step, view, cropped=cropped,
+                rows=rows if self.in_parts else None,
+            )
+            for crop_u8, view, rows in zip(crops, VIEWS, pair, strict=True)
+        )  # fmt: skip
+        return Batch(step, indices_B, self.labels_N[indices_B], query, key, self.rows)
 
 
 def _fits(images_N3SS: Tensor, device: torch.device) -> bool:
@@ -92,22 +126,30 @@ def _fits(images_N3SS: Tensor, device: torch.device) -> bool:
 
 
 class _Crops(Dataset[Crops]):
-    """One item is a whole batch: its files decoded once, cropped twice (RandomResizedCrop) and resized by Pillow."""
+    """One item is a batch, or a process' rows of it: files decoded once, cropped twice (RandomResizedCrop) and resized by
+    Pillow."""
 
     def __init__(self, images: Streamed, recipe: Augment, seed: int) -> None:
         self.images, self.recipe, self.seed = images, recipe, seed
 
     def __getitem__(self, key: Key) -> Crops:
-        step, positions = key
-        views: tuple[View, View] = ("query", "key")
-        tables = [uniforms(len(positions), self.seed, step, view) for view in views]
-        crops = torch.empty(2, len(positions), 3, self.images.size, self.images.size, dtype=torch.uint8)
-        for first in range(0, len(positions), OPEN_AT_ONCE):
-            rows = slice(first, first + OPEN_AT_ONCE)
-            pictures = [open_rgb(self.images.paths[position]) for position in positions[rows]]
-            for view, table in enumerate(tables):
-                crops[view, rows] = self._crop(pictures, {name: column[rows] for name, column in table.items()})
-        return crops[0], crops[1]
+        step, positions, pair = key
+        tables = [uniforms(len(positions), self.seed, step, view) for view in VIEWS]
+        places = [{row: place for place, row in enumerate(rows.rows_B.tolist())} for rows in pair]
+        query, key_crops = (
+            torch.empty(len(place), 3, self.images.size, self.images.size, dtype=torch.uint8) for place in places
+        )
+        needed = sorted({row for place in places for row in place})
+        for first in range(0, len(needed), OPEN_AT_ONCE):
+            pictures = {
+                row: open_rgb(self.images.paths[positions[row]]) for row in needed[first : first + OPEN_AT_ONCE]
+            }
+            for crops, place, table in zip((query, key_crops), places, tables, strict=True):
+                rows = [row for row in pictures if row in place]
+                if rows:
+                    draw = {name: column[rows] for name, column in table.items()}
+                    crops[[place[row] for row in rows]] = self._crop([pictures[row] for row in rows], draw)
+        return query, key_crops
 
     def _crop(self, pictures: list[Image.Image], draw: dict[str, Tensor]) -> Tensor:
         widths_B, heights_B = torch.tensor([picture.size for picture in pictures]).unbind(1)

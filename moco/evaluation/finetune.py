@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.augment import normalise, one_view
-from moco.batchnorm import SplitBatchNorm2d
+from moco.batchnorm import normalise_batch_at_hand
 from moco.evaluation.features import evaluating
 from moco.evaluation.few_label import subset
 from moco.evaluation.scores import Scores, score
@@ -53,9 +53,7 @@ class Tuned(nn.Module):
     def __init__(self, encoder: Encoder, classes: int, seed: int) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).requires_grad_(True)
-        for module in self.encoder.modules():
-            if isinstance(module, SplitBatchNorm2d):
-                module.splits = 1
+        normalise_batch_at_hand(self.encoder)
         device = next(encoder.parameters()).device
         weight = torch.randn(classes, encoder.feature_dim, generator=generator("cpu", seed, "fine-tune")) * 0.01
         self.classifier = nn.Linear(encoder.feature_dim, classes).to(device)

@@ -29,7 +29,8 @@ def knn_scores(
     A k above the size of the bank means the whole bank (`neighbours`). Scores are relative to the nearest neighbour's
     weight, exp((s - s_max) / T): the ranking is the same and a low T cannot overflow. Of images that tie for the last
     place, those earlier in the bank vote; of classes that tie, the one with the lower index wins (`scores`). A class
-    without a vote scores 0. Several processes share the chunks out among them. Memory: a copy of the bank, 256 MiB of similarities and Q x C scores for each k.
+    without a vote scores 0. Several processes share the chunks out among them. Memory: a copy of the bank, 256 MiB of
+    similarities and Q x C scores for each k.
     """
     bank_ND, queries_QD = F.normalize(bank.features_ND), F.normalize(queries_QD)
     scores = {k: queries_QD.new_zeros(len(queries_QD), classes) for k in ks}

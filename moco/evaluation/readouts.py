@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from moco.model import Projector
 
 Readout = tuple[str, float | None]
+Value = TypeVar("Value", float, float | None)
 Protocol = Callable[[Features, Evaluation, int], Iterator[Readout]]
 KS = (20, 200)
 
@@ -104,13 +105,12 @@ def linear_paper(features: Features, evaluation: Evaluation, seed: int) -> Itera
 
 def finetune(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`finetune_top1` after the last epoch, the learning rate that was chosen, and the validation curve: the top-1 after
-    epoch e is `validation/finetune_top1@e`."""
+    epoch e is `validation/finetune_top1@e`, which `curves` takes apart."""
     if features.tune is None:
         raise ValueError("finetune: needs the images, to train on them; evaluate a run, not its features")
     tuned = features.tune()
     for epoch, top1 in enumerate(tuned.curve, start=1):
         yield f"validation/finetune_top1@{epoch}", top1
-    yield "validation/finetune_top1", tuned.curve[-1]
     yield "readout/finetune_lr", tuned.lr
     yield "test/finetune_top1", tuned.test.top1
 
@@ -157,10 +157,10 @@ def features_for(protocols: Sequence[str], query: Projector, data: ImageData, co
     return plain
 
 
-def curves(values: dict[str, float]) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+def curves(values: dict[str, Value]) -> tuple[dict[str, Value], dict[int, dict[str, Value]]]:
     """The values that stand alone, and those of curves, `name@epoch`, by epoch."""
     alone = {key: value for key, value in values.items() if "@" not in key}
-    by_epoch: dict[int, dict[str, float]] = {}
+    by_epoch: dict[int, dict[str, Value]] = {}
     for key, value in values.items():
         name, at, epoch = key.partition("@")
         if at:

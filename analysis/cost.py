@@ -1,0 +1,27 @@
+"""What runs cost: hours of the device they ran on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import polars as pl
+
+from experiments import schema
+
+_GPU = re.compile(r"\b(NVIDIA|Tesla|GeForce|Quadro|RTX|GPU|Instinct|[AHBVL]\d{2,3}\b)", re.IGNORECASE)
+
+
+def is_gpu(hardware: str) -> bool:
+    """By the name that the driver or the kernel gives: `NVIDIA H100 80GB HBM3`, `AMD EPYC 7763 64-Core Processor`."""
+    return bool(_GPU.search(hardware))
+
+
+def unit_of(hardware: Iterable[str]) -> str:
+    """`GPU-h` if any run used one, else `CPU-h`."""
+    return "GPU-h" if any(map(is_gpu, hardware)) else "CPU-h"
+
+
+def with_hours(cells: pl.DataFrame) -> pl.DataFrame:
+    """The cells with a column `hours`: device hours of each finished run over all its attempts, null where not known."""
+    return cells.with_columns(hours=pl.when(pl.col("state") == schema.DONE).then(pl.col("seconds") / 3600))

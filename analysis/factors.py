@@ -1,0 +1,175 @@
+"""Crossed factors: a two-way table of each readout, what each factor does, and what they do together.
+
+The manifest says at which level of each factor an arm stands. Effects are contrasts of arms, paired by seed, over the seeds
+that all their arms have. Where every factor has two levels, effects and interactions are those of the 2^k design: the effect
+of a factor averages over all combinations of the others, an interaction is the difference of two such effects (not halved).
+With two factors of more levels, the smaller one's effect is given at each level of the larger, and how much that differs from
+its effect at the baseline's level. Holm corrects the effects and the interactions as a family each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+from analysis.stats import Comparison, contrast, correct
+from analysis.tables import Cells, Row, by_seed
+from experiments import schema
+from experiments.schema import Manifest
+
+Weights = dict[str, float]  # arm -> weight
+Kind = Literal["effect", "interaction"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """`name` in full; `at` is the level of the row factor that it belongs to, empty for a 2^k design."""
+
+    name: str
+    kind: Kind
+    at: str
+    of: str  # the level of the column factor that it is of; empty for a 2^k design
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """One readout over the levels. `factors` has the one with the most levels first; `levels` are in their order."""
+
+    readout: str
+    factors: tuple[str, ...]
+    levels: Mapping[str, tuple[str, ...]]
+    baseline: Mapping[str, str]  # factor -> level of the baseline arm
+    rows: Mapping[tuple[str, ...], Row]  # a level of each of `factors` -> its arm
+    effects: tuple[Effect, ...]
+
+    @property
+    def two_way(self) -> bool:
+        return len(self.factors) == 2
+
+
+def levels_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """Factor -> its levels: ascending where they are numbers, else in the order of the arms."""
+    found: dict[str, dict[str, None]] = {}
+    for arm in manifest["arms"]:
+        for factor, level in manifest.get("factors", {}).get(arm, {}).items():
+            found.setdefault(factor, {})[level] = None
+    return {factor: tuple(_ascending(list(levels))) for factor, levels in found.items()}
+
+
+def _ascending(levels: list[str]) -> list[str]:
+    try:
+        return sorted(levels, key=float)
+    except ValueError:
+        return levels
+
+
+def _arms_at(manifest: Manifest, factors: Sequence[str]) -> dict[tuple[str, ...], str]:
+    levels = manifest.get("factors", {})
+    return {tuple(levels[arm][f] for f in factors): arm for arm in manifest["arms"] if arm in levels}
+
+
+def effects_of(manifest: Manifest) -> dict[tuple[str, ...], Weights]:
+    """The contrasts of a whole 2^k design: `("mlp",)` is an effect, `("mlp", "aug")` an interaction. Empty for other designs.
+
+    "Off" is the level called so, else that of the baseline.
+    """
+    levels = levels_of(manifest)
+    factors = tuple(levels)
+    at = _arms_at(manifest, factors)
+    if not factors or any(len(names) != 2 for names in levels.values()) or len(at) != 2 ** len(factors):
+        return {}
+    own = manifest.get("factors", {}).get(manifest["baseline"], {})
+    off = {f: "off" if "off" in levels[f] else own.get(f, levels[f][0]) for f in factors}
+    found: dict[tuple[str, ...], Weights] = {}
+    for size in range(1, len(factors) + 1):
+        for chosen in combinations(factors, size):
+            scale = 2 ** (len(factors) - size)
+            found[chosen] = {
+                arm: math.prod(-1 if place[factors.index(f)] == off[f] else 1 for f in chosen) / scale
+                for place, arm in at.items()
+            }
+    return found
+
+
+def weights_of(more: Weights, less: Weights) -> Weights:
+    """The contrast of two contrasts; arms that fall out of it need not have run."""
+    both = {arm: more.get(arm, 0.0) - less.get(arm, 0.0) for arm in {**more, **less}}
+    return {arm: weight for arm, weight in both.items() if weight}
+
+
+def _simple(manifest: Manifest, factors: tuple[str, str]) -> Iterator[tuple[str, Kind, str, str, Weights]]:
+    """Of the column factor at each level of the row factor, and the change of that against the baseline's level."""
+    row_factor, column_factor = factors
+    at, levels = _arms_at(manifest, factors), levels_of(manifest)
+    own = manifest["factors"][manifest["baseline"]]
+    for level in levels[column_factor]:
+        if level == own[column_factor]:
+            continue
+        effects: dict[str, Weights] = {}
+        for place in levels[row_factor]:
+            arm, reference = at.get((place, level)), at.get((place, own[column_factor]))
+            if arm and reference:
+                effects[place] = {arm: 1.0, reference: -1.0}
+                yield (
+                    f"{level} minus {own[column_factor]} at {row_factor}={place}",
+                    "effect",
+                    place,
+                    level,
+                    effects[place],
+                )
+        for place, weights in effects.items():
+            if place != own[row_factor] and own[row_factor] in effects:
+                change = weights_of(weights, effects[own[row_factor]])
+                name = f"{level} minus {own[column_factor]}: {row_factor}={place} against {own[row_factor]}"
+                yield name, "interaction", place, level, change
+
+
+def _designed(manifest: Manifest, factors: tuple[str, ...]) -> Iterator[tuple[str, Kind, str, str, Weights]]:
+    whole = effects_of(manifest)
+    if whole:
+        for names, weights in whole.items():
+            yield " x ".join(names), "effect" if len(names) == 1 else "interaction", "", "", weights
+    elif len(factors) == 2:
+        yield from _simple(manifest, (factors[0], factors[1]))
+
+
+def _effects(
+    manifest: Manifest, factors: tuple[str, ...], values: Mapping[str, Mapping[int, float]]
+) -> tuple[Effect, ...]:
+    sequential = "max_seeds" in manifest
+    made = [
+        Effect(name, kind, at, of, contrast(values, weights, sequential=sequential))
+        for name, kind, at, of, weights in _designed(manifest, factors)
+    ]
+    corrected: dict[str, Comparison | None] = {}
+    for kind in ("effect", "interaction"):
+        corrected |= correct({e.name: e.comparison for e in made if e.kind == kind})
+    return tuple(replace(effect, comparison=corrected[effect.name]) for effect in made)
+
+
+def crossed(manifest: Manifest, parts: Mapping[str, Cells], rows: Sequence[Row], metric: str) -> tuple[Crossed, ...]:
+    """A table for each readout that some run has, the compared one first; nothing for a sweep without two factors."""
+    levels = levels_of(manifest)
+    if len(levels) < 2 or manifest["baseline"] not in manifest.get("factors", {}):
+        return ()
+    factors = tuple(sorted(levels, key=lambda factor: -len(levels[factor])))
+    by_arm = {row.arm: row for row in rows}
+    made = []
+    for readout in (metric, *(r for r in schema.READOUTS if r != metric)):
+        values = {arm: by_seed(cells, readout) for arm, cells in parts.items()}
+        if any(values.values()):
+            made.append(
+                Crossed(
+                    readout=readout,
+                    factors=factors,
+                    levels=levels,
+                    baseline=manifest["factors"][manifest["baseline"]],
+                    rows={place: by_arm[arm] for place, arm in _arms_at(manifest, factors).items()},
+                    effects=_effects(manifest, factors, values),
+                )
+            )
+    return tuple(made)

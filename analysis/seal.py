@@ -1,0 +1,161 @@
+"""A table carries what it was made from: run ids, states, results, and the code that made numbers of them.
+
+The seal is one line in the file, `moco-seal 1 <inputs' sha256> <body's sha256> <inputs, packed>`: a comment in Markdown,
+LaTeX and HTML, a last column in CSV. `analysis.verify` holds it against the runs as they are now. It guards against mistakes,
+not against forgers: who edits the table can edit the seal.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from analysis.tables import DIVERGED, Table
+from experiments import schema
+from experiments.schema import Manifest
+
+VERSION: Final = 1
+STATISTICS: Final = (
+    "stats",
+    "sequential",
+    "tables",
+    "factors",
+    "claims",
+    "power",
+    "runs",
+)  # modules that make the numbers
+RUN_FIELDS: Final = (*schema.READOUTS, "seconds", "commits", "hardware")
+PLAN_FIELDS: Final = ("question", "claim", "published", "published_source")
+
+_WORDS: Final = rf"moco-seal {VERSION} ([0-9a-f]{{64}}) ([0-9a-f]{{64}}) ([A-Za-z0-9+/=]+)"
+_BEGIN: Final = {"md": "<!-- sealed table -->", "html": "<!-- sealed table -->", "tex": "% sealed table"}
+_END: Final = {"md": "<!-- {} -->", "html": "<!-- {} -->", "tex": "% {}"}
+
+
+@cache
+def code_version() -> str:
+    """Of the modules that make the numbers, whether or not they were ever committed."""
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in STATISTICS)).hexdigest()[:12]
+
+
+def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str) -> dict[str, Any]:
+    """All that the table's numbers depend on, as plain data. A run: arm, seed, run id, state, then `RUN_FIELDS`."""
+    columns = ("arm", "seed", "run_id", "state", "diverged", *RUN_FIELDS)
+    runs = [
+        [arm, seed, run_id, DIVERGED if diverged else state, *values]
+        for arm, seed, run_id, state, diverged, *values in cells.select(columns).iter_rows()
+    ]
+    plan: dict[str, Any] = {name: manifest.get(name) for name in PLAN_FIELDS}
+    plan |= {name: manifest.get(name) for name in ("shape", "factors", "max_seeds") if manifest.get(name)}
+    return {
+        "label": manifest["label"],
+        "metric": metric,
+        "baseline": manifest["baseline"],
+        "plan": plan,
+        "statistics": code_version(),
+        "runs": runs,
+    }
+
+
+def digest(value: object) -> str:
+    """sha256 of canonical JSON; of text, of its bytes."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def note(table: Table) -> str:
+    return f"Seal {digest(dict(table.inputs))[:12]}: `python -m analysis verify FILE` names what has changed since."
+
+
+def _plain(body: str, format: str) -> str:
+    """What counts of a body: neither how a page spells its characters nor where its lines end."""
+    text = html.unescape(body) if format == "html" else body
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def sealed(text: str, table: Table, format: str, view: str) -> str:
+    """The text under its seal. Plain text is for reading in a terminal and carries none."""
+    if format == "text":
+        return text
+    packed = json.dumps({**table.inputs, "view": view}, ensure_ascii=False).encode()
+    payload = base64.b64encode(zlib.compress(packed)).decode()
+    words = f"moco-seal {VERSION} {digest(dict(table.inputs))} {digest(_plain(text, format))} {payload}"
+    if format == "csv":
+        head, first, *rest = csv.reader(io.StringIO(text))
+        return _written([[*head, "seal"], [*first, words], *([*row, ""] for row in rest)])
+    return f"{_BEGIN[format]}\n{text.rstrip()}\n{_END[format].format(words)}\n"
+
+
+def _written(rows: list[list[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a file says of itself. `edited`: its body is not the one that was sealed."""
+
+    inputs: dict[str, Any]
+    view: str
+    format: str
+    body: str
+    edited: bool
+
+
+def format_of(path: Path) -> str:
+    """Raises ValueError for a file that can carry no seal."""
+    formats = {".md": "md", ".csv": "csv", ".tex": "tex", ".html": "html", ".htm": "html"}
+    if path.suffix.lower() not in formats:
+        raise ValueError(f"{path}: only .md, .csv, .tex and .html files carry a seal")
+    return formats[path.suffix.lower()]
+
+
+def seals_in(path: Path) -> list[Seal]:
+    """All seals of a file, in order. Raises ValueError for none, or for one that is damaged."""
+    format = format_of(path)
+    text = path.read_text(encoding="utf-8")
+    found = list(_of_csv(text) if format == "csv" else _of_comments(text, format))
+    if not found:
+        raise ValueError(f"{path}: carries no seal; tables written by `python -m analysis table SWEEP --out FILE` do")
+    return [_unpacked(path, format, words, body) for words, body in found]
+
+
+def _of_csv(text: str) -> Iterator[tuple[str, str]]:
+    rows = list(csv.reader(io.StringIO(text)))
+    if len(rows) > 1 and rows[0][-1:] == ["seal"]:
+        yield rows[1][-1], _written([row[:-1] for row in rows])
+
+
+def _of_comments(text: str, format: str) -> Iterator[tuple[str, str]]:
+    end = re.escape(_END[format]).replace(re.escape("{}"), r"(moco-seal \d+ .*?)")
+    for part in re.finditer(re.escape(_BEGIN[format]) + r"\n(.*?)\n" + end + r"$", text, re.DOTALL | re.MULTILINE):
+        yield part[2], part[1]
+
+
+def _unpacked(path: Path, format: str, words: str, body: str) -> Seal:
+    match = re.fullmatch(_WORDS, words)
+    try:
+        if match is None:
+            raise ValueError(f"not of version {VERSION}")
+        found = json.loads(zlib.decompress(base64.b64decode(match[3], validate=True)))
+        view = found.pop("view")
+        if digest(found) != match[1]:
+            raise ValueError("its sum is another")
+    except (ValueError, KeyError, zlib.error) as error:
+        raise ValueError(f"{path}: its seal is damaged or of another version ({error}); make the table again") from None
+    return Seal(found, view, format, body, edited=digest(_plain(body, format)) != match[2])

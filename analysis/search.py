@@ -1,0 +1,183 @@
+"""What a search has found, from the record that it keeps: the best trials, the Pareto front, and what fresh seeds say.
+
+A trial's own number was read at the seed it was chosen by, so the best of many is a lucky one: only the confirmation ranks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from analysis.runs import read_object
+from analysis.stats import Comparison, Summary, compare, summarise, t_interval
+from analysis.store import manifests, to_stderr
+from experiments import schema
+from experiments.schema import SearchRecord, TrialRecord
+
+SHOWN = 10  # trials in the table
+BASE = "base"  # arm of the confirmation, and source of the trial with the base's own values
+UNITS = {"gpu_hours": "GPU-hours"}
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial, or the base, at fresh seeds. `against_base` is paired by seed."""
+
+    arm: str
+    summary: Summary
+    interval: tuple[float, float] | None
+    against_base: Comparison | None
+    test: Summary | None  # reported, never chosen by
+
+
+def records(root: Path, log: Callable[[str], None] = to_stderr) -> list[SearchRecord]:
+    """The newest first; a damaged file is named and left out."""
+    found = []
+    for path in sorted((root / schema.SEARCHES_FOLDER).glob("*.json")):
+        problems: list[str] = []
+        value = read_object(path, problems)
+        if value is None or not SearchRecord.__required_keys__ <= set(value):
+            log("; ".join(problems) or f"{path}: not the record of a search; left out")
+            continue
+        found.append(cast(SearchRecord, value))
+    return sorted(found, key=lambda r: r["updated"], reverse=True)
+
+
+def find_search(root: Path, name: str, log: Callable[[str], None] = to_stderr) -> SearchRecord:
+    """By label, else by name, the newest. `ValueError`, one line, for an unknown one or a newer store."""
+    known = records(root, log)
+    found = [r for r in known if r["label"] == name] or [r for r in known if r["name"] == name]
+    if not found:
+        names = list(dict.fromkeys([r["name"] for r in known] + [r["label"] for r in known]))
+        near = difflib.get_close_matches(name, names, n=1)
+        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}" if names else "there is none"
+        raise ValueError(f"no search {name!r} under {root}: {there}; one begins with python sweeps/search_moco.py")
+    if found[0]["store_version"] > schema.STORE_VERSION:
+        raise ValueError(f"{found[0]['label']}: written in a newer store version, {found[0]['store_version']}: update")
+    return found[0]
+
+
+def by_number(record: SearchRecord) -> dict[int, TrialRecord]:
+    return {trial["number"]: trial for trial in record["trials"]}
+
+
+def base_trial(record: SearchRecord) -> TrialRecord | None:
+    """The trial with the base's own values, if it is done."""
+    return next((t for t in record["trials"] if t.get("source") == BASE and t.get("values")), None)
+
+
+def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
+    """The arms at fresh seeds, the best mean first; empty where nothing was confirmed."""
+    label = record["label"].replace(record["name"], f"{record['name']}_confirm", 1)
+    found = [m for m in manifests(root) if m["label"] == label] or [
+        m for m in manifests(root) if m["name"] == f"{record['name']}_confirm"
+    ]
+    if not found:
+        return []
+    metric = record["metrics"][0]
+    split = {name: _readouts(root, found[0], metric, name) for name in ("validation", "test")}
+    base = split["validation"].get(BASE, {})
+    rows = [
+        Confirmed(
+            arm, cast(Summary, summarise(list(values.values()))), t_interval(list(values.values())),
+            compare(values, base) if arm != BASE else None, summarise(list(split["test"].get(arm, {}).values())),
+        )
+        for arm, values in split["validation"].items()
+        if values and arm != schema.RANDOM_INIT
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: -row.summary.mean)
+
+
+def _readouts(root: Path, manifest: schema.Manifest, metric: str, split: str) -> dict[str, dict[int, float]]:
+    """arm -> seed -> percent, of finished runs."""
+    found: dict[str, dict[int, float]] = {}
+    for cell in manifest["cells"]:
+        value = ((read_object(root / cell["run_id"] / schema.RESULTS, []) or {}).get(split) or {}).get(metric)
+        if isinstance(value, int | float):
+            found.setdefault(cell["arm"], {})[cell["seed"]] = float(value)
+    return found
+
+
+def table(root: Path, record: SearchRecord) -> str:
+    """Plain text: how far the search is, the best trials, and the confirmation if there is one."""
+    lines = [*_head(record), "", *_columns(_trial_rows(record))]
+    rows = confirmation(root, record)
+    if rows:
+        lines += ["", "at fresh seeds, validation images (the test split is only reported):", *_columns(_fresh(rows))]
+    elif record["ranking"]:
+        lines += ["", f"The best of {len(record['ranking'])} was chosen by one seed, a lucky one; rank by fresh seeds:",
+                  f"python sweeps/{record['name']}.py --confirm 5x3"]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _head(record: SearchRecord) -> list[str]:
+    warm = sum(t.get("source") == "warm start" for t in record["trials"])
+    states = [_state(t) for t in record["trials"] if t.get("source") != "warm start"]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(sorted(states)))
+    objectives = ", ".join(f"{m} ({'higher' if d == 'maximize' else 'lower'} is better)"
+                           for m, d in zip(record["metrics"], record["directions"], strict=True))  # fmt: skip
+    lines = [f"{record['label']}: {counts or 'no trial yet'}" + (f", {warm} told from a sweep" if warm else ""),
+             record["question"],
+             f"judged by {objectives} on the validation images; {record['sampler']}, pruner {record['pruner']}"]  # fmt: skip
+    return lines + ([f"given up: {record['failure']}"] if record["failure"] else [])
+
+
+def _state(trial: TrialRecord) -> str:
+    return "diverged" if trial.get("diverged") else trial["state"]
+
+
+def _trial_rows(record: SearchRecord) -> list[list[str]]:
+    several = len(record["metrics"]) > 1
+    header = ["", "trial", *(UNITS.get(metric, metric) for metric in record["metrics"]), "time", "settings"]
+    trials, rows = by_number(record), [header]
+    first = record["front"] if several else []
+    shown = first + [number for number in record["ranking"] if number not in first]
+    for rank, number in enumerate(shown[:SHOWN], start=1):
+        rows.append(_trial_row("front" if several and number in record["front"] else str(rank), trials[number]))
+    base = base_trial(record)
+    if base is not None and base["number"] not in shown[:SHOWN]:
+        rows.append(_trial_row(BASE, base))
+    return rows
+
+
+def _trial_row(mark: str, trial: TrialRecord) -> list[str]:
+    hours = trial.get("hours")
+    base = " (base)" if trial.get("source") == BASE and mark != BASE else ""
+    values = [f"{value:.4g}" if value < 1 else f"{value:.2f}" for value in trial["values"] or []]
+    settings = " ".join(f"{name}={value}" for name, value in trial.get("settings", {}).items())
+    return [mark, f"{trial['number']}{base}", *values, "-" if hours is None else f"{hours * 3600:.0f} s", settings]
+
+
+def _fresh(rows: Sequence[Confirmed]) -> list[list[str]]:
+    header = ["", "arm", "n", "mean ± std", "95 % interval", "minus base", "95 % interval", "test"]
+    return [header, *([str(rank), *_fresh_row(row)] for rank, row in enumerate(rows, start=1))]
+
+
+def _fresh_row(row: Confirmed) -> list[str]:
+    spread = "" if row.summary.std is None else f" ± {row.summary.std:.2f}"
+    other = row.against_base
+    difference = ["", ""] if other is None else [f"{other.difference:+.2f}", _interval(other.low, other.high)]
+    test = "-" if row.test is None else f"{row.test.mean:.2f}"
+    own = _interval(*(row.interval or (None, None)))
+    return [row.arm, str(row.summary.n), f"{row.summary.mean:.2f}{spread}", own, *difference, test]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def best_so_far(values: Mapping[int, float], *, maximise: bool) -> list[tuple[int, float]]:
+    """(trial, best value up to it), in the order of the trials."""
+    best: list[tuple[int, float]] = []
+    choose: Callable[..., Any] = max if maximise else min
+    for number in sorted(values):
+        best.append((number, choose(best[-1][1], values[number]) if best else values[number]))
+    return best

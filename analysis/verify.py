@@ -1,0 +1,109 @@
+"""Does a table still say what the runs say? Its seal against the store, difference by difference."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from analysis.render import render
+from analysis.seal import RUN_FIELDS, Seal, seals_in
+from analysis.store import load_sweep, to_stderr
+from analysis.tables import Table, ablation_table
+
+SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # differs with the code, and says nothing of the numbers
+Run = list[Any]  # arm, seed, run id, state, then RUN_FIELDS
+
+
+def verify(path: Path, root: Path, log: Callable[[str], None] = to_stderr) -> list[str]:
+    """What has changed since the file was made, a line each; nothing if it still holds.
+
+    Raises ValueError for a file without a sound seal and for a sweep that the store does not have.
+    """
+    return [line for seal in seals_in(path) for line in _changes(seal, root, log)]
+
+
+def _changes(seal: Seal, root: Path, log: Callable[[str], None]) -> Iterator[str]:
+    then = seal.inputs
+    table = ablation_table(*load_sweep(root, then["label"], log), metric=then["metric"])
+    now: dict[str, Any] = dict(table.inputs)
+    runs = list(_runs(then["runs"], now["runs"]))
+    yield from runs
+    for name in sorted({*then["plan"], *now["plan"]}):
+        if then["plan"].get(name) != now["plan"].get(name):
+            yield f"plan: {name} was {_said(then['plan'].get(name))}, is {_said(now['plan'].get(name))}"
+    if then["baseline"] != now["baseline"]:
+        yield f"plan: the baseline was {then['baseline']}, is {now['baseline']}"
+    same = not runs and then["plan"] == now["plan"] and then["baseline"] == now["baseline"]
+    if then["statistics"] != now["statistics"]:
+        differs = _first_difference(seal, table) if same and not seal.edited else None
+        effect = f"; {differs}" if differs else "; the table it makes of these runs is the same" if same else ""
+        yield f"statistics: code {then['statistics']} has become {now['statistics']}{effect}"
+    if seal.edited:
+        where = _first_difference(seal, table) if same else None
+        yield f"the file: its table was edited after it was made{f'; {where}' if where else ''}"
+
+
+def _said(value: Any) -> str:
+    return "nothing" if value in (None, "", {}, []) else str(value)
+
+
+def _runs(then: list[Run], now: list[Run]) -> Iterator[str]:
+    before, after = ({(run[0], run[1]): run for run in runs} for runs in (then, now))
+    for place, run in before.items():
+        name = f"{place[0]} seed {place[1]}"
+        if place not in after:
+            yield f"{name} ({run[2]}): no longer planned"
+        elif after[place][2] != run[2]:
+            yield f"{name}: was run {run[2]}, is run {after[place][2]}: its config has changed"
+        else:
+            yield from (f"{name} ({run[2]}): {change}" for change in _values(run, after[place]))
+    for place, run in after.items():
+        if place not in before:
+            yield f"{place[0]} seed {place[1]} ({run[2]}): planned since, {run[3]}"
+
+
+def _values(before: Run, after: Run) -> Iterator[str]:
+    if before[3] != after[3]:
+        yield f"was {before[3]}, is {after[3]}"
+    for name, old, new in zip(RUN_FIELDS, before[4:], after[4:], strict=True):
+        if old != new and (before[3] == after[3] or old not in (None, [])):
+            yield f"{name} was {_said(old)}, is {_said(new)}"
+
+
+def _first_difference(seal: Seal, table: Table) -> str | None:
+    """The first line in which the file and a table made now differ."""
+    made = _lines(render(table, seal.format, view=seal.view), seal.format)
+    found = _lines(seal.body, seal.format)
+    if seal.format == "html":  # of the fragment, the part under the seal
+        start = next((i for i, line in enumerate(made) if "sealed table" in line), -1) + 1
+        made = made[start : start + len(found)]
+    elif seal.format != "csv":
+        made = made[1:-1]
+    else:
+        made = [line.rpartition(",")[0] for line in made]
+    for number, (ours, theirs) in enumerate(zip(made, found, strict=False), start=1):
+        if ours != theirs and not (SEAL_NOTE.search(ours) and SEAL_NOTE.search(theirs)):
+            is_now, should_be = _around(theirs, ours)
+            return f"line {number} of the table has {is_now!r}, should have {should_be!r}"
+    return None if len(made) == len(found) else f"it has {len(found)} lines, should have {len(made)}"
+
+
+def _around(one: str, other: str, context: int = 24) -> tuple[str, str]:
+    """Where two lines part, with what stands before and after."""
+    begin = _shared(one, other)
+    end = min(_shared(one[::-1], other[::-1]), len(one) - begin, len(other) - begin)
+    first, last = max(0, begin - context), max(0, end - context // 2)
+    return one[first : len(one) - last], other[first : len(other) - last]
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters with which both begin."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _lines(text: str, format: str) -> list[str]:
+    plain = html.unescape(text) if format == "html" else text
+    return [line.rstrip() for line in plain.strip().splitlines()]

@@ -1,0 +1,272 @@
+"""A search as data: what is varied, what it is judged by, how many runs it may cost. Imports neither torch nor optuna.
+
+`plan` checks it against the base config; the record that it makes is all that a worker and the analysis need.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from experiments import checks, schema
+from experiments.baselines import baseline as named
+from experiments.durable import now
+from experiments.overrides import apply
+from experiments.schema import SearchRecord
+from experiments.search_space import (
+    Choice,
+    Complement,
+    Dimension,
+    Float,
+    Given,
+    Int,
+    Log,
+    Powers,
+    Space,
+    as_text,
+    configured,
+    to_plain,
+    words,
+)
+from experiments.sweep import label_of
+from moco.config import Config
+from moco.data.catalog import resolve
+from moco.identity import flatten
+from moco.identity import to_plain as config_to_plain
+
+__all__ = ["Choice", "Complement", "Float", "Given", "Int", "Log", "Planned", "Powers", "Search", "plan"]
+
+SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random")
+PRUNERS = ("median", "hyperband", "wilcoxon", "none")
+HOURS = "gpu_hours"
+DIRECTIONS = {**dict.fromkeys(schema.READOUTS, "maximize"), HOURS: "minimize"}
+LIMITS = ("memory_gb", "hours")
+DURING_TRAINING = schema.KNN20  # the one readout that a pruner can look at
+
+
+@dataclass(frozen=True)
+class Search:
+    """`metric`: a readout of the validation images, or several objectives, such as (KNN20, "gpu_hours").
+
+    `budget` is a number of finished trials. `limits`: what a trial may need, such as {"memory_gb": 40, "hours": 2}.
+    """
+
+    name: str
+    question: str
+    space: Space
+    base: str = "digits"  # name in experiments.baselines, unless --baseline says otherwise
+    metric: str | tuple[str, ...] = schema.KNN20
+    budget: int = 24
+    sampler: str = "tpe"
+    pruner: str = "median"
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (self.metric,) if isinstance(self.metric, str) else self.metric
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A search over a base config, checked."""
+
+    search: Search
+    label: str
+    base_name: str
+    base: Config
+
+    def record(self, command: str, *, seed: int, storage: str) -> SearchRecord:
+        """As it is before the first trial."""
+        search = self.search
+        return SearchRecord(
+            store_version=schema.STORE_VERSION,
+            name=search.name,
+            label=self.label,
+            study=self.label,
+            storage=storage,
+            question=search.question,
+            base=self.base_name,
+            base_config=config_to_plain(self.base),
+            space=to_plain(search.space),
+            metrics=list(search.metrics),
+            directions=[DIRECTIONS[metric] for metric in search.metrics],
+            limits=dict(search.limits),
+            sampler=search.sampler,
+            pruner=search.pruner,
+            seed=seed,
+            budget=search.budget,
+            command=command,
+            trials=[],
+            ranking=[],
+            front=[],
+            importances={},
+            failure=None,
+            updated=now(),
+        )
+
+
+def plan(search: Search, base_name: str, assignments: list[str]) -> Planned:
+    """Check a search. Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner."""
+    preset = named(base_name)
+    base = apply(preset, assignments)
+    base = replace(base, data=resolve(base.data))
+    try:
+        _check_words(search)
+        _check_pruner(search, base)
+        _check_space(search.space, base)
+    except ValueError as error:
+        raise ValueError(f"search {search.name}: {error}") from None
+    return Planned(search, label_of(search.name, base_name, base, preset), base_name, base)
+
+
+def _check_words(search: Search) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_]+", search.name):
+        raise ValueError("a name has letters, digits and _ only")
+    for metric in search.metrics:
+        if metric not in DIRECTIONS:
+            raise ValueError(
+                f"metric = {metric}: a search is judged by readouts of the validation images, never by the loss or the test "
+                f"split; choose among {', '.join(DIRECTIONS)}"
+            )
+    if search.metrics[0] == HOURS or len(set(search.metrics)) != len(search.metrics):
+        raise ValueError(f"metric = {', '.join(search.metrics)}: name a readout first, and each objective once")
+    for word, known, name in ((search.sampler, SAMPLERS, "sampler"), (search.pruner, PRUNERS, "pruner")):
+        if word not in known:
+            raise ValueError(f"{name} = {word}: must be one of {', '.join(known)}")
+    for limit, allowed in search.limits.items():
+        if limit not in LIMITS or allowed <= 0:
+            raise ValueError(f"limits {limit} = {allowed}: must be above 0, of {', '.join(LIMITS)}")
+    if search.budget < 1:
+        raise ValueError(f"budget = {search.budget}: must be at least 1 trial")
+
+
+def _check_pruner(search: Search, base: Config) -> None:
+    if search.pruner == "none":
+        return
+    if len(search.metrics) > 1:
+        raise ValueError(
+            f"pruner = {search.pruner}: with {len(search.metrics)} objectives nothing is pruned; take none"
+        )
+    if search.metrics[0] != DURING_TRAINING:
+        raise ValueError(
+            f"pruner = {search.pruner}: only {DURING_TRAINING} is measured during training, not {search.metrics[0]}; take none"
+        )
+    if not base.evaluation.knn_every:
+        raise ValueError(
+            f"pruner = {search.pruner} and evaluation.knn_every = 0: there is nothing to prune by; "
+            "--set evaluation.knn_every=10, or take the pruner none"
+        )
+
+
+def _check_space(space: Space, base: Config) -> None:
+    if not space:
+        raise ValueError("the space is empty: name a config field and where its values come from")
+    seen: list[str] = []
+    for name, entry in space.items():
+        _check_field(name, base)
+        for before, dimension in _dimensions(name, entry, space, seen):
+            _check_bounds(name, dimension)
+            for text in _ends(dimension):
+                _try(base, {**before, name: text})
+        seen.append(name)
+
+
+def _check_field(name: str, base: Config) -> None:
+    plain = {**flatten(base, cosmetic=False), "train.seed": None}
+    if name == "train.seed":
+        raise ValueError("train.seed: a search trains at one seed, and confirms with others; leave it out")
+    if name not in plain and name in flatten(base):
+        raise ValueError(f"{name}: does not change the result, so there is nothing to search")
+
+
+def _dimensions(
+    name: str, entry: Dimension | Given, space: Space, seen: list[str]
+) -> Iterator[tuple[dict[str, str], Dimension]]:
+    """What the field may be drawn from, each with the setting that it is drawn under."""
+    if not isinstance(entry, Given):
+        yield {}, entry
+        return
+    other = space.get(entry.field)
+    if entry.field not in seen or not isinstance(other, Choice):
+        raise ValueError(
+            f"{name}: Given({entry.field!r}, ...): that must be a field of the space before it, with a Choice"
+        )
+    for value, dimension in entry.cases.items():
+        if as_text(value) not in other.texts:
+            raise ValueError(f"{name}: Given({entry.field!r}): {as_text(value)} is not among {', '.join(other.texts)}")
+        yield {entry.field: as_text(value)}, dimension
+
+
+def _check_bounds(name: str, dimension: Dimension) -> None:
+    if isinstance(dimension, Choice):
+        if len(set(dimension.texts)) < 2:
+            raise ValueError(f"{name}: {dimension}: a choice has two options or more, all different")
+        return
+    kind, low, high = type(dimension).__name__, dimension.low, dimension.high
+    if low > high:
+        raise ValueError(f"{name}: {kind}({low}, {high}): the bounds are reversed; write {kind}({high}, {low})")
+    if low == high:
+        raise ValueError(f"{name}: {kind}({low}, {high}): nothing lies between; --set {name}={low} instead")
+    if isinstance(dimension, Powers) and any(end < 1 or end & (end - 1) for end in (int(low), int(high))):
+        raise ValueError(f"{name}: {kind}({low}, {high}): both bounds must be powers of two")
+    if isinstance(dimension, Log) and low <= 0:
+        raise ValueError(f"{name}: {kind}({low}, {high}): a logarithm needs bounds above 0")
+    if isinstance(dimension, Complement) and not 0 <= low < high < 1:
+        raise ValueError(f"{name}: {kind}({low}, {high}): the bounds must lie from 0 to below 1")
+
+
+def _ends(dimension: Dimension) -> list[str]:
+    if isinstance(dimension, Choice):
+        return list(dimension.texts)
+    return [repr(dimension.low), repr(dimension.high)]
+
+
+def _try(base: Config, texts: dict[str, str]) -> None:
+    """Does the base take these? Two fields that only fit together are no mistake: such points are left out as they come."""
+    try:
+        config = configured(base, texts)
+    except ValueError as error:
+        raise ValueError(str(error)) from None
+    checks.check_sizes(", ".join(f"{name}={text}" for name, text in texts.items()), config)
+
+
+def changes(old: SearchRecord, new: SearchRecord) -> list[str]:
+    """What makes the trials of `old` no evidence for `new`, a line each."""
+    lines = []
+    for name in dict.fromkeys([*old["space"], *new["space"]]):
+        before, after = old["space"].get(name), new["space"].get(name)
+        if before != after:
+            was, now_is = (words(entry) if entry else "not in the space" for entry in (before, after))
+            lines.append(f"{name}: {was}; now {now_is}")
+    if old["metrics"] != new["metrics"]:
+        lines.append(f"metric: {', '.join(old['metrics'])}; now {', '.join(new['metrics'])}")
+    if old["limits"] != new["limits"]:
+        lines.append(f"limits: {_limits(old['limits'])}; now {_limits(new['limits'])}")
+    return lines + _base_changes(old["base_config"], new["base_config"])
+
+
+def _limits(limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in limits.items()) or "none"
+
+
+def _base_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A named baseline that has changed since, field by field."""
+    ours, theirs = _flat(new), _flat(old)
+    names = [n for n in dict.fromkeys([*theirs, *ours]) if ours.get(n) != theirs.get(n) and n not in _cosmetic(new)]
+    return [f"the base's {name}: {as_text(theirs.get(name))}; now {as_text(ours.get(name))}" for name in names]
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _cosmetic(plain: Mapping[str, Any]) -> set[str]:
+    from moco.identity import from_plain
+
+    config = from_plain(Config, dict(plain))
+    return set(flatten(config)) - set(flatten(config, cosmetic=False))

@@ -1,0 +1,256 @@
+"""One Optuna study: trials are asked, held by a worker, reported and told. Whoever changes it holds the search's lock file.
+
+A trial is *held* by a worker's lock file. One whose holder has died is failed and its point is asked once more; one whose
+Slurm job waits to be started again is kept for it. Samplers are made anew for every trial, seeded by the trial's number: the
+same search with one worker asks for the same points, however often it was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from experiments import schema
+from experiments.durable import exclusive
+from experiments.jobs import GONE, QUEUE
+from experiments.processes import host
+from experiments.run_directory import RunDirectory
+from experiments.schema import SearchRecord
+from experiments.search_space import Drawn, configured, from_plain, point, settings
+from experiments.search_storage import open_storage
+from moco.config import Config
+from moco.identity import from_plain as config_from_plain
+from moco.identity import run_id
+from slurm.launch import ENDED, WAITING
+
+RETRIES = 1  # of a point whose worker died: a second death may be the point's own doing
+FAILURES_IN_A_ROW = 5  # after which the workers give up
+HELD, END, SOURCE, AGAIN_OF = "held", "end", "source", "again_of"
+WARM, BASE, AGAIN = "warm start", "base", "again"
+UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Kept with a trial from the moment it is asked: the run, and who works on it. `lock`: the worker's file."""
+
+    run_id: str
+    settings: dict[str, str]
+    lock: str
+    host: str
+    job: str | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended; `state` is that of its run. `values`, one per metric, only of a done one."""
+
+    state: str
+    values: tuple[float, ...] | None = None
+    reason: str | None = None
+    diverged: bool = False
+    hours: float | None = None
+    memory_gb: float | None = None
+    constraints: Mapping[str, float] | None = None
+
+
+def directions_of(record: SearchRecord) -> list[StudyDirection]:
+    return [StudyDirection.MAXIMIZE if d == "maximize" else StudyDirection.MINIMIZE for d in record["directions"]]
+
+
+class Study:
+    """The study of a record. `folder` holds the workers' locks; it lies beside the record, as the journal does."""
+
+    def __init__(self, path: Path, record: SearchRecord, address: str | None) -> None:
+        self.path, self.record = path, record
+        self.folder = path.parent / record["label"]
+        self.space = from_plain(record["space"])
+        self.base: Config = config_from_plain(Config, record["base_config"])
+        self.storage = open_storage(address, path.parent / f"{record['label']}.journal")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.study = optuna.create_study(
+            storage=self.storage, study_name=record["study"], load_if_exists=True, directions=directions_of(record),
+            sampler=optuna.samplers.RandomSampler(), pruner=make_pruner(record["pruner"], self.base),
+        )  # fmt: skip
+
+    def locked(self) -> AbstractContextManager[None]:
+        return exclusive(self.folder / "lock")
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def config(self, texts: Mapping[str, str]) -> Config:
+        return configured(self.base, texts)
+
+    # What follows is called with the lock held.
+
+    def begin(self) -> None:
+        """Once for a study: the base's own values are its first trial, if they lie in the space."""
+        if self.trials():
+            return
+        own = point(self.space, self.base)
+        if own is not None:
+            self.study.enqueue_trial(own, user_attrs={SOURCE: BASE})
+
+    def counted(self) -> int:
+        """Trials that are finished or under way; those of a warm start were not asked for."""
+        ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        return sum(t.state in ended and t.user_attrs.get(SOURCE) != WARM for t in self.trials())
+
+    def failure(self) -> str | None:
+        """Why going on is of no use; None if it is."""
+        ended = [t for t in self.trials() if t.state not in UNFINISHED and t.user_attrs.get(SOURCE) != WARM]
+        last = ended[-FAILURES_IN_A_ROW:]
+        broken = [
+            t for t in last if t.state == TrialState.FAIL and t.user_attrs.get(END, {}).get("state") == schema.FAILED
+        ]
+        if len(broken) < FAILURES_IN_A_ROW:
+            return None
+        return f"{len(broken)} trials in a row failed, the last one: {broken[-1].user_attrs[END].get('reason')}"
+
+    def ask(self, lock: str, job: str | None) -> tuple[Trial, Config]:
+        """A new point. Raises ValueError for one whose fields do not fit each other, which is then told as failed."""
+        self.study.sampler = make_sampler(self.record, self.space, len(self.trials()))
+        trial = self.study.ask()
+        texts = settings(self.space, lambda asked: suggest(trial, asked))
+        try:
+            config = self.config(texts)
+        except ValueError as error:
+            self.tell(trial, Ended("invalid", reason=str(error)))
+            raise
+        trial.set_user_attr(HELD, asdict(Held(run_id(config), texts, lock, host(), job)))
+        return trial, config
+
+    def held_by_job(self, job: str | None) -> tuple[Trial, Held] | None:
+        """The trial that this job worked on before it was put back into the queue."""
+        for frozen in self.trials():
+            held = held_of(frozen)
+            if job is not None and frozen.state == TrialState.RUNNING and held is not None and held.job == job:
+                return Trial(self.study, frozen._trial_id), held
+        return None
+
+    def hold(self, trial: Trial, held: Held) -> None:
+        trial.set_user_attr(HELD, asdict(held))
+
+    def tell(self, trial: Trial, ended: Ended) -> None:
+        """Into the storage, the facts before the state. A run that diverged says that its point is bad: pruned, not failed."""
+        if ended.constraints:
+            for name, excess in ended.constraints.items():
+                trial.set_constraint(name, excess)
+        facts = {k: v for k, v in vars(ended).items() if v not in (None, False) and k not in ("values", "constraints")}
+        trial.set_user_attr(END, facts)
+        if ended.state == schema.DONE:
+            self.study.tell(trial, list(ended.values or ()))
+        elif ended.state == schema.PRUNED or ended.diverged:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def ask_again(self, frozen: FrozenTrial, reason: str, *, counts: bool = True) -> None:
+        """Fail a trial that lost its worker and put its point into the queue. `counts`: towards `RETRIES`."""
+        tries = frozen.user_attrs.get("tries", 0) + counts
+        trial = Trial(self.study, frozen._trial_id)
+        self.tell(trial, Ended("again" if tries <= RETRIES else schema.LOST, reason=reason))
+        if tries <= RETRIES and frozen.params:
+            attributes = {SOURCE: AGAIN, AGAIN_OF: frozen.number, "tries": tries}
+            self.study.enqueue_trial(dict(frozen.params), user_attrs=attributes)
+
+    def close_ghosts(self) -> bool:
+        """Fail the trials of dead workers. Returns whether all others that run have a holder for certain."""
+        certain = True
+        for frozen in self.trials():
+            if frozen.state != TrialState.RUNNING:
+                continue
+            dead, why = self._fate(held_of(frozen))
+            if dead:
+                self.ask_again(frozen, why)
+            certain = certain and (dead or why != UNKNOWN)
+        return certain
+
+    def _fate(self, held: Held | None) -> tuple[bool, str]:
+        if held is None:
+            return True, "its worker died while it was asking"
+        if lock_is_held(self.folder / held.lock, held.host):
+            return False, ""
+        if held.job is None:
+            return True, f"its worker on {held.host} has ended without a word (killed, or out of memory?)"
+        word = QUEUE.state(held.job)
+        if word in WAITING:
+            return False, ""
+        if word == GONE or word in ENDED:
+            return True, f"job {held.job} ended" + ("" if word == GONE else f": {word}")
+        return False, UNKNOWN  # it may be coming or going; the next look tells
+
+
+UNKNOWN = "unknown"
+
+
+def held_of(frozen: FrozenTrial) -> Held | None:
+    plain = frozen.user_attrs.get(HELD)
+    return Held(**plain) if plain else None
+
+
+def lock_is_held(path: Path, by: str) -> bool:
+    """By a living worker: the kernel knows of this machine's, a fresh heartbeat speaks for another's."""
+    worker = RunDirectory(path)
+    if worker.is_locked():
+        return True
+    age = worker.heartbeat_age()
+    return by != host() and age is not None and age < schema.STALE_SECONDS
+
+
+def distribution(asked: Drawn) -> BaseDistribution:
+    if asked.options:
+        return CategoricalDistribution(asked.options)
+    if asked.whole:
+        return IntDistribution(int(asked.low), int(asked.high))
+    return FloatDistribution(asked.low, asked.high, log=asked.log)
+
+
+def suggest(trial: Trial, asked: Drawn) -> Any:
+    if asked.options:
+        return trial.suggest_categorical(asked.name, asked.options)
+    if asked.whole:
+        return trial.suggest_int(asked.name, int(asked.low), int(asked.high))
+    return trial.suggest_float(asked.name, asked.low, asked.high, log=asked.log)
+
+
+def make_sampler(record: SearchRecord, space: Mapping[str, Any], number: int) -> optuna.samplers.BaseSampler:
+    """Seeded by the study's seed and the trial's number, so that no two workers draw the same at random."""
+    from experiments.search_space import Given
+
+    seed = (record["seed"] * 1_000_003 + number) % 2**32
+    several = len(record["metrics"]) > 1
+    match record["sampler"]:
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "gp":
+            return optuna.samplers.GPSampler(seed=seed)
+        case "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        case "qmc":  # one sequence for all trials: which of its points is next, the storage knows
+            return optuna.samplers.QMCSampler(seed=record["seed"], scramble=True, warn_independent_sampling=False)
+    conditional = any(isinstance(entry, Given) for entry in space.values())
+    return optuna.samplers.TPESampler(seed=seed, group=conditional and not several)
+
+
+def make_pruner(name: str, base: Config) -> optuna.pruners.BasePruner:
+    every, epochs = max(1, base.evaluation.knn_every), max(1, base.train.epochs)
+    match name:
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=5)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=min(every, epochs), max_resource=epochs, reduction_factor=3
+            )
+        case "wilcoxon":
+            return optuna.pruners.WilcoxonPruner()
+    return optuna.pruners.NopPruner()

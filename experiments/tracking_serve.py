@@ -1,0 +1,153 @@
+"""`python -m experiments serve`: one MLflow server for a team, on PostgreSQL or a SQLite file.
+
+Who can reach the port can read and delete every result, so without `--auth` only this machine can. The database's
+password is taken out of the command line at once (the process starts itself anew without it) and goes on by environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from experiments import schema
+from experiments.tracking_database import PASSWORD, Store, keep_password_aside, prepare
+from experiments.tracking_server import ANY_ADDRESS, bracketed, is_free, running, until_interrupted
+from experiments.tracking_store import quiet
+
+ADMIN, ADMIN_PASSWORD, SECRET_KEY, AUTH_CONFIG = (
+    "MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_AUTH_CONFIG_PATH"
+)  # fmt: skip
+AUTH_FILE = "mlflow-auth.ini"
+PRIVATE = ("10.*", "192.168.*", *(f"172.{i}.*" for i in range(16, 32)), "fc00:*", "fd00:*")
+
+
+@dataclass(frozen=True)
+class Team:
+    """How the server is reached. `names`: further names people type for it, such as that of a proxy before it."""
+
+    host: str = "127.0.0.1"
+    port: int = 5000
+    auth: bool = False
+    names: tuple[str, ...] = ()
+    workers: int = 4
+
+    def check(self) -> None:
+        """Raises ValueError: open to others without passwords, or a port that is taken."""
+        if not self.auth and not is_loopback(self.host):
+            raise ValueError(
+                f"--host {self.host}: others could read and delete every result without a password; add --auth, "
+                "or use 127.0.0.1 and an ssh tunnel"
+            )
+        if self.auth and find_spec("flask_wtf") is None:
+            raise ValueError("--auth: needs flask-wtf, which is not installed: pip install '.[auth]'")
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: must be at least 1")
+        if not 1 <= self.port <= 65_535:
+            raise ValueError(f"--port {self.port}: must be 1 to 65535")
+        if not is_free(self.port, self.host):
+            raise ValueError(f"--port {self.port}: taken on {self.host}, or not this machine's address; name another")
+
+
+def serve(runs_root: Path, store: str, team: Team, *, artifacts: str | None = None, migrate: bool = False) -> None:
+    """Serve until Ctrl-C or SIGTERM. Raises ValueError, in one line, for everything that a user can have wrong."""
+    parsed = Store.parse(store)
+    _hide_password(parsed, store)
+    keep_password_aside(parsed)
+    team.check()
+    runs_root.mkdir(parents=True, exist_ok=True)
+    quiet()
+    with until_interrupted():
+        print(f"preparing {parsed.shown} ...", flush=True)
+        prepare(parsed.uri, migrate=migrate)
+        place = artifacts or str((runs_root / schema.MLFLOW_ARTIFACTS).resolve())
+        options, environment = _authentication(runs_root, parsed, team)
+        with running(
+            runs_root, parsed, host=team.host, port=team.port, artifacts=place, workers=team.workers,
+            options=[*_reachable(team), *options], environment=environment,
+        ) as server:  # fmt: skip
+            server.wait_until_up()
+            print("\n".join(_directions(team, parsed, place)), flush=True)
+            server.wait()
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _hide_password(parsed: Store, typed: str) -> None:
+    """Start anew without the password in the arguments, which everyone on the machine can list."""
+    if parsed.password is None or not any(typed in word for word in sys.orig_argv):
+        return
+    words = [word.replace(typed, parsed.shown) for word in sys.orig_argv[1:]]
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *words], {**os.environ, PASSWORD: parsed.password})
+
+
+def _authentication(folder: Path, store: Store, team: Team) -> tuple[Sequence[str], dict[str, str]]:
+    """Users live in the same PostgreSQL database, or in a file beside the SQLite one. No secret is in the file."""
+    if not team.auth:
+        return [], {}
+    environment = {SECRET_KEY: os.environ.get(SECRET_KEY) or secrets.token_hex(32)}
+    if not os.environ.get(AUTH_CONFIG):
+        users = f"{store.uri}.users" if store.is_sqlite else store.uri
+        lines = [
+            "[mlflow]",
+            "default_permission = EDIT",  # a team's store: each brings the runs of shared sweeps
+            f"database_uri = {users.replace('%', '%%')}",
+            f"admin_username = {os.environ.get(ADMIN, 'admin')}",
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
+        ]
+        (folder / AUTH_FILE).write_text("\n".join(lines) + "\n")
+        environment[AUTH_CONFIG] = str((folder / AUTH_FILE).resolve())
+    return ["--app-name", "basic-auth"], environment
+
+
+def _reachable(team: Team) -> list[str]:
+    """By which names browsers and clients may ask for it; others are refused, as a guard against rebinding."""
+    if is_loopback(team.host) and not team.names:
+        return []
+    names = list(dict.fromkeys([*team.names, *own_names(), *([] if team.host in ANY_ADDRESS else [team.host])]))
+    local = ["localhost", "127.0.0.1"]
+    hosts = [pattern for name in [*local, *map(bracketed, names)] for pattern in (name, f"{name}:*")]
+    origins = [
+        f"{scheme}://{name}{port}"
+        for name in map(bracketed, names)
+        for scheme in ("http", "https")
+        for port in ("", ":*")
+    ]
+    return ["--allowed-hosts", ",".join([*hosts, *PRIVATE]), "--cors-allowed-origins", ",".join(origins)]
+
+
+def own_names() -> list[str]:
+    """This machine's names and addresses, as far as it knows them itself."""
+    names = {socket.gethostname(), socket.getfqdn()}
+    try:
+        _, aliases, addresses = socket.gethostbyname_ex(socket.gethostname())
+    except OSError:
+        aliases, addresses = [], []
+    return sorted({*names, *aliases, *addresses} - {""})
+
+
+def _directions(team: Team, store: Store, artifacts: str) -> list[str]:
+    host = (team.names or (socket.getfqdn(),))[0] if team.host in ANY_ADDRESS else team.host
+    address = f"http://{bracketed(host)}:{team.port}"
+    login = ["  export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=..."] if team.auth else []
+    return [
+        f"MLflow is at {address}, on {store.shown}, artifacts in {artifacts}",
+        f"  export MLFLOW_TRACKING_URI={address}",
+        *login,
+        "Everyone who sets this sends runs there: sweeps as they go, python -m experiments sync at any time.",
+        "Ctrl-C stops it",
+    ]

@@ -1,0 +1,117 @@
+"""What the machine does while a run trains: its processes' processor time and memory, its GPU's load, memory and power.
+
+The worker asks `SystemMetrics.due` when it writes a record and puts the answer beside the record's values, so these lie
+on the run's own steps and obey the same rules: none is sent that a resume makes void. Every ten seconds, about a
+millisecond each time. Read from /proc and from the driver's library (NVML, through ctypes): what cannot be read is
+absent, never 0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+SAMPLE_SECONDS = 10.0
+TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+
+
+class SystemMetrics:
+    """`device` as in the config: only a run on a GPU asks for one."""
+
+    def __init__(self, device: str) -> None:
+        self._gpu = None if device == "cpu" else Gpu()
+        self._looked_at = time.monotonic()
+        self._processor, _ = of_processes(os.getpid())
+        self._first = True
+
+    def due(self) -> dict[str, float]:
+        """The values if the last are `SAMPLE_SECONDS` old or there were none yet; else nothing."""
+        passed = time.monotonic() - self._looked_at
+        if passed < (1.0 if self._first else SAMPLE_SECONDS):
+            return {}
+        self._first, self._looked_at = False, time.monotonic()
+        seconds, memory = of_processes(os.getpid())
+        # A data-loading process that has ended takes its time with it: less than nothing is not a measurement.
+        share = {"system/cpu_percent": 100 * (seconds - self._processor) / passed} if seconds >= self._processor else {}
+        self._processor = seconds
+        values = {**share, "system/memory_mb": memory / 1e6, **(self._gpu.look() if self._gpu else {})}
+        return {key: round(value, 1) for key, value in values.items()}
+
+
+def of_processes(pid: int) -> tuple[float, float]:
+    """Processor seconds so far and resident bytes of a process and all that descend from it."""
+    seconds = memory = 0.0
+    for each in family(pid):
+        with suppress(OSError, ValueError, IndexError):  # it may end while we look
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / TICKS  # utime and stime, proc(5) fields 14 and 15
+            memory += int(fields[21]) * PAGE  # rss
+    return seconds, memory
+
+
+def family(pid: int) -> Iterator[int]:
+    """The process and its descendants."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in children.read_text().split():
+                yield from family(int(child))
+
+
+class _Utilization(ctypes.Structure):
+    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+class Gpu:
+    """The GPU that torch uses in this process, as the driver sees it. Reference: NVML API, section device queries."""
+
+    def __init__(self) -> None:
+        self._library: ctypes.CDLL | None = None
+        self._handle: ctypes.c_void_p | None = None
+
+    def look(self) -> dict[str, float]:
+        """Load in percent, memory in MB, power in W: those that the driver tells (parts of a GPU have no load)."""
+        if self._handle is None and not self._open():
+            return {}
+        library, handle, values = self._library, self._handle, dict[str, float]()
+        assert library is not None
+        load, memory, power = _Utilization(), _Memory(), ctypes.c_uint()
+        if library.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(load)) == 0:
+            values["system/gpu_percent"] = float(load.gpu)
+        if library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0:
+            values["system/gpu_memory_mb"] = memory.used / 1e6
+        if library.nvmlDeviceGetPowerUsage(handle, ctypes.byref(power)) == 0:
+            values["system/gpu_power_w"] = power.value / 1e3
+        return values
+
+    def _open(self) -> bool:
+        """By the id of torch's own device: NVML and CUDA may count the GPUs of a machine in different orders."""
+        identity = torch_gpu()
+        if identity is None:
+            return False
+        with suppress(OSError, AttributeError):
+            library, handle = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p()
+            if library.nvmlInit_v2() == 0 and not library.nvmlDeviceGetHandleByUUID(
+                identity.encode(), ctypes.byref(handle)
+            ):
+                self._library, self._handle = library, handle
+                return True
+        return False
+
+
+def torch_gpu() -> str | None:
+    """`GPU-...` of the device torch computes on; None as long as it uses none. Does not import torch or wake a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    identity = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
+    return None if identity is None else f"GPU-{str(identity).removeprefix('GPU-')}"

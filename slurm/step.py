@@ -1,0 +1,68 @@
+"""The tasks of one job step as the processes of one run: Slurm's variables in torchrun's words.
+
+Imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+from collections.abc import Mapping
+
+LOWEST_PORT, PORTS = 10_000, 20_000  # below the ports that systems hand out by themselves
+ASK_SECONDS = 30.0
+
+
+def torchrun_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT of this task; nothing for a step of one task, or under torchrun.
+
+    MASTER_ADDR and MASTER_PORT that are set stay. Raises ValueError where the first node has no address to be found.
+    """
+    count = variables.get("SLURM_STEP_NUM_TASKS", "1")  # unlike SLURM_NTASKS, not set in a script that is no step
+    if count == "1" or "WORLD_SIZE" in variables:
+        return {}
+    nodes = variables.get("SLURM_STEP_NODELIST") or variables["SLURM_JOB_NODELIST"]
+    return {
+        "RANK": variables["SLURM_PROCID"],
+        "WORLD_SIZE": count,
+        "LOCAL_RANK": variables["SLURM_LOCALID"],
+        "MASTER_ADDR": variables.get("MASTER_ADDR") or address(first_node(nodes)),
+        "MASTER_PORT": variables.get("MASTER_PORT") or str(port(variables)),
+    }
+
+
+def first_node(nodes: str) -> str:
+    """Of a list as Slurm writes it: "n[3-5,9],m1" -> "n3". Task 0 is there."""
+    first = re.split(r",(?![^\[]*\])", nodes)[0]
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
+
+
+def port(variables: Mapping[str, str]) -> int:
+    """All tasks come to the same one, and no other job or step of the node is likely to."""
+    job, step, restarts = (
+        int(variables.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    )
+    return LOWEST_PORT + (101 * job + 11 * step + restarts) % PORTS
+
+
+def address(node: str) -> str:
+    """The node's name, if names are resolved here; else the address that Slurm itself uses."""
+    try:
+        socket.getaddrinfo(node, None)
+    except OSError:
+        return _slurms_address(node)
+    return node
+
+
+def _slurms_address(node: str) -> str:
+    try:
+        said = subprocess.run(
+            ["scontrol", "--oneliner", "show", "node", node],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ASK_SECONDS, check=False,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    if found := re.search(r"\bNodeAddr=(\S+)", said):
+        return found[1]
+    raise ValueError(f"{node}: this node's address is not to be found; set MASTER_ADDR in the profile's environment")
