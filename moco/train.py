@@ -155,7 +155,10 @@ class _Loop:
         self.saved_at = time.monotonic()
 
     def finish(self, path: Path) -> Iterator[Record]:
-        """Curves of readouts that train, then the final readouts, and the weights: {"encoder", "head": state dicts, "config", "step"}."""
+        """Curves of readouts that train, then the final readouts.
+
+        Leaves the weights: {"encoder", "head": state dicts, "config", "step"}.
+        """
         trainer, started = self.trainer, time.monotonic()
         if trainer.total_steps == 0:
             trainer.measure_statistics()

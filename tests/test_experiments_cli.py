@@ -98,7 +98,8 @@ BAD = [
         "error: --only K=1025: no such arm; did you mean K=1024? The arms are K=128, K=256, K=512, K=1024, random init",
     ),
     (["--cluster", "lokal"],
-     "error: --cluster lokal: no such cluster; there are local, debug, a100, dev, h100, slurm, slurm_ddp; did you mean local?"),
+     "error: --cluster lokal: no such cluster; there are local, debug, a100, dev, h100, slurm, slurm_ddp; "
+     "did you mean local?"),
     (["--seeds", "0"], "error: --seeds 0: must be at least 1"),
     (["--max-parallel", "0"], "error: --max-parallel 0: must be at least 1"),
     (

@@ -145,7 +145,8 @@ def test_the_key_encoder_is_the_closed_form_of_its_average() -> None:
 def test_arms_of_one_seed_share_what_they_do_not_change() -> None:
     base = momentum_model()
     for other in (replace(SMALL, head=Head(hidden=(0,), dim=16)), replace(SMALL, negatives=Queue(20))):
-        for mine, theirs in zip(base.query.encoder.parameters(), momentum_model(other).query.encoder.parameters(), strict=True):
+        twin = momentum_model(other).query.encoder
+        for mine, theirs in zip(base.query.encoder.parameters(), twin.parameters(), strict=True):
             assert torch.equal(mine, theirs)
     other_seed = momentum_model(replace(SMALL, train=replace(SMALL.train, seed=1)))
     first, second = (next(m.query.encoder.parameters()) for m in (base, other_seed))
