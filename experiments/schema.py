@@ -33,7 +33,9 @@ RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
 CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
 PRUNE = "prune"  # a search asks the run to end here; holds the reason, one line
-SEARCHES_FOLDER = "searches"  # <label>.json: see `SearchRecord`; <label>.journal: the Optuna study; <label>/: its workers
+SEARCHES_FOLDER = (
+    "searches"  # <label>.json: see `SearchRecord`; <label>.journal: the Optuna study; <label>/: its workers
+)
 SWEEPS_FOLDER, MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "sweeps", "mlflow.db", "mlflow-artifacts"
 STORE_ID = "store-id"
 SLURM_FOLDER, CODE_FOLDER, AT_REST_INDEX = "slurm", "code", ".states.json"

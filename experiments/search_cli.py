@@ -109,6 +109,11 @@ def _profile(options: argparse.Namespace) -> Profile | None:
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"--cluster {options.cluster}: no such cluster; there are {', '.join(clusters)}{meant}")
     profile = load_profile(options.cluster)
+    if profile.processes > 1:
+        raise ValueError(
+            f"--cluster {profile.name}: it gives a run {profile.processes} processes, a search worker is one; "
+            "choose a profile with one GPU"
+        )
     for name, value in (("MOCO_RUNS", profile.runs_root), ("MLFLOW_TRACKING_URI", profile.tracking)):
         if value and not os.environ.get(name):
             os.environ[name] = os.path.expanduser(value)

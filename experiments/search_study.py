@@ -84,6 +84,12 @@ class Study:
     def locked(self) -> AbstractContextManager[None]:
         return exclusive(self.folder / "lock")
 
+    def close(self) -> None:
+        """Leave a database; a journal holds nothing open."""
+        if isinstance(self.storage, optuna.storages.RDBStorage):
+            self.storage.remove_session()
+            self.storage.engine.dispose()
+
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 

@@ -103,6 +103,7 @@ class SearchWorker:
             with self.study.locked():
                 export(self.study, final=self._is_last(), failure=self.failure)
         self._go_back()
+        self.study.close()
         return self.failure is None
 
     def _is_last(self) -> bool:

@@ -64,6 +64,7 @@ def begun(root: Path, search: Search = TOY, *, seed: int = 0, address: str | Non
     if base:
         with study.locked():
             study.begin()
+    study.close()
     return path
 
 

@@ -159,6 +159,7 @@ ADDRESSES = [
     (["--storage", "postgresql://me:secret@127.0.0.1:1/study"],
      "error: --storage postgresql://127.0.0.1:1/study: cannot be reached: "),
     (["--cluster", "lokal"], "error: --cluster lokal: no such cluster; there are local, "),
+    (["--cluster", "slurm_ddp"], "error: --cluster slurm_ddp: it gives a run 8 processes, a search worker is one"),
     (["--workers", "0"], "error: --workers 0: must be at least 1"),
     (["--warm-start", "nothing"], "error: no sweep nothing in "),
     (["--confirm", "5"], "error: --confirm 5: write trials x seeds, such as 5x3"),
