@@ -1,7 +1,8 @@
 """Does reduced precision cost accuracy?  python sweeps/precision.py  (3 arms x 3 seeds on the digits)
 
 Users report half a point to a point less with mixed precision on ImageNet-100, others none (open-mmlab/mmselfsup#35: 66.6
-against 67.3 with apex). The loss is in float32 in every arm. On a CPU without bfloat16 units the two are slower, not faster.
+against 67.3 with apex). The loss is in float32 in every arm. A CPU has no float16 units and is 20 times
+slower with it: --only fp32 bf16 there, or a few epochs.
 """
 
 from dataclasses import replace
