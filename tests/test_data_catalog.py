@@ -62,7 +62,7 @@ def one_line(data: Data) -> str:
 
 def test_unknown_set_suggests_the_nearest() -> None:
     assert one_line(Data(name="cifar_10")) == (
-        "data.name = cifar_10: no such image set; did you mean cifar10? Known: digits, shapes, cifar10, cifar100, "
+        "data.name = cifar_10: no such image set; did you mean cifar10? Known: digits, digits4, shapes, cifar10, cifar100, "
         "stl10, fashion_mnist, imagenette, imagenet, folder"
     )
 

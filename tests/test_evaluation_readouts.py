@@ -74,7 +74,9 @@ def test_no_choice_looks_at_the_test_split() -> None:
 
 
 def test_an_unknown_protocol_is_one_line_with_the_choices() -> None:
-    expected = r"^protocol linaer: there is no .* knn, linear, few_label, linear_paper; did you mean linear\?$"
+    expected = (
+        r"^protocol linaer: there is no .* knn, linear, few_label, finetune, linear_paper; did you mean linear\?$"
+    )
     with pytest.raises(ValueError, match=expected):
         protocol("linaer")
     with pytest.raises(ValueError, match=r"linear_paper$"):

@@ -60,7 +60,8 @@ def test_the_flags_are_frozen() -> None:
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
         "pretrain": {"--baseline", "--set"},
-        "evaluate": {"--protocol"},
+        "evaluate": {"--protocol", "--baseline", "--set"},
+        "export": {"--to", "--out"},
         "status": {"--watch", "-w", "--json"},
         "logs": {"--follow", "-f"},
         "cancel": set(),

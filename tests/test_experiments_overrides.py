@@ -81,13 +81,13 @@ WRONG = [
         "quux: no such field; the groups are data, augment, encoder, head, key_encoder, negatives, loss, optim, train, "
         "evaluation",
     ),
-    ("negatives=1024", "negatives: a group, not a field; its fields are negatives.size"),
+    ("negatives=1024", "negatives=1024: no such kind; allowed: queue, inbatch, bothviews, memorybank, absent"),
     (
         "optim.schedule.per_step=yes",
         "optim.schedule.per_step: optim.schedule is step, which has no per_step; first --set optim.schedule=cosine",
     ),
     ("optim.betas=0.9,0.99", "optim.betas: optim is sgd, which has no betas; first --set optim=adamw"),
-    ("optim=adam", "optim=adam: no such kind; allowed: sgd, adamw; did you mean adamw?"),
+    ("optim=adam", "optim=adam: no such kind; allowed: sgd, adamw, lars; did you mean adamw?"),
     ("train.epochs", "--set train.epochs: write it as FIELD=VALUE, e.g. --set train.epochs=40"),
     ("=3", "--set =3: write it as FIELD=VALUE, e.g. --set train.epochs=40"),
     ("train.epochs=ten", "train.epochs=ten: must be a whole number, such as 1024, 65_536 or 64k"),

@@ -18,7 +18,7 @@ __all__ = ["wide_cluster"]
 pytestmark = pytest.mark.usefixtures("wide_cluster")
 
 TWO_ARMS = ("--cluster", "dev", "--only", "K=128", "K=256", "--set", "train.epochs=1")
-MOST, LATER_MOST, LAST = 8, 2, 12
+MOST, LATER_MOST, LAST = 8, 2, 40
 
 
 def interval(one: RunDirectory) -> tuple[float, float]:

@@ -103,7 +103,7 @@ def test_status_watches_to_the_end_and_speaks_json(tmp_path: Path) -> None:
     watched = first + watcher.communicate(timeout=120)[0]
     assert watcher.returncode == 0
     until_the_queue_is_empty()  # a job ends a moment after its run
-    pages = watched.strip().split("\n\n")
+    pages = re.split(r"\n{2,}", watched.strip())
     assert len(pages) > 1
     assert pages[-1].splitlines()[0] == "stand_in@digits,train.epochs=3: 4 done, 4 missing"
     assert max(len(line) for line in watched.splitlines()) < 80

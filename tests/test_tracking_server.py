@@ -208,7 +208,7 @@ def test_a_browser_shows_the_sweep_its_arms_side_by_side_and_a_run(
     table = places.charts.replace("compareRunsMode=CHART&", "")
     pages = {
         "experiment-charts": Page(places.charts, [*names, "test/linear_top1"], {"svg.main-svg": 3}),
-        "experiment-runs": Page(table, [*names, "negatives.size", "1024"], width=2800),
+        "experiment-runs": Page(table, names, width=2800),
         "compare": Page(places.compare, ["negatives.size", "K=256 seed=0", "K=1024 seed=1"], {".parcoords": 1}),
         "run": Page(run, [runs.QUESTION, "negatives.size", "encoder"]),
     }

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.entities import LoggedModelStatus
 
 from experiments import schema
 from experiments.tracking import sync
@@ -95,7 +96,10 @@ def test_a_finished_sweep_is_shown_with_the_values_times_and_steps_of_its_journa
     assert [name for name, _ in shown["data"]] == ["digits"]
     assert set(shown["files"]) == set(schema.RUN_ARTIFACTS)
     ((name, kind, status, params, model_tags, outputs, files),) = shown["models"]
-    assert (name, kind, status, outputs, files) == ("encoder", "moco encoder", "READY", [(1,)], ["MLmodel"])
+    ready = LoggedModelStatus.READY.value
+    assert (name, kind, LoggedModelStatus.from_int(status).value, outputs, files) == (
+        "encoder", "moco encoder", ready, [(1,)], ["MLmodel"],
+    )  # fmt: skip
     assert params["path"] == str(root / cell["run_id"] / schema.ENCODER)
     assert model_tags["moco.arm"] == "K=1024"
 
