@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -152,6 +153,18 @@ def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
     check.add_argument("file", metavar="FILE", type=Path, help="written by `python -m analysis table SWEEP --out FILE`")
 
 
+def _answer(arguments: Arguments, verbs: dict[str, Callable[[Arguments], int | None]]) -> int:
+    if arguments.verb in verbs:
+        return verbs[arguments.verb](arguments) or 0
+    if arguments.verb == "search":
+        from analysis.search_verb import search
+
+        return search(arguments)
+    from analysis import verbs as answers
+
+    return int(getattr(answers, arguments.verb)(arguments))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code; 2 comes with one line on stderr for a user's mistake."""
     arguments = parser().parse_args(argv)
@@ -159,17 +172,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
     verbs: dict[str, Callable[[Arguments], int | None]] = {"table": table, "plot": plot, "report": report}
     try:
-        if arguments.verb in verbs:
-            return verbs[arguments.verb](arguments) or 0
-        if arguments.verb == "search":
-            from analysis.search_verb import search
-
-            return search(arguments)
-        from analysis import verbs as answers
-
-        return int(getattr(answers, arguments.verb)(arguments))
+        code = _answer(arguments, verbs)
+        sys.stdout.flush()  # here, not at exit, where a closed pipe would be a complaint
+        return code
     except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, less) has seen enough
+        # The reader (head, less) has seen enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

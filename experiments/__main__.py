@@ -6,6 +6,7 @@ Exit 0: done. 1: the run failed. 2: wrong input, nothing was started. 130: inter
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -29,12 +30,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = parser().parse_args(arguments)
         code: int = options.run(options, shlex.join(["python", "-m", "experiments", *arguments]))
+        sys.stdout.flush()  # here, not at exit, where a closed pipe would be a complaint
         return code
     except ValueError as error:
         print(f"error: {error}", file=standard_error())
         return 2
     except BrokenPipeError:  # the reader has seen enough: `status | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return 0
 
 

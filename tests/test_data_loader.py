@@ -206,7 +206,7 @@ if __name__ == "__main__":
     for epoch in range(2):
         for batch in batches.epoch(epoch):
             count += 1
-            if count == 1:
+            if count == 2:  # one from each reader: both are set up
                 print("first", flush=True)
                 sys.stdin.readline()
     print(count, len(seen), flush=True)

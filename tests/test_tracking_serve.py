@@ -23,6 +23,7 @@ from tests.tracking_team import free_port, serving, told_until
 # mlflow's own use of an older SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 ADMIN_PASSWORD = "a long enough password"
+TYPED = "typ3d%/p@ss"  # on a command line, where the others must never stand
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def refused(folder: Path, *arguments: str, **environment: str) -> str:
     env = {**os.environ, "MOCO_RUNS": str(folder), **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
-    assert PASSWORD not in done.stdout + done.stderr
+    assert not any(secret in done.stdout + done.stderr for secret in (PASSWORD, TYPED))
     assert done.stderr.count("\n") == 1
     return done.stderr.strip()
 
@@ -132,7 +133,7 @@ def make_older(store: str) -> None:
         (["--store", "mysql://h/db"], "error: --store mysql://h/db: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE"),
         ([], "error: --store: which database? postgresql://USER@HOST/DATABASE or sqlite:///FILE"),
         (
-            ["--store", f"postgresql://u:{quote(PASSWORD, safe='')}@127.0.0.1:1/db", "--host", "0.0.0.0"],
+            ["--store", f"postgresql://u:{quote(TYPED, safe='')}@127.0.0.1:1/db", "--host", "0.0.0.0"],
             "error: --host 0.0.0.0: others could read and delete every result without a password; add --auth, "
             "or use 127.0.0.1 and an ssh tunnel",
         ),
