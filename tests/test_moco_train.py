@@ -24,9 +24,7 @@ def quick(**changes: object) -> Config:
         base,
         negatives=Queue(200),
         train=replace(base.train, epochs=3, batch_size=256, log_every=2, device="cpu"),
-        evaluation=replace(
-            base.evaluation, knn_every=1, linear_epochs=5, few_label_draws=2, finetune=True, finetune_epochs=2
-        ),
+        evaluation=replace(base.evaluation, knn_every=1, linear_epochs=5, few_label_draws=2),
         **changes,
     )
 

@@ -64,7 +64,7 @@ def team(database: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with serving(folder, port, "--store", store) as process:
         # Until its first word it still has the arguments that the user typed, and reads them.
         told = told_until(process, "preparing")
-        with Watch(PASSWORD, quote(PASSWORD, safe="")) as watch:
+        with Watch(port, PASSWORD, quote(PASSWORD, safe="")) as watch:
             told += told_until(process, "Ctrl-C")
         assert (watch.looks > 10, watch.found) == (True, set())
         yield Team(database, f"http://127.0.0.1:{port}", folder, told)
