@@ -31,8 +31,8 @@ from experiments.run_directory import Busy, RunDirectory
 from experiments.snapshot import Snapshot, forget_unused
 from experiments.submissions import names, record
 from experiments.sweep import Cell
-from experiments.tracking_job import LABEL
-from experiments.tracking_store import URI_VARIABLE, user_uri
+from experiments.tracking.job import LABEL
+from experiments.tracking.store import URI_VARIABLE, user_uri
 from moco.config import check_processes
 from slurm.launch import Submission, new_folder, withdraw
 from slurm.profiles import Profile

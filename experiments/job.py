@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments import provenance, ranks, schema
 from experiments.run_directory import Busy, RunDirectory
-from experiments.tracking_job import mirroring
+from experiments.tracking.job import mirroring
 from experiments.worker import attempt
 
 MAX_REQUEUES = "MOCO_MAX_REQUEUES"

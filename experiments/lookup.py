@@ -14,7 +14,7 @@ from experiments import schema
 from experiments.manifest import all_manifests
 from experiments.run_directory import RunDirectory
 from experiments.schema import Manifest
-from experiments.search_record import split_trial
+from experiments.search.record import split_trial
 
 SHORTEST_PREFIX = 4  # characters of a run id
 ANY = (
@@ -104,7 +104,7 @@ def _of_mlflow(root: Path, text: str) -> list[Found]:
         return []
     run_ids = _embedded(root / schema.MLFLOW_DATABASE, text)
     if not run_ids:
-        from experiments.tracking_lookup import run_id_of
+        from experiments.tracking.lookup import run_id_of
 
         run_ids = {run_id_of(root, text) or ""}
     return [run for run in _known(root) if run.run_id in run_ids]

@@ -10,7 +10,7 @@ from typing import Any
 from experiments import schema
 from experiments.durable import exclusive, now, read_json, replace_json
 from experiments.schema import Manifest
-from experiments.search_record import search_manifests
+from experiments.search.record import search_manifests
 from experiments.sweep import Cell, Plan, make_cell
 from moco.config import Config
 from moco.identity import flatten, from_plain, run_id, to_plain

@@ -27,7 +27,7 @@ from experiments.pool import record_death
 from experiments.processes import child_environment, handling
 from experiments.reconcile import AT_REST
 from experiments.run_directory import RunDirectory
-from experiments.tracking_job import mirroring
+from experiments.tracking.job import mirroring
 from experiments.worker import STOP_SIGNALS
 from slurm.launch import Submission, submit
 from slurm.profiles import Profile

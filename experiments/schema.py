@@ -282,7 +282,7 @@ class SearchRecord(TypedDict):
     question: str
     base: str  # name in experiments.baselines
     base_config: dict[str, Any]
-    space: dict[str, dict[str, Any]]  # config field -> experiments.search_space.to_plain
+    space: dict[str, dict[str, Any]]  # config field -> experiments.search.space.to_plain
     metrics: list[str]  # readouts of the validation images, and gpu_hours
     directions: list[str]  # "maximize" or "minimize" for each
     limits: dict[str, float]  # constraint -> what is allowed

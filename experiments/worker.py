@@ -21,7 +21,7 @@ from experiments.durable import age_of, now, replace_json
 from experiments.machine import gpu_driver, hardware
 from experiments.processes import handling, this_process
 from experiments.run_directory import Busy, RunDirectory
-from experiments.tracking_system import SystemMetrics
+from experiments.tracking.system import SystemMetrics
 from experiments.vitals import StopRequest, beating, logging_to
 
 if TYPE_CHECKING:

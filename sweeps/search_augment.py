@@ -5,7 +5,7 @@ rotation and blur are searched; for photographs, `--baseline folder --set data.r
 """
 
 from experiments.search import Choice, Float, Search
-from experiments.search_cli import main
+from experiments.search.cli import main
 
 SEARCH = Search(
     name="search_augment",

@@ -5,7 +5,7 @@ K stays below the training images. Judged by kNN on the validation images at one
 """
 
 from experiments.search import Choice, Complement, Given, Log, Powers, Search
-from experiments.search_cli import main
+from experiments.search.cli import main
 
 SEARCH = Search(
     name="search_moco",

@@ -5,7 +5,7 @@ Judged by kNN on the validation images at one seed: --confirm 5x3 tells skill fr
 """
 
 from experiments.search import Log, Powers, Search
-from experiments.search_cli import main
+from experiments.search.cli import main
 
 SEARCH = Search(
     name="search_optim",

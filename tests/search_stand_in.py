@@ -59,19 +59,19 @@ def replace_trainer() -> None:
 def work(path: str) -> str:
     """What an element of an array does, by its name in this module."""
     replace_trainer()
-    from experiments.search_worker import work as real
+    from experiments.search.worker import work as real
 
     return real(path)
 
 
 def search(arguments: list[str]) -> int:
-    from experiments import search_cluster, search_local
-    from experiments.search_cli import run
+    from experiments.search import cluster, local
+    from experiments.search.cli import run
     from tests import search_stand_in
     from tests.search_toy import TOY
 
-    vars(search_cluster)["WORK"] = search_stand_in.work
-    vars(search_local)["WORKER"] = (sys.executable, "-m", "tests.search_stand_in", "worker")
+    vars(cluster)["WORK"] = search_stand_in.work
+    vars(local)["WORKER"] = (sys.executable, "-m", "tests.search_stand_in", "worker")
     return run(TOY, arguments)
 
 
@@ -79,7 +79,7 @@ if __name__ == "__main__":
     role, *rest = sys.argv[1:]
     if role == "worker":
         replace_trainer()
-        from experiments.search_worker import main
+        from experiments.search.worker import main
 
         sys.exit(main(rest))
     sys.exit(search(rest))

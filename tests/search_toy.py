@@ -19,11 +19,11 @@ from optuna.trial import Trial
 from experiments import schema
 from experiments.durable import replace_json
 from experiments.schema import SearchRecord
-from experiments.search import Choice, Log, Powers, Search, plan
-from experiments.search_address import named
-from experiments.search_record import read_record, record_path
-from experiments.search_study import Ended, Study
-from experiments.search_worker import SearchWorker
+from experiments.search.address import named
+from experiments.search.definition import Choice, Log, Powers, Search, plan
+from experiments.search.record import read_record, record_path
+from experiments.search.study import Ended, Study
+from experiments.search.worker import SearchWorker
 from experiments.sweep import Cell
 from moco.config import Config
 

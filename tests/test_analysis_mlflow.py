@@ -25,8 +25,10 @@ from analysis.render import render
 from analysis.sources import RunDirectories
 from analysis.store import load_sweep
 from analysis.tables import ablation_table
-from experiments import schema, tracking_ui
-from experiments.tracking import ensure_store, sync
+from experiments import schema
+from experiments.tracking import ui as tracking_ui
+from experiments.tracking.store import ensure_store
+from experiments.tracking.sync import sync
 from tests import tracking_runs as runs
 from tests.example_store import copied, executed
 from tests.parts import require_part

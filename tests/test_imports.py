@@ -30,7 +30,7 @@ OUTSIDE: dict[str, set[str]] = {
     "experiments/zygote.py": {"torch"},
     "experiments/search": {"optuna"},
     "experiments/tracking": {"mlflow"},
-    "experiments/tracking_model.py": {"mlflow", "torch"},
+    "experiments/tracking/model.py": {"mlflow", "torch"},
     "sweeps": set(),
     "analysis": {"polars", "seaborn", "matplotlib", "scipy", "numpy"},
     "analysis/mlflow_reader.py": {"polars", "mlflow"},
@@ -80,7 +80,7 @@ def test_the_rule_can_fail() -> None:
 def test_planning_imports_nothing_heavy() -> None:
     code = (
         "import sys, moco.config, moco.methods, moco.identity, moco.data.catalog, moco.data.folder, experiments.sweep,"
-        " experiments.baselines, experiments.cli, experiments.search_cli, experiments.reconcile;"
+        " experiments.baselines, experiments.cli, experiments.search.cli, experiments.reconcile;"
         "print(sorted({'torch', 'numpy', 'mlflow', 'optuna', 'seaborn', 'polars', 'sklearn', 'PIL'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -11,9 +11,9 @@ from analysis.search import best_so_far, find_search, table
 from analysis.search_figures import axes_of, contour, figures, history, importances, pareto
 from experiments.durable import replace_json
 from experiments.schema import SearchRecord
-from experiments.search import Choice, Complement, Given, Log, Powers
-from experiments.search_record import record_path
-from experiments.search_space import to_plain
+from experiments.search.definition import Choice, Complement, Given, Log, Powers
+from experiments.search.record import record_path
+from experiments.search.space import to_plain
 
 SPACE = {
     "optim": Choice("sgd", "adamw"),

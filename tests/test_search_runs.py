@@ -20,10 +20,10 @@ from experiments.lookup import find
 from experiments.reconcile import state_of
 from experiments.run_directory import RunDirectory
 from experiments.schema import SearchRecord
-from experiments.search_begin import begin
-from experiments.search_record import finished, record_path, split_trial
-from experiments.search_storage import quiet
-from experiments.search_worker import SearchWorker
+from experiments.search.begin import begin
+from experiments.search.record import finished, record_path, split_trial
+from experiments.search.storage import quiet
+from experiments.search.worker import SearchWorker
 from experiments.sweep import make_cell
 from experiments.worker import attempt
 from moco.config import Config
@@ -137,7 +137,7 @@ def _steps(root: Path) -> list[int]:
 
 @pytest.mark.usefixtures("stand_in")
 def test_a_warm_start_tells_what_is_finished_and_lies_in_the_space(tmp_path: Path) -> None:
-    from experiments.search import plan
+    from experiments.search.definition import plan
 
     base: Config = plan(TOY, "digits", ["train.device=cpu"]).base
     inside = replace(base, optim=replace(base.optim, lr=0.05))
@@ -170,7 +170,7 @@ def test_confirmation_ranks_by_fresh_seeds_and_the_winner_can_be_pasted(tmp_path
     real = (
         sys.executable,
         "-c",
-        "from experiments.search_cli import main; from tests.search_toy import TOY; main(TOY)",
+        "from experiments.search.cli import main; from tests.search_toy import TOY; main(TOY)",
     )
     run(real, root, "--trials", "4", "--workers", "1", *small)
     run(real, root, "--confirm", "2x2", "--yes", *small)

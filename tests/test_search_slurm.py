@@ -14,7 +14,7 @@ from experiments.lookup import find
 from experiments.reconcile import state_of
 from experiments.run_directory import RunDirectory
 from experiments.schema import SearchRecord, TrialRecord
-from experiments.search_record import finished, record_path
+from experiments.search.record import finished, record_path
 from slurm.launch import queue_states
 from tests.search_toy import known, opened
 from tests.slurm_cluster import cluster, queue, run, slurm, until_the_queue_is_empty

@@ -12,9 +12,21 @@ import pytest
 from experiments import schema
 from experiments.baselines import digits
 from experiments.overrides import apply
-from experiments.search import HOURS, Choice, Complement, Float, Given, Int, Log, Powers, Search, changes, plan
-from experiments.search_cli import run
-from experiments.search_space import Drawn, configured, from_plain, point, settings, to_plain, words
+from experiments.search.cli import run
+from experiments.search.definition import (
+    HOURS,
+    Choice,
+    Complement,
+    Float,
+    Given,
+    Int,
+    Log,
+    Powers,
+    Search,
+    changes,
+    plan,
+)
+from experiments.search.space import Drawn, configured, from_plain, point, settings, to_plain, words
 from moco.config import AdamW, Cosine
 from moco.identity import run_id
 from sweeps.search_augment import SEARCH as AUGMENT

@@ -23,13 +23,13 @@ from optuna.trial import TrialState
 
 from experiments import schema
 from experiments.schema import SearchRecord
-from experiments.search import PRUNERS, SAMPLERS
-from experiments.search_cli import run
-from experiments.search_local import line
-from experiments.search_record import finished
-from experiments.search_storage import quiet
-from experiments.search_study import FAILURES_IN_A_ROW, Ended
-from experiments.search_worker import SearchWorker, excess, reporting
+from experiments.search.cli import run
+from experiments.search.definition import PRUNERS, SAMPLERS
+from experiments.search.local import line
+from experiments.search.record import finished
+from experiments.search.storage import quiet
+from experiments.search.study import FAILURES_IN_A_ROW, Ended
+from experiments.search.worker import SearchWorker, excess, reporting
 from tests.parts import require_part
 from tests.search_toy import TOY, begun, known, opened, search, toy, value
 from tests.stand_in_runs import ROOT, environment, wait_until
@@ -165,7 +165,7 @@ def test_eight_workers_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None
     record = known(path)
     assert [t["number"] for t in record["trials"]] == list(range(200))
     assert {t["state"] for t in record["trials"]} == {schema.DONE}
-    from experiments.search_space import configured
+    from experiments.search.space import configured
 
     study = opened(path)
     for trial in record["trials"]:
@@ -306,7 +306,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
         "--locale=C",
     ]
     subprocess.run([*as_user, *init], check=True, capture_output=True, cwd="/")
-    from experiments.tracking_ui import free_port
+    from experiments.tracking.ui import free_port
 
     port = free_port(54320)
     serve = [

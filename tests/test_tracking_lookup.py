@@ -9,8 +9,8 @@ import pytest
 
 from experiments import schema
 from experiments.lookup import find
-from experiments.tracking import sync
-from experiments.tracking_store import QUIET
+from experiments.tracking.store import QUIET
+from experiments.tracking.sync import sync
 from tests import tracking_runs as runs
 from tests.tracking_content import query
 

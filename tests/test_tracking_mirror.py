@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from experiments import schema
-from experiments.tracking_looks import Looks
-from experiments.tracking_mirror import Mirror, mirror_of
-from experiments.tracking_notes import MAX_NOTE, Row, command_for, rows, sweep_note
-from experiments.tracking_points import POINTS_PER_KEY, Point, Sent, curves_csv, points
-from experiments.tracking_sync import pause
+from experiments.tracking.looks import Looks
+from experiments.tracking.mirror import Mirror, mirror_of
+from experiments.tracking.notes import MAX_NOTE, Row, command_for, rows, sweep_note
+from experiments.tracking.points import POINTS_PER_KEY, Point, Sent, curves_csv, points
+from experiments.tracking.sync import pause
 from tests import tracking_runs as runs
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from experiments import schema
-from experiments.tracking import sync
-from experiments.tracking_store import QUIET, embedded_uri, open_store
+from experiments.tracking.store import QUIET, embedded_uri, open_store
+from experiments.tracking.sync import sync
 from moco import checkpoint
 from moco.config import Config
 from moco.encoders import build_encoder

@@ -17,9 +17,9 @@ from experiments.baselines import digits
 from experiments.durable import Appender
 from experiments.overrides import apply
 from experiments.run_directory import RunDirectory
-from experiments.tracking_names import names_markdown
-from experiments.tracking_points import MIRRORED, values_of
-from experiments.tracking_system import SystemMetrics, of_processes
+from experiments.tracking.names import names_markdown
+from experiments.tracking.points import MIRRORED, values_of
+from experiments.tracking.system import SystemMetrics, of_processes
 from moco.data.catalog import resolve
 from tests.stand_in_runs import ROOT
 

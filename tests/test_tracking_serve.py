@@ -15,8 +15,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from experiments.tracking_database import Store, prepare
-from experiments.tracking_store import QUIET
+from experiments.tracking.database import Store, prepare
+from experiments.tracking.store import QUIET
 from tests.postgres_server import PASSWORD, Postgres, postgres
 from tests.tracking_team import free_port, serving, told_until
 

@@ -15,10 +15,10 @@ from urllib.parse import quote
 import pytest
 
 from experiments import schema
-from experiments.tracking import sync
-from experiments.tracking_store import QUIET, open_store
-from experiments.tracking_sweep import run_ids_by_arm
-from experiments.tracking_ui import links
+from experiments.tracking.store import QUIET, open_store
+from experiments.tracking.sweep import run_ids_by_arm
+from experiments.tracking.sync import sync
+from experiments.tracking.ui import links
 from tests import tracking_runs as runs
 from tests.parts import require_part
 from tests.postgres_server import PASSWORD, Postgres, postgres

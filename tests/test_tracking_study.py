@@ -12,9 +12,9 @@ import pytest
 from experiments import schema
 from experiments.durable import replace_json
 from experiments.schema import SearchRecord, TrialRecord
-from experiments.search_record import record_path
-from experiments.tracking import sync
-from experiments.tracking_store import QUIET
+from experiments.search.record import record_path
+from experiments.tracking.store import QUIET
+from experiments.tracking.sync import sync
 from tests import tracking_runs as runs
 from tests.tracking_content import content
 

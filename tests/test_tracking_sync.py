@@ -15,8 +15,8 @@ import pytest
 from mlflow.entities import LoggedModelStatus
 
 from experiments import schema
-from experiments.tracking import sync
-from experiments.tracking_store import QUIET, open_store
+from experiments.tracking.store import QUIET, open_store
+from experiments.tracking.sync import sync
 from moco.config import Config
 from moco.identity import flatten, from_plain
 from tests import tracking_runs as runs

@@ -19,10 +19,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from experiments import schema
-from experiments.tracking import links, sync
-from experiments.tracking_server import free_port
-from experiments.tracking_store import QUIET, open_store
-from experiments.tracking_ui import COMPARED
+from experiments.tracking.server import free_port
+from experiments.tracking.store import QUIET, open_store
+from experiments.tracking.sync import sync
+from experiments.tracking.ui import COMPARED, links
 from tests import tracking_runs as runs
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
 
 @contextmanager
 def served(root: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    code = "import sys; from pathlib import Path; from experiments.tracking import serve_ui"
+    code = "import sys; from pathlib import Path; from experiments.tracking.ui import serve_ui"
     code += "; serve_ui(Path(sys.argv[1]), 'queue_size', int(sys.argv[2]))"
     command = [sys.executable, "-c", code, str(root), str(port)]
     with subprocess.Popen(

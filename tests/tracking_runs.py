@@ -121,7 +121,9 @@ def finish_started(run: RunDirectory, cell: schema.Cell, top1: float = 97.5) -> 
 
 def call(code: str, root: Path) -> list[str]:
     """A process of its own that runs this code."""
-    setup = "import sys; from pathlib import Path; from experiments.tracking import *; root = Path(sys.argv[1])"
+    modules = ("serve", "store", "sync", "ui")
+    imports = "".join(f"from experiments.tracking.{module} import *; " for module in modules)
+    setup = f"import sys; from pathlib import Path; {imports}root = Path(sys.argv[1])"
     return [sys.executable, "-c", f"{setup}\n{code}", str(root)]
 
 

@@ -7,7 +7,7 @@ import sys
 
 from experiments.parser import AddVerb
 from experiments.run_directory import runs_root
-from experiments.search_record import record_named
+from experiments.search.record import record_named
 
 
 def register(add: AddVerb) -> None:
@@ -20,7 +20,7 @@ def register(add: AddVerb) -> None:
 
 def adopt(options: argparse.Namespace, command: str) -> int:
     """Exit 0 also for a winner that was not confirmed, with a warning on stderr."""
-    from experiments.search_adopt import imports, source, winner
+    from experiments.search.adopt import imports, source, winner
 
     root = runs_root()
     record = record_named(root, options.search)

@@ -50,8 +50,8 @@ list at once, but stays in your shell's history: PGPASSWORD or ~/.pgpass keep it
 
 
 def serve(options: argparse.Namespace, command: str) -> int:
-    from experiments.tracking import Team
-    from experiments.tracking import serve as serve_team
+    from experiments.tracking.serve import Team
+    from experiments.tracking.serve import serve as serve_team
 
     if not options.store:
         raise ValueError("--store: which database? postgresql://USER@HOST/DATABASE or sqlite:///FILE")
@@ -61,21 +61,21 @@ def serve(options: argparse.Namespace, command: str) -> int:
 
 
 def names(options: argparse.Namespace, command: str) -> int:
-    from experiments.tracking_names import names_markdown
+    from experiments.tracking.names import names_markdown
 
     print(names_markdown(), end="")
     return 0
 
 
 def ui(options: argparse.Namespace, command: str) -> int:
-    from experiments.tracking import serve_ui
+    from experiments.tracking.ui import serve_ui
 
     serve_ui(runs_root(), options.sweep, options.port)
     return 0
 
 
 def sync(options: argparse.Namespace, command: str) -> int:
-    from experiments.tracking import sync as bring_up_to_date
+    from experiments.tracking.sync import sync as bring_up_to_date
 
     follow = options.follow or options.watch
     report = bring_up_to_date(runs_root(), options.sweep, follow, alone=options.watch)

@@ -19,11 +19,11 @@ from experiments.processes import child_environment
 from experiments.reconcile import state_of
 from experiments.run_directory import RunDirectory
 from experiments.schema import SearchRecord
-from experiments.search import HOURS
-from experiments.search_export import export
-from experiments.search_space import Drawn, point, settings
-from experiments.search_study import END, HELD, SOURCE, WARM, Study, distribution
-from experiments.search_trial import Evaluations, measured
+from experiments.search.definition import HOURS
+from experiments.search.export import export
+from experiments.search.space import Drawn, point, settings
+from experiments.search.study import END, HELD, SOURCE, WARM, Study, distribution
+from experiments.search.trial import Evaluations, measured
 from moco.config import Config
 from moco.identity import from_plain, run_id
 
@@ -43,7 +43,7 @@ def begin(path: Path, record: SearchRecord, address: str | None, cells: Sequence
 
 def closing(path: Path, address: str | None) -> SearchRecord:
     """When all workers have gone: nothing is left running, and the importances are there."""
-    from experiments.search_record import read_record
+    from experiments.search.record import read_record
 
     record = read_record(path)
     assert record is not None

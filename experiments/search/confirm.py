@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from experiments import cli
 from experiments.schema import SearchRecord, TrialRecord
-from experiments.search_record import arm_of, front, ranked
+from experiments.search.record import arm_of, front, ranked
 from experiments.sweep import Sweep
 from moco.config import Config
 from moco.identity import from_plain, run_id

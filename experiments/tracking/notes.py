@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from experiments import schema
-from experiments.tracking_mirror import Mirror
+from experiments.tracking.mirror import Mirror
 
 MAX_NOTE = 8_000  # characters, MLflow's limit
 # Flags that are about one launch, not about the answer.

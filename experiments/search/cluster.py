@@ -9,9 +9,9 @@ from pathlib import Path
 
 from experiments.cluster import LOOK_SECONDS, node_local, submission_of
 from experiments.schema import SearchRecord
-from experiments.search_address import STORAGE
-from experiments.search_local import View
-from experiments.search_worker import work
+from experiments.search.address import STORAGE
+from experiments.search.local import View
+from experiments.search.worker import work
 from experiments.snapshot import Snapshot
 from slurm.launch import ENDED, Work, queue_states, submit
 from slurm.profiles import Profile

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments import schema
 from experiments.durable import now, replace_text
 from experiments.schema import SearchRecord, TrialRecord
-from experiments.search_record import front, ranked, read_record
-from experiments.search_study import AGAIN_OF, END, SOURCE, Held, Study, held_of
+from experiments.search.record import front, ranked, read_record
+from experiments.search.study import AGAIN_OF, END, SOURCE, Held, Study, held_of
 from moco.identity import to_plain
 
 STATES = {

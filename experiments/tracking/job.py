@@ -1,9 +1,9 @@
 """A job that reaches MLflow from its node mirrors the sweep while it runs (tracking_mode "direct").
 
-    python -m experiments.tracking_job RUNS LABEL
+    python -m experiments.tracking.job RUNS LABEL
 
 One job does it for all: it holds a lock on the shared disk, the others wait for it. Whoever ends last has the last look.
-What is cut short is brought over by the next sync, and nothing is sent twice: that is `tracking_sweep`'s doing.
+What is cut short is brought over by the next sync, and nothing is sent twice: that is `tracking.sweep`'s doing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _start(root: Path, label: str) -> subprocess.Popen[bytes]:
     try:
         with (root / schema.SLURM_FOLDER / "mirror.log").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "experiments.tracking_job", str(root), label],
+                [sys.executable, "-m", "experiments.tracking.job", str(root), label],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(),
             )  # fmt: skip
     finally:
@@ -60,7 +60,7 @@ def _start(root: Path, label: str) -> subprocess.Popen[bytes]:
 
 def mirror(root: Path, label: str) -> None:
     """Until SIGTERM, or until the job is gone."""
-    from experiments.tracking import sync
+    from experiments.tracking.sync import sync
 
     parent = os.getppid()
     with (root / schema.SLURM_FOLDER / f".{label}.mirror").open("a") as lock:

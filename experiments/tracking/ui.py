@@ -9,11 +9,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from experiments import schema
-from experiments.tracking_database import Store
-from experiments.tracking_server import free_port, running, until_interrupted
-from experiments.tracking_store import ensure_store, is_server, open_store, quiet, shown, user_uri
-from experiments.tracking_sweep import run_ids_by_arm
-from experiments.tracking_sync import manifests, sync
+from experiments.tracking.database import Store
+from experiments.tracking.server import free_port, running, until_interrupted
+from experiments.tracking.store import ensure_store, is_server, open_store, quiet, shown, user_uri
+from experiments.tracking.sweep import run_ids_by_arm
+from experiments.tracking.sync import manifests, sync
 
 # Without it the UI opens on its pages for language models, where nobody finds a training run.
 TRAINING = "workflowType=machine_learning"

@@ -15,7 +15,7 @@ from experiments.baselines import baseline as named
 from experiments.durable import now
 from experiments.overrides import apply
 from experiments.schema import SearchRecord
-from experiments.search_space import (
+from experiments.search.space import (
     Choice,
     Complement,
     Dimension,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.tracking_store import open_store, user_uri
+from experiments.tracking.store import open_store, user_uri
 
 
 def run_id_of(runs_root: Path, mlflow_id: str) -> str | None:

@@ -24,8 +24,8 @@ from experiments.jobs import GONE, QUEUE
 from experiments.processes import host
 from experiments.run_directory import RunDirectory
 from experiments.schema import SearchRecord
-from experiments.search_space import Drawn, configured, from_plain, point, settings
-from experiments.search_storage import open_storage
+from experiments.search.space import Drawn, configured, from_plain, point, settings
+from experiments.search.storage import open_storage
 from moco.config import Config
 from moco.identity import from_plain as config_from_plain
 from moco.identity import run_id
@@ -231,7 +231,7 @@ def suggest(trial: Trial, asked: Drawn) -> Any:
 
 def make_sampler(record: SearchRecord, space: Mapping[str, Any], number: int) -> optuna.samplers.BaseSampler:
     """Seeded by the study's seed and the trial's number, so that no two workers draw the same at random."""
-    from experiments.search_space import Given
+    from experiments.search.space import Given
 
     seed = (record["seed"] * 1_000_003 + number) % 2**32
     several = len(record["metrics"]) > 1

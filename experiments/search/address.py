@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from experiments.tracking_store import shown
+from experiments.tracking.store import shown
 
 STORAGE = (
     "MOCO_SEARCH_STORAGE"  # the address of a database; without it, and without --storage, a journal beside the runs

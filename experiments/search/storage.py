@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from experiments.durable import now, replace_text
-from experiments.tracking_store import shown
+from experiments.tracking.store import shown
 
 CONNECT_SECONDS = 10  # to a database server
 

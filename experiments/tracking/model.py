@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.tracking_mirror import Mirror, Weights
+from experiments.tracking.mirror import Mirror, Weights
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,8 +13,8 @@ from experiments.baselines import baseline
 from experiments.manifest import all_manifests
 from experiments.run_directory import RunDirectory
 from experiments.schema import SearchRecord, TrialRecord
-from experiments.search_confirm import BASE, sweep_name
-from experiments.search_record import arm_of, front, ranked
+from experiments.search.confirm import BASE, sweep_name
+from experiments.search.record import arm_of, front, ranked
 from moco.config import Config
 from moco.identity import from_plain
 

@@ -1,6 +1,6 @@
 """A worker of a search: ask, train in an ordinary run directory, report at its evaluations, tell; until the budget is spent.
 
-    python -m experiments.search_worker RECORD
+    python -m experiments.search.worker RECORD
 
 Several of them share one study, on this machine or as the elements of a Slurm array. A signal is passed on to the run, which
 saves; what the worker held is then asked again by another, or kept for it where Slurm starts it once more.
@@ -28,12 +28,12 @@ from experiments import job, provenance, schema
 from experiments.durable import now
 from experiments.processes import handling, host
 from experiments.run_directory import RunDirectory
-from experiments.search import HOURS
-from experiments.search_address import STORAGE
-from experiments.search_export import export
-from experiments.search_record import arm_of, read_record
-from experiments.search_study import Ended, Held, Study
-from experiments.search_trial import TrialRun, measured
+from experiments.search.address import STORAGE
+from experiments.search.definition import HOURS
+from experiments.search.export import export
+from experiments.search.record import arm_of, read_record
+from experiments.search.study import Ended, Held, Study
+from experiments.search.trial import TrialRun, measured
 from experiments.sweep import Cell
 from experiments.vitals import beating
 from experiments.worker import STOP_SIGNALS
@@ -48,7 +48,7 @@ Objective = Callable[["SearchWorker", Trial, Cell], Ended]
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
-        print("usage: python -m experiments.search_worker RECORD", file=sys.stderr)
+        print("usage: python -m experiments.search.worker RECORD", file=sys.stderr)
         return 2
     try:
         return 0 if SearchWorker.on(Path(arguments[0])).work() else 1

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments import schema
-from experiments.tracking_database import PASSWORD, Store, keep_password_aside, prepare
-from experiments.tracking_server import ANY_ADDRESS, bracketed, is_free, running, until_interrupted
-from experiments.tracking_store import quiet
+from experiments.tracking.database import PASSWORD, Store, keep_password_aside, prepare
+from experiments.tracking.server import ANY_ADDRESS, bracketed, is_free, running, until_interrupted
+from experiments.tracking.store import quiet
 
 ADMIN, ADMIN_PASSWORD, SECRET_KEY, AUTH_CONFIG = (
     "MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_AUTH_CONFIG_PATH"

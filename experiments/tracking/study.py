@@ -19,10 +19,10 @@ from pathlib import Path
 
 from experiments import schema
 from experiments.schema import SearchRecord, TrialRecord
-from experiments.search_record import finished, ranked, record_path
-from experiments.tracking_mirror import MAX_TAG, Artifact, Mirror, milliseconds, stamp
-from experiments.tracking_notes import MAX_NOTE, cell_text, reproduce
-from experiments.tracking_points import Point
+from experiments.search.record import finished, ranked, record_path
+from experiments.tracking.mirror import MAX_TAG, Artifact, Mirror, milliseconds, stamp
+from experiments.tracking.notes import MAX_NOTE, cell_text, reproduce
+from experiments.tracking.points import Point
 
 BEST_SHOWN = 10  # trials in the note's table
 

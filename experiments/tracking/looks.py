@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments import schema
 from experiments.reconcile import RunState, state_of
-from experiments.tracking_mirror import Mirror, mirror_of
+from experiments.tracking.mirror import Mirror, mirror_of
 
 WHILE_IT_RUNS = (schema.CONFIG, schema.ATTEMPTS, schema.CHECKPOINT)
 AT_REST = (*WHILE_IT_RUNS, schema.JOURNAL, schema.HEARTBEAT, schema.ENCODER, *schema.RUN_ARTIFACTS)

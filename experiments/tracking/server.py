@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from experiments.tracking_database import PASSWORD, Store
-from experiments.tracking_store import quiet
+from experiments.tracking.database import PASSWORD, Store
+from experiments.tracking.store import quiet
 
 START_SECONDS, STOP_SECONDS = 300.0, 10.0
 SERVER_LOG = "mlflow-server.log"

@@ -19,11 +19,11 @@ from experiments.pool import STOP_SIGNALS, last_line
 from experiments.processes import child_environment, handling
 from experiments.progress import clock
 from experiments.schema import SearchRecord, TrialRecord
-from experiments.search_address import STORAGE
-from experiments.search_record import arm_of, finished, read_record
+from experiments.search.address import STORAGE
+from experiments.search.record import arm_of, finished, read_record
 
 LOOK_SECONDS = 0.2
-WORKER = (sys.executable, "-m", "experiments.search_worker")
+WORKER = (sys.executable, "-m", "experiments.search.worker")
 SHOWN = (schema.DONE, schema.PRUNED, schema.FAILED)
 
 

@@ -24,10 +24,10 @@ from experiments.machine import make_slots
 from experiments.parser import Parser
 from experiments.run_directory import runs_root
 from experiments.schema import SearchRecord
-from experiments.search import PRUNERS, SAMPLERS, Planned, Search, changes, plan
-from experiments.search_address import STORAGE, address_of, named
-from experiments.search_record import finished, read_record, record_path
-from experiments.search_space import words
+from experiments.search.address import STORAGE, address_of, named
+from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
+from experiments.search.record import finished, read_record, record_path
+from experiments.search.space import words
 from slurm.profiles import Profile, load_profile, profile_names
 
 INTERRUPTED = 130
@@ -90,7 +90,7 @@ def carry_out(search: Search, options: argparse.Namespace, command: str) -> int:
     path = record_path(runs_root(), planned.label)
     record = _record(planned, path, options, command, address)
     if options.confirm is not None:
-        from experiments.search_confirm import confirm
+        from experiments.search.confirm import confirm
 
         return confirm(record, options, command)
     if options.dry_run:
@@ -171,7 +171,7 @@ def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | 
 def _search(
     record: SearchRecord, path: Path, options: argparse.Namespace, profile: Profile | None, address: str | None
 ) -> int:
-    from experiments.search_begin import begin
+    from experiments.search.begin import begin
 
     cells = options.warm_start and _finished_cells(options.warm_start)
     record = begin(path, record, address, cells or [])
@@ -187,15 +187,15 @@ def _search(
 
 def _finished_cells(sweep: str) -> list[schema.Cell]:
     """Of a sweep's plan. Raises ValueError for a name that no sweep has."""
-    from experiments.tracking_sync import manifests
+    from experiments.tracking.sync import manifests
 
     return [cell for manifest in manifests(runs_root(), sweep)[:1] for cell in manifest["cells"]]
 
 
 def _here(record: SearchRecord, path: Path, runs: int, workers: int | None, address: str | None) -> int:
     from experiments.launch import tracking
-    from experiments.search_begin import closing
-    from experiments.search_local import View, Workers
+    from experiments.search.begin import closing
+    from experiments.search.local import View, Workers
 
     device = record["base_config"]["train"]["device"]
     crew = Workers(path, make_slots(workers, runs, use_gpus=device != "cpu"), address)
@@ -216,8 +216,8 @@ def _on_slurm(
     record: SearchRecord, path: Path, options: argparse.Namespace, profile: Profile, address: str | None
 ) -> int:
     from experiments.launch import tracking
-    from experiments.search_begin import closing
-    from experiments.search_cluster import follow, submit_workers
+    from experiments.search.begin import closing
+    from experiments.search.cluster import follow, submit_workers
 
     left = record["budget"] - len(finished(record))
     jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address)
@@ -233,7 +233,7 @@ def _on_slurm(
 
 
 def _table(record: SearchRecord) -> int:
-    from experiments.search_begin import print_table
+    from experiments.search.begin import print_table
 
     count, name = len(finished(record)), record["name"]
     print_table(runs_root(), record["label"])

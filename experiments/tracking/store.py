@@ -100,7 +100,7 @@ def ensure_store(runs_root: Path) -> str:
 def _ready(runs_root: Path, uri: str) -> None:
     """A database of the user's own has its tables, made once."""
     quiet()
-    from experiments.tracking_database import prepare
+    from experiments.tracking.database import prepare
 
     runs_root.mkdir(parents=True, exist_ok=True)
     prepare(uri, migrate=False)

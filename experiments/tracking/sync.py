@@ -17,10 +17,10 @@ from experiments import schema
 from experiments.lookup import sweeps_named
 from experiments.manifest import all_manifests
 from experiments.reconcile import state_of
-from experiments.search_record import all_records, search_manifests
-from experiments.tracking_push import Tally
-from experiments.tracking_store import open_store, shown, user_uri
-from experiments.tracking_sweep import Memory, Question, look_at, mirror_sweep
+from experiments.search.record import all_records, search_manifests
+from experiments.tracking.push import Tally
+from experiments.tracking.store import open_store, shown, user_uri
+from experiments.tracking.sweep import Memory, Question, look_at, mirror_sweep
 
 FOLLOW_SECONDS, MOST_SECONDS = 15.0, 120.0  # between two looks
 SHARE = 0.02  # of one processor that looking may take on average: after a dear look the next one waits longer

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from experiments import schema
 from experiments.durable import exclusive
 from experiments.schema import SearchRecord
-from experiments.tracking_looks import Look, Looks
-from experiments.tracking_mirror import FAILED, FINISHED, KILLED, RUNNING, SCHEDULED, Artifact, Mirror
-from experiments.tracking_notes import rows, run_note, sweep_note
-from experiments.tracking_push import Tally, push
-from experiments.tracking_store import experiment_id, store_id
-from experiments.tracking_study import study_parent, trial_note
+from experiments.tracking.looks import Look, Looks
+from experiments.tracking.mirror import FAILED, FINISHED, KILLED, RUNNING, SCHEDULED, Artifact, Mirror
+from experiments.tracking.notes import rows, run_note, sweep_note
+from experiments.tracking.push import Tally, push
+from experiments.tracking.store import experiment_id, store_id
+from experiments.tracking.study import study_parent, trial_note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,7 +1,7 @@
 """What MLflow is to hold of one run: a pure function of the run directory, so a lost store can be built again, equal.
 
 Only records that a resume cannot make void are shown: while a run may still go on, those up to its last checkpoint
-(`tracking_points` says why that makes a sync repeatable).
+(`tracking.points` says why that makes a sync repeatable).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from experiments import schema
 from experiments.reconcile import RunState, state_of
 from experiments.run_directory import RunDirectory
-from experiments.tracking_points import Point, Record, curves_csv, points, read_journal
+from experiments.tracking.points import Point, Record, curves_csv, points, read_journal
 from moco.config import Config
 from moco.identity import canonical_json, flatten, from_plain
 
