@@ -16,10 +16,11 @@ from moco import checkpoint, diagnostics, distributed
 from moco.augment import normalise
 from moco.batchnorm import local_statistics, measure_statistics, share_statistics
 from moco.config import Config, Queue, check_processes
+from moco.contrast import build
 from moco.data.images import ImageData
 from moco.data.loader import Batch, Batches
 from moco.identity import run_id
-from moco.model import Direction, Outcome, build
+from moco.model import Direction, Outcome
 from moco.negatives import KeyQueue, Sample
 from moco.optim import build_optimiser, scaled_lr, set_rates
 from moco.schedule import learning_rate, weight_decay_at
@@ -70,7 +71,7 @@ class Trainer:
         self.parallel = parallel(self.model)
         self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
-        self.batches = Batches(data.pretrain, config, device)
+        self.batches = Batches(data.pretrain, config, device, views=2 if config.both_views else 1)
         self.total_steps = config.train.epochs * self.batches.steps_per_epoch
         self.meter = diagnostics.Meter()
         self.drift = diagnostics.KeyDrift(self._turnover())
@@ -122,8 +123,8 @@ class Trainer:
         self.step += 1
 
     def _views(self, batch: Batch) -> tuple[Tensor, ...]:
-        views = (batch.query_view_B3SS, batch.key_view_B3SS)[: 2 if self.config.both_views else 1]
-        return tuple(view.contiguous(memory_format=self.memory_format) for view in views)
+        views = (batch.query_view_B3SS, batch.key_view_B3SS)
+        return tuple(view.contiguous(memory_format=self.memory_format) for view in views if view is not None)
 
     def _part(self, number: int, views: tuple[Tensor, ...], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
         """Forward and backward of one of the `accumulate` parts of the batch; their gradients add up."""

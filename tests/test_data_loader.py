@@ -61,6 +61,16 @@ def same(first: Iterator[Batch], second: Iterator[Batch]) -> int:
     return count
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_view_is_the_query_view_of_two(root: Path, stream: bool) -> None:
+    config = configured(root, stream)
+    split = load(config.data, print).pretrain
+    alone, both = (Batches(split, config, CPU, views=views).epoch(1) for views in (1, 2))
+    for one, two in zip(alone, both, strict=True):
+        assert torch.equal(one.query_view_B3SS, two.query_view_B3SS)
+        assert one.key_view_B3SS is None
+
+
 @pytest.mark.parametrize(("stream", "workers"), [(False, 0), (True, 0), (True, 2)])
 def test_resume_within_an_epoch_gives_the_remaining_batches_bitwise(root: Path, stream: bool, workers: int) -> None:
     config = configured(root, stream, workers)

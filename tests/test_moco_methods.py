@@ -27,8 +27,9 @@ from moco.config import (
     ResNet,
     Train,
 )
+from moco.contrast import Contrast, MomentumContrast, Supervised
 from moco.data import load
-from moco.model import Contrast, MomentumContrast, Supervised
+from moco.data.loader import Batch
 from moco.negatives import Bank
 from moco.randomness import generator
 from moco.trainer import Trainer
@@ -172,6 +173,11 @@ def rate(config: Config, step: int) -> float:
     return base  # v1's milestones are far
 
 
+def in_double(batch: Batch) -> Batch:
+    views = {name: getattr(batch, name) for name in ("query_view_B3SS", "key_view_B3SS")}
+    return replace(batch, **{name: view.double() for name, view in views.items() if view is not None})
+
+
 @pytest.mark.parametrize("case", [v2plus, v3, end_to_end, simclr, supcon, memory_bank])
 def test_twenty_steps_equal_the_reference(case: Callable[[], Case]) -> None:
     config, build = case().config, case().reference
@@ -181,8 +187,7 @@ def test_twenty_steps_equal_the_reference(case: Callable[[], Case]) -> None:
     plain = build(trainer)
     batches = chain.from_iterable(trainer.batches.epoch(epoch) for epoch in range(EPOCHS))
     for step in range(STEPS):
-        batch = next(batches)
-        first, second = batch.query_view_B3SS.double(), batch.key_view_B3SS.double()
+        batch = in_double(next(batches))
         if isinstance(plain, r.EndToEnd):
             plain.order = torch.randperm(BATCH, generator=generator("cpu", 0, "shuffle", step))
         if isinstance(plain, r.Bank):
@@ -191,8 +196,8 @@ def test_twenty_steps_equal_the_reference(case: Callable[[], Case]) -> None:
             assert isinstance(source, Bank)
             plain.drawn = source.drawn(step).tolist()
         labels, images = batch.labels_B.tolist(), batch.indices_B.tolist()
-        expected = plain.step(first, second, images, labels, rate(config, step))
-        trainer.take_step(replace(batch, query_view_B3SS=first, key_view_B3SS=second))
+        expected = plain.step(batch.query_view_B3SS, batch.key_view_B3SS, images, labels, rate(config, step))
+        trainer.take_step(batch)
         assert float(trainer.meter.sums.pop("loss")) == pytest.approx(expected, rel=1e-6), f"step {step}"
     for mine, theirs in zip(trainer.model.query.parameters(), plain.query.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-8)
@@ -253,10 +258,7 @@ def test_accumulated_parts_equal_the_whole_batch(method: str) -> None:
         trainer = Trainer(config, load(config.data, print), torch.device("cpu"))
         trainer.model.double()
         for batch in list(trainer.batches.epoch(0))[:5]:
-            double = replace(
-                batch, query_view_B3SS=batch.query_view_B3SS.double(), key_view_B3SS=batch.key_view_B3SS.double()
-            )
-            trainer.take_step(double)
+            trainer.take_step(in_double(batch))
         states.append(trainer.model.state_dict())
     for name, whole in states[0].items():
         statistics_of_both_views = method == "moco_v2plus" and "running" in name and "query" in name

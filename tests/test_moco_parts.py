@@ -13,9 +13,9 @@ from torch import nn
 
 from moco.batchnorm import SplitBatchNorm2d, measure_statistics
 from moco.config import Config, Cosine, Data, Head, Momentum, Queue, ResNet, Step, Train
+from moco.contrast import MomentumContrast, build
 from moco.encoders import build_encoder
 from moco.losses import chance_loss, info_nce
-from moco.model import MomentumContrast, build
 from moco.negatives import KeyQueue, Sample
 from moco.randomness import generator
 from moco.schedule import learning_rate

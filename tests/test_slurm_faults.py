@@ -141,7 +141,8 @@ def test_kill_9_of_a_worker(tmp_path: Path) -> None:
         os.kill((victim.status() or {})["pid"], signal.SIGKILL)
         let_go(root)
         until_the_queue_is_empty()
-        assert state_of(victim.path).reason == f"job {job_of(victim)} ended: FAILED"
+        ended = f"job {job_of(victim)} ended: FAILED"
+        wait_until(lambda: state_of(victim.path).reason == ended)  # what squeue said is believed for some seconds
         assert "submitted 1 runs" in run(STAND_IN, root, *FOUR).stdout
         until_the_queue_is_empty()
     assert_complete(root)

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 OPEN_AT_ONCE = 16  # decoded pictures that a reader holds while it draws their boxes together
 DEVICE_SHARE = 0.25  # of the free device memory that resident images may take
 
-VIEWS: tuple[View, View] = ("query", "key")
+VIEWS: tuple[View, ...] = ("query", "key")
 
-Pair = tuple[Rows, Rows]  # of the whole batch: which of them the query view has, and the key view
-Key = tuple[int, list[int], Pair]  # step, positions of the whole batch in the split
-Crops = tuple[Tensor, Tensor]  # uint8 (B, 3, S, S), of the query and of the key
+Shown = tuple[Rows, ...]  # of the whole batch: which of them the query view has, and the key view
+Key = tuple[int, list[int], Shown]  # step, positions of the whole batch in the split
+Crops = tuple[Tensor, ...]  # uint8 (B, 3, S, S), of the query and of the key
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,29 @@ class Batch:
     """`step` counts from the start of training. Views are float32, normalised, on the device, as is all the rest.
 
     Indices and labels are those of the whole batch, over all processes. `rows` of it are in the query view, and in the key
-    view, but with ShuffleBN over several processes the key view has these rows of the permuted batch (`key_order`).
+    view, but with ShuffleBN over several processes the key view has these rows of the permuted batch (`key_order`). A method
+    that looks at one view is rendered no other.
     """
 
     step: int
     indices_B: Tensor  # positions in the split
     labels_B: Tensor
     query_view_B3SS: Tensor
-    key_view_B3SS: Tensor
+    key_view_B3SS: Tensor | None
     rows: slice
 
 
 class Batches:
     """Batches of `split` as `config` asks: reshuffled every epoch, the last incomplete batch dropped.
 
-    Order: a function of (seed, epoch). Views: of (seed, step). `whole`: all rows in every process. Raises ValueError if the
-    split cannot fill one batch.
+    Order: a function of (seed, epoch). Views: of (seed, step), the query's alone with `views` = 1. `whole`: all rows in every
+    process. Raises ValueError if the split cannot fill one batch.
     """
 
-    def __init__(self, split: Split, config: Config, device: torch.device, *, whole: bool = False) -> None:
+    def __init__(
+        self, split: Split, config: Config, device: torch.device, *, whole: bool = False, views: int = 2
+    ) -> None:
+        self.views = VIEWS[:views]
         self.size, self.seed, self.recipe = config.train.batch_size, config.train.seed, config.augment
         self.device = device
         self.count = len(split)
@@ -75,7 +79,7 @@ class Batches:
         self.images = split.images
         if isinstance(self.images, Resident) and _fits(self.images.images_N3SS, device):
             self.images = self.images.to(device)
-        self.reader = _Reader(self.images, config, device) if isinstance(self.images, Streamed) else None
+        self.reader = _Reader(self.images, config, device, self.views) if isinstance(self.images, Streamed) else None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The epoch's batches from the `first_step`-th on, counted within the epoch (to resume in its middle)."""
@@ -84,37 +88,39 @@ class Batches:
         first = epoch * self.steps_per_epoch + first_step
         return self._stream(order_TB, first) if self.reader else self._resident(order_TB, first)
 
-    def _pair(self, step: int) -> Pair:
+    def _shown(self, step: int) -> Shown:
         """The rows that the views of this process show."""
         own = Rows(torch.arange(self.size)[self.rows], self.size)
+        if len(self.views) == 1:
+            return (own,)
         return own, Rows(key_order(self.seed, step, self.size)[self.rows], self.size) if self.shuffle else own
 
     def _resident(self, order_TB: Tensor, first: int) -> Iterator[Batch]:
         for step, indices_B in enumerate(order_TB.to(self.device), first):
-            pair = self._pair(step)
-            query_u8 = self._take(indices_B, pair[0])
-            crops = query_u8, self._take(indices_B, pair[1]) if self.shuffle else query_u8
-            yield self._batch(step, indices_B, pair, crops, cropped=False)
+            shown = self._shown(step)
+            query_u8 = self._take(indices_B, shown[0])
+            others = (self._take(indices_B, rows) if self.shuffle else query_u8 for rows in shown[1:])
+            yield self._batch(step, indices_B, shown, (query_u8, *others), cropped=False)
 
     def _take(self, indices_B: Tensor, rows: Rows) -> Tensor:
         return self.images.take(indices_B[rows.rows_B.to(indices_B.device, non_blocking=True)])
 
     def _stream(self, order_TB: Tensor, first: int) -> Iterator[Batch]:
         assert self.reader is not None
-        keys = [(step, indices_B.tolist(), self._pair(step)) for step, indices_B in enumerate(order_TB, first)]
+        keys = [(step, indices_B.tolist(), self._shown(step)) for step, indices_B in enumerate(order_TB, first)]
         crops = self.reader.read(keys)
-        for (step, _, pair), indices_B, both in zip(keys, order_TB.to(self.device), crops, strict=True):
-            yield self._batch(step, indices_B, pair, both, cropped=True)
+        for (step, _, shown), indices_B, crop in zip(keys, order_TB.to(self.device), crops, strict=True):
+            yield self._batch(step, indices_B, shown, crop, cropped=True)
 
-    def _batch(self, step: int, indices_B: Tensor, pair: Pair, crops: Crops, *, cropped: bool) -> Batch:
-        query, key = (
+    def _batch(self, step: int, indices_B: Tensor, shown: Shown, crops: Crops, *, cropped: bool) -> Batch:
+        query, *key = (
             one_view(
                 crop_u8.to(self.device, non_blocking=True), self.recipe, self.seed, step, view, cropped=cropped,
                 rows=rows if self.in_parts else None,
             )
-            for crop_u8, view, rows in zip(crops, VIEWS, pair, strict=True)
+            for crop_u8, view, rows in zip(crops, self.views, shown, strict=True)
         )  # fmt: skip
-        return Batch(step, indices_B, self.labels_N[indices_B], query, key, self.rows)
+        return Batch(step, indices_B, self.labels_N[indices_B], query, key[0] if key else None, self.rows)
 
 
 def _fits(images_N3SS: Tensor, device: torch.device) -> bool:
@@ -126,30 +132,29 @@ def _fits(images_N3SS: Tensor, device: torch.device) -> bool:
 
 
 class _Crops(Dataset[Crops]):
-    """One item is a batch, or a process' rows of it: files decoded once, cropped twice (RandomResizedCrop) and resized by
-    Pillow."""
+    """One item is a batch, or a process' rows of it: files decoded once, cropped for each view (RandomResizedCrop) and
+    resized by Pillow."""
 
-    def __init__(self, images: Streamed, recipe: Augment, seed: int) -> None:
-        self.images, self.recipe, self.seed = images, recipe, seed
+    def __init__(self, images: Streamed, recipe: Augment, seed: int, views: tuple[View, ...] = VIEWS) -> None:
+        self.images, self.recipe, self.seed, self.views = images, recipe, seed, views
 
     def __getitem__(self, key: Key) -> Crops:
-        step, positions, pair = key
-        tables = [uniforms(len(positions), self.seed, step, view) for view in VIEWS]
-        places = [{row: place for place, row in enumerate(rows.rows_B.tolist())} for rows in pair]
-        query, key_crops = (
-            torch.empty(len(place), 3, self.images.size, self.images.size, dtype=torch.uint8) for place in places
-        )
+        step, positions, shown = key
+        tables = [uniforms(len(positions), self.seed, step, view) for view in self.views]
+        places = [{row: place for place, row in enumerate(rows.rows_B.tolist())} for rows in shown]
+        side = self.images.size
+        all_crops = tuple(torch.empty(len(place), 3, side, side, dtype=torch.uint8) for place in places)
         needed = sorted({row for place in places for row in place})
         for first in range(0, len(needed), OPEN_AT_ONCE):
             pictures = {
                 row: open_rgb(self.images.paths[positions[row]]) for row in needed[first : first + OPEN_AT_ONCE]
             }
-            for crops, place, table in zip((query, key_crops), places, tables, strict=True):
+            for crops, place, table in zip(all_crops, places, tables, strict=True):
                 rows = [row for row in pictures if row in place]
                 if rows:
                     draw = {name: column[rows] for name, column in table.items()}
                     crops[[place[row] for row in rows]] = self._crop([pictures[row] for row in rows], draw)
-        return query, key_crops
+        return all_crops
 
     def _crop(self, pictures: list[Image.Image], draw: dict[str, Tensor]) -> Tensor:
         widths_B, heights_B = torch.tensor([picture.size for picture in pictures]).unbind(1)
@@ -181,11 +186,11 @@ class _Keys:
 class _Reader:
     """Processes that decode and crop, kept from epoch to epoch; in this process if `data.workers` is 0."""
 
-    def __init__(self, images: Streamed, config: Config, device: torch.device) -> None:
+    def __init__(self, images: Streamed, config: Config, device: torch.device, views: tuple[View, ...]) -> None:
         workers = config.data.workers
         self.keys = _Keys()
         self.loader: DataLoader[Crops] = DataLoader(
-            _Crops(images, config.augment, config.train.seed),
+            _Crops(images, config.augment, config.train.seed, views),
             batch_size=None,
             sampler=self.keys,
             num_workers=workers,
