@@ -19,7 +19,7 @@ from moco.data.images import ImageData
 from moco.data.loader import Batch
 from moco.evaluation.readouts import curves, final_values, validation_values
 from moco.identity import to_plain
-from moco.trainer import Diverged, Trainer, choose_device
+from moco.trainer import Diverged, Trainer, choose_device, uncompiled
 
 CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.pt"
 __all__ = ["CHECKPOINT", "ENCODER", "Diverged", "Record", "Resumed", "train"]
@@ -140,7 +140,9 @@ class _Loop:
         every = self.trainer.config.evaluation.knn_every * self.trainer.batches.steps_per_epoch
         if every and step % every == 0 and step < total:
             started = time.monotonic()
-            yield self._record(validation_values(self.trainer.model.query, self.data, self.trainer.config))
+            with uncompiled():
+                values = validation_values(self.trainer.model.query, self.data, self.trainer.config)
+            yield self._record(values)
             self.evaluation_seconds += time.monotonic() - started
             self.save()
             self.watch.since += time.monotonic() - started  # evaluation is not training time
@@ -163,7 +165,8 @@ class _Loop:
         if trainer.total_steps == 0:
             trainer.measure_statistics()
         query = trainer.model.query
-        values = final_values(query, self.data, trainer.config)
+        with uncompiled():
+            values = final_values(query, self.data, trainer.config)
         state = {"encoder": query.encoder.state_dict(), "head": query.head.state_dict(), "step": trainer.step}
         if distributed.rank() == 0:
             checkpoint.save(state | {"config": to_plain(trainer.config)}, path)

@@ -20,7 +20,7 @@ from moco.contrast import build
 from moco.data.images import ImageData
 from moco.data.loader import Batch, Batches
 from moco.identity import run_id
-from moco.model import Direction, Outcome
+from moco.model import Direction, Method, Outcome
 from moco.negatives import KeyQueue, Sample
 from moco.optim import build_optimiser, scaled_lr, set_rates
 from moco.schedule import learning_rate, weight_decay_at
@@ -55,6 +55,18 @@ def parallel(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
+def compile_encoders(model: Method) -> None:
+    """For the batches of the steps, whose shape never changes; `uncompiled` is for all others."""
+    for encoder in {model.query.encoder, getattr(model.key, "encoder", model.query.encoder)}:
+        encoder.compile(dynamic=False)
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Readouts and probes come in shapes of their own: compiling for each would cost more than they do."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
 class Trainer:
     """Model, optimiser and counters of a run. `step` is the number of steps done.
 
@@ -68,6 +80,8 @@ class Trainer:
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model = build(config, len(data.pretrain), len(data.classes)).to(device)
         self.model.to(memory_format=self.memory_format)
+        if config.train.compile:
+            compile_encoders(self.model)
         self.parallel = parallel(self.model)
         self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
@@ -185,7 +199,8 @@ class Trainer:
     @torch.no_grad()
     def _probe_keys(self) -> Tensor:
         self.model.key.eval()
-        keys_PC: Tensor = self.model.key(self._probe_P3SS)
+        with uncompiled():
+            keys_PC: Tensor = self.model.key(self._probe_P3SS)
         self.model.key.train()
         return keys_PC
 
@@ -196,7 +211,8 @@ class Trainer:
         rows = torch.arange(min(len(images), 16 * size)).split(size)
         whole = [r for r in rows if len(r) == size] or [rows[0]]
         views = [normalise(images.take(r[self.batches.rows]).to(self.device), self.config.augment) for r in whole]
-        measure_statistics(self.model.query.encoder, views)
+        with uncompiled():
+            measure_statistics(self.model.query.encoder, views)
         distributed.average_(local_statistics(self.model.query.encoder))
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,202 @@
+"""One training step on random views: our trainer, with all its bookkeeping, against the same networks stepped plainly.
+
+`eager` is the better of float32 and bf16 without compiling, `best` the best of all that were timed: which one pays is a
+matter of the machine (bf16 needs AMX on a CPU), so it is measured. B images of a batch, S side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.benchmark.plain import Step, plain_step, plain_v3_step
+from experiments.benchmark.result import Benchmark, Options, Result, compared
+from experiments.benchmark.rounds import Contender, Measured, clock_of, interleave
+from moco import config as c
+from moco.data.images import ImageData, Resident, Split
+from moco.data.loader import Batch
+from moco.encoders import Encoder, build_encoder
+from moco.heads import build_head, build_predictor
+from moco.methods import moco_v2, moco_v3_vit
+from moco.trainer import Trainer
+
+Views = tuple[Tensor, Tensor]
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+GEMM = 2048  # side of the matrices whose product is the peak that the step is held against
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, a batch and a recipe that people train. `wanted`: (eager, best)."""
+
+    name: str
+    config: c.Config
+    wanted: tuple[float | None, float | None]
+    steps: int  # in a turn
+
+
+def cases(options: Options) -> list[Case]:
+    every = {"narrow": narrow, "resnet18": resnet18, "resnet50": resnet50, "vit_small": vit_small}
+    return [build(options.whole("batch")) for name, build in every.items() if options.whole(name)]
+
+
+def v2(encoder: c.ResNet, side: int, batch: int, keys: int) -> c.Config:
+    """Without parts of BatchNorm: the plain step has none either."""
+    base = moco_v2()
+    return replace(
+        base, data=c.Data(name="digits", image_size=side), encoder=encoder, negatives=c.Queue(keys),
+        key_encoder=c.Momentum(0.999, shuffle=False), train=replace(base.train, batch_size=batch),
+    )  # fmt: skip
+
+
+def narrow(batch: int) -> Case:
+    config = v2(c.ResNet(depth=8, width=16, stem="strided"), 32, batch or 128, 1_024)
+    return Case("narrow ResNet, 32 px", config, (2.2, 2.6), steps=4)
+
+
+def resnet18(batch: int) -> Case:
+    return Case("ResNet-18, 32 px", v2(c.ResNet(depth=18, stem="small"), 32, batch or 32, 4_096), (2.2, 2.5), steps=1)
+
+
+def resnet50(batch: int) -> Case:
+    return Case("ResNet-50, 224 px", v2(c.ResNet(depth=50), 224, batch or 4, 65_536), (2.5, 2.5), steps=1)
+
+
+def vit_small(batch: int) -> Case:
+    config = moco_v3_vit()
+    config = replace(config, train=replace(config.train, batch_size=batch or 4))
+    return Case("ViT-S/16 v3, 224 px", config, (1.4, 1.4), steps=1)
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    what = "a training step: images (two views each) through our trainer, the plain step, lightly's"
+    settings = {"narrow": 1, "resnet18": 1, "resnet50": 0, "vit_small": 0, "batch": 0, "compile": 0}
+    return {"step": Benchmark("step", what, run, settings)}
+
+
+def run(options: Options) -> list[Result]:
+    return [result for case in cases(options) for result in of_case(case, options)]
+
+
+def of_case(case: Case, options: Options) -> list[Result]:
+    views = random_views(case.config, options.device)
+    modes = [(precision, False) for precision in PRECISIONS]
+    modes += [(precision, True) for precision in PRECISIONS] if options.whole("compile") else []
+    ours = {name_of(mode): ours_of(case.config, mode, views, options.device) for mode in modes}
+    plain = peer_of(case.config, options.against, views, options.device)
+    contenders = {**ours, options.against: plain}
+    images = case.steps * len(views[0])
+    measured = interleave(
+        [Contender(name, times(case.steps, step), images) for name, step in contenders.items()],
+        options.rounds, clock_of(options.device), warm_up=2,
+    )  # fmt: skip
+    notes = [share_of_peak(plain, measured, options, len(views[0]))]
+    eager = fastest(measured, [name for name in ours if "compiled" not in name])
+    best = fastest(measured, list(ours))
+    every = "; ".join(f"{name} {measured.ratio(name, options.against).median:.2f}x" for name in ours)
+    return [
+        compared(f"{case.name}, {label}", measured, name, options.against, "images", options, wanted=wanted,
+                 notes=(f"{name} is the fastest of: {every}", *notes), batch=len(views[0]))
+        for (label, name), wanted in zip({"eager": eager, "best": best}.items(), case.wanted, strict=True)
+    ]  # fmt: skip
+
+
+def name_of(mode: tuple[Precision, bool]) -> str:
+    return f"{mode[0]} compiled" if mode[1] else mode[0]
+
+
+def fastest(measured: Measured, names: list[str]) -> str:
+    return max(names, key=measured.rate)
+
+
+def times(count: int, step: Callable[[], None]) -> Callable[[], None]:
+    def turn() -> None:
+        for _ in range(count):
+            step()
+
+    return turn
+
+
+def random_views(config: c.Config, device: str) -> Views:
+    side, batch = config.data.image_size, config.train.batch_size
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(batch, 3, side, side, generator=generator) * 2 - 1 for _ in range(2))
+    return first.to(device), second.to(device)
+
+
+def ours_of(config: c.Config, mode: tuple[Precision, bool], views: Views, device: str) -> Callable[[], None]:
+    """A step of the real trainer, with its notes for the next record, on views that are there already."""
+    precision, compiled = mode
+    train = replace(config.train, precision=precision, compile=compiled, device=device, log_every=10**9)
+    trainer = Trainer(replace(config, train=train), unreal(config), torch.device(device))
+    indices_B = torch.arange(len(views[0]), device=device)
+
+    def step() -> None:
+        trainer.take_step(Batch(trainer.step, indices_B, indices_B * 0, *views, slice(0, len(views[0]))))
+
+    return step
+
+
+def unreal(config: c.Config) -> ImageData:
+    """As many images as the queue wants to see, all the same one: they take no memory, and nobody looks at them."""
+    side, count = config.data.image_size, max(65_536, config.train.batch_size)
+    images = Resident(torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(count, -1, -1, -1))
+    split = Split(images, torch.zeros(count, dtype=torch.int64), torch.arange(count))
+    return ImageData(split, split, split, split, ("one",))
+
+
+def peer_of(config: c.Config, against: str, views: Views, device: str) -> Callable[[], None]:
+    step = peer_step(config, against, device)
+    return lambda: step(*views)
+
+
+def peer_step(config: c.Config, against: str, device: str) -> Step:
+    """The same networks in the peer's hands. Raises ValueError where the peer has no such method."""
+    encoder = build_encoder(config.encoder, config.data.image_size).to(device)
+    momentum, temperature = config.part(c.Momentum).momentum, config.part(c.InfoNCE).temperature
+    head = config.part(c.Head)
+    if not isinstance(config.negatives, c.Queue):
+        return of_v3(config, encoder, against, device)
+    if against == "lightly":
+        from experiments.benchmark.peers.lightly_steps import lightly_step
+
+        return lightly_step(encoder, encoder.feature_dim, head.dim, config.negatives.size, momentum, temperature)
+    query = nn.Sequential(encoder, build_head(head, encoder.feature_dim)).to(device)
+    return plain_step(query, head.dim, config.negatives.size, momentum, temperature)
+
+
+def of_v3(config: c.Config, encoder: Encoder, against: str, device: str) -> Step:
+    if against != "plain":
+        raise ValueError("--set vit_small=1: compared with the plain step only; leave out --against")
+    head, predictor = config.part(c.Head), config.part(c.Predictor)
+    query = nn.Sequential(encoder, build_head(head, encoder.feature_dim)).to(device)
+    momentum, temperature = config.part(c.Momentum).momentum, config.part(c.InfoNCE).temperature
+    return plain_v3_step(query, build_predictor(predictor, head.dim).to(device), momentum, temperature)
+
+
+def share_of_peak(step: Callable[[], None], measured: Measured, options: Options, batch: int) -> str:
+    """FLOPs of an image, counted in the peer's step, and how near its speed is to a large matrix product, in words."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    flops = counter.get_total_flops() / batch
+    rates = {name: measured.rate(name) for name in measured.units}
+    peaks = {dtype: peak(options, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    best = max((name for name in rates if name.startswith("fp32")), key=lambda name: rates[name])
+    return (
+        f"{flops / 1e9:.3g} GFLOP per image; in a {GEMM} x {GEMM} product float32 reaches {peaks[torch.float32] / 1e9:,.0f} "
+        f"GFLOP/s, bf16 {peaks[torch.bfloat16] / 1e9:,.0f}; {best} {rates[best] * flops / peaks[torch.float32]:.0%} of "
+        f"float32's, {options.against} {rates[options.against] * flops / peaks[torch.float32]:.0%}"
+    )
+
+
+def peak(options: Options, dtype: torch.dtype) -> float:
+    """FLOP per second of the clock that counts."""
+    a = torch.randn(GEMM, GEMM, device=options.device, dtype=dtype)
+    measured = interleave([Contender("gemm", lambda: a @ a, 2.0 * GEMM**3)], 5, clock_of(options.device))
+    return max(measured.rates("gemm"))

@@ -1,0 +1,102 @@
+"""A whole small training: order, views, steps, records and checkpoints, against a peer's loop over a DataLoader.
+
+The digits at 32 pixels, v2's views, the narrow ResNet: same batch, same epochs on both sides. Ours ends before its
+readouts, which the peer does not have. S side, B images of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from experiments.benchmark.augment import Views, collate, peer_views, to_pil
+from experiments.benchmark.result import Benchmark, Options, Result, compared
+from experiments.benchmark.rounds import Contender, clock_of, interleave
+from experiments.benchmark.step import narrow, peer_step
+from moco import config as c
+from moco.data import load
+from moco.train import Record, train
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    what = "images through whole epochs of a digits-sized training: data, steps and bookkeeping"
+    return {"train": Benchmark("train", what, run, {"epochs": 2, "batch": 128, "compile": 0})}
+
+
+def run(options: Options) -> list[Result]:
+    config = recipe(options)
+    pictures = [to_pil(image) for image in pre_training_images(config)]
+    images = options.whole("epochs") * (len(pictures) // config.train.batch_size) * config.train.batch_size
+    turns: dict[str, Callable[[], object]] = {"ours": lambda: whole(config)}
+    if options.whole("compile"):
+        compiled = replace(config, train=replace(config.train, compile=True))
+        turns["ours, compiled"] = lambda: whole(compiled)
+    turns[options.against] = peer_loop(config, pictures, options)
+    measured = interleave(
+        [Contender(name, turn, images) for name, turn in turns.items()], options.rounds, clock_of(options.device)
+    )
+    return [
+        compared(f"training, {name}", measured, name, options.against, "images", options, wanted=3.5)
+        for name in list(turns)[:-1]
+    ]
+
+
+def recipe(options: Options) -> c.Config:
+    config = narrow(options.whole("batch")).config
+    train_ = replace(config.train, epochs=options.whole("epochs"), device=options.device)
+    return replace(config, train=train_, evaluation=replace(config.evaluation, knn_every=0))
+
+
+def pre_training_images(config: c.Config) -> Tensor:
+    """uint8 (N, 3, S, S)."""
+    split = load(config.data, _quiet).pretrain
+    return split.images.take(torch.arange(len(split)))
+
+
+def _quiet(line: str) -> None:
+    """A benchmark's numbers are all that it prints."""
+
+
+def whole(config: c.Config) -> None:
+    """To the last step's record; data set, model and checkpoint are part of it, as they are of the peer's."""
+    with TemporaryDirectory() as folder:
+        for record in train(config, Path(folder)):
+            if isinstance(record, Record) and record.epoch >= config.train.epochs:
+                return
+
+
+class Pictures(Dataset[list[Tensor]]):
+    """One image at a time, as two views."""
+
+    def __init__(self, pictures: list[Image.Image], views: Views) -> None:
+        self.pictures, self.views = pictures, views
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        return self.views(self.pictures[index])
+
+
+def peer_loop(config: c.Config, pictures: list[Image.Image], options: Options) -> Callable[[], None]:
+    """In this process, so that its clock sees all of it."""
+    views = peer_views(options.against, config.data.image_size)
+    loader = DataLoader(
+        Pictures(pictures, views), config.train.batch_size, shuffle=True, drop_last=True,
+        collate_fn=lambda both: collate(both, options.device),
+    )  # fmt: skip
+
+    def turn() -> None:
+        step = peer_step(config, options.against, options.device)
+        for _ in range(config.train.epochs):
+            for query_view_B3SS, key_view_B3SS in loader:
+                step(query_view_B3SS, key_view_B3SS)
+
+    return turn

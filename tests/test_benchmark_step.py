@@ -1,0 +1,65 @@
+"""The peers do the same arithmetic as our trainer: a benchmark between steps that differ would say nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from experiments.benchmark.plain import PlainMoCo, PlainMoCoV3
+from experiments.benchmark.result import Options
+from experiments.benchmark.step import cases, narrow, of_case, random_views, unreal
+from moco import config as c
+from moco.config import Config, ViT
+from moco.data.loader import Batch
+from moco.methods import moco_v3_vit
+from moco.trainer import Trainer
+
+SMALL = {"narrow": 1, "resnet18": 0, "resnet50": 0, "vit_small": 0, "batch": 8, "compile": 0}
+
+
+def first_loss(config: Config, views: tuple[Tensor, Tensor]) -> tuple[Trainer, float]:
+    """The trainer as it was before the step whose loss this is."""
+    trainers = [Trainer(config, unreal(config), torch.device("cpu")) for _ in range(2)]
+    indices_B = torch.arange(len(views[0]))
+    trainers[0].take_step(Batch(0, indices_B, indices_B * 0, *views, slice(0, len(indices_B))))
+    return trainers[1], float(trainers[0].meter.sums["loss"])
+
+
+def test_the_plain_step_is_our_step() -> None:
+    config = replace(narrow(8).config, train=replace(narrow(8).config.train, device="cpu"))
+    views = random_views(config, "cpu")
+    trainer, ours = first_loss(config, views)
+    query = nn.Sequential(trainer.model.query.encoder, trainer.model.query.head)
+    plain = PlainMoCo(query, 128, 1_024, 0.999, config.part(c.InfoNCE).temperature)
+    source = next(module for name, module in trainer.model.named_modules() if name.endswith("sources.0"))
+    plain.queue_CK = source.keys_KC.T.clone()
+    logits_BN = plain(*views)
+    plain_loss = torch.nn.functional.cross_entropy(logits_BN, torch.zeros(8, dtype=torch.int64))
+    assert plain_loss.item() == pytest.approx(ours, rel=1e-5)
+
+
+def test_the_plain_v3_step_is_our_step() -> None:
+    base = moco_v3_vit()
+    config = replace(
+        base, data=c.Data(name="digits", image_size=32), encoder=ViT(width=48, depth=2, heads=3, patch=8),
+        train=replace(base.train, batch_size=8, device="cpu"),
+    )  # fmt: skip
+    views = random_views(config, "cpu")
+    trainer, ours = first_loss(config, views)
+    query = nn.Sequential(trainer.model.query.encoder, trainer.model.query.head)
+    plain = PlainMoCoV3(query, trainer.model.predictor, 0.99, config.part(c.InfoNCE).temperature)
+    loss = plain(*views)
+    # The plain loss is 2 T times the sum of two directions (v3, algorithm 1), ours `scale` times their mean.
+    assert loss.item() / (4 * plain.temperature) == pytest.approx(ours / trainer.model.scale, rel=1e-5)
+
+
+def test_a_result_names_what_was_measured() -> None:
+    options = Options(rounds=1, settings=SMALL)
+    (case,) = cases(options)
+    eager, best = of_case(case, options)
+    assert eager.name == "narrow ResNet, 32 px, eager"
+    assert best.ratio == eager.ratio  # nothing was compiled: the best mode is an eager one
+    assert eager.ratio == pytest.approx(eager.ours / eager.peer)

@@ -1,0 +1,67 @@
+"""`train.compile`: the same run to rounding, with the encoders of the steps compiled and everything else left alone."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from moco.config import Config, Data, Head, Momentum, Queue, ResNet
+from moco.data import load
+from moco.methods import moco_v2
+from moco.train import Record, train
+from moco.trainer import Trainer
+
+STEPS = 3
+
+
+def config(*, compiled: bool) -> Config:
+    base = moco_v2()
+    return replace(
+        base,
+        data=Data(name="digits"),
+        encoder=ResNet(depth=8, width=4, stem="strided"),
+        head=Head((8,), 8),
+        key_encoder=Momentum(0.9, shuffle=False),
+        negatives=Queue(256),
+        evaluation=replace(base.evaluation, knn_every=0, linear_epochs=2),
+        train=replace(base.train, epochs=1, batch_size=64, compile=compiled, device="cpu"),
+    )
+
+
+def stepped(*, compiled: bool) -> Trainer:
+    one = config(compiled=compiled)
+    trainer = Trainer(one, load(one.data, print), torch.device("cpu"))
+    for batch in list(trainer.batches.epoch(0))[:STEPS]:
+        trainer.take_step(batch)
+    return trainer
+
+
+@pytest.fixture
+def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled here and now, in one process."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("default")  # torch's own, about itself
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here, which torch.compile needs on a CPU")
+@pytest.mark.usefixtures("new_cache")
+def test_compiled_steps_equal_eager_ones_and_readouts_compile_nothing(tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
+    eager, fast = stepped(compiled=False), stepped(compiled=True)
+    assert float(fast.meter.sums["loss"]) == pytest.approx(float(eager.meter.sums["loss"]), rel=1e-5)
+    state = fast.model.state_dict()
+    assert list(state) == list(eager.model.state_dict())
+    for name, tensor in eager.model.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs == 2  # query and key
+    records = [r for r in train(config(compiled=True), tmp_path) if isinstance(r, Record)]
+    assert "test/knn20_top1" in records[-1].values
+    assert counters["stats"]["unique_graphs"] == graphs  # of kNN, probe and drift there are none
