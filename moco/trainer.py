@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -55,8 +57,13 @@ def parallel(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-def compile_encoders(model: Method) -> None:
+COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # where torch.compile looks, on a CPU
+
+
+def compile_encoders(model: Method, device: torch.device) -> None:
     """For the batches of the steps, whose shape never changes; `uncompiled` is for all others."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
+        raise ValueError("train.compile = True: needs a C++ compiler on this machine; install g++ or set it to false")
     for encoder in {model.query.encoder, getattr(model.key, "encoder", model.query.encoder)}:
         encoder.compile(dynamic=False)
 
@@ -81,7 +88,7 @@ class Trainer:
         self.model = build(config, len(data.pretrain), len(data.classes)).to(device)
         self.model.to(memory_format=self.memory_format)
         if config.train.compile:
-            compile_encoders(self.model)
+            compile_encoders(self.model, device)
         self.parallel = parallel(self.model)
         self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")

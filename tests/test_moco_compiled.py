@@ -65,3 +65,10 @@ def test_compiled_steps_equal_eager_ones_and_readouts_compile_nothing(tmp_path: 
     records = [r for r in train(config(compiled=True), tmp_path) if isinstance(r, Record)]
     assert "test/knn20_top1" in records[-1].values
     assert counters["stats"]["unique_graphs"] == graphs  # of kNN, probe and drift there are none
+
+
+def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, data = config(compiled=True), load(Data(name="digits"), print)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ValueError, match=r"train.compile = True: needs a C\+\+ compiler on this machine; install g"):
+        Trainer(one, data, torch.device("cpu"))
