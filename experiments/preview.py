@@ -12,6 +12,7 @@ from experiments.estimate import Past, bytes_in_words, costs, disk_free, disk_ne
 from experiments.grid import paragraph
 from experiments.machine import visible_gpus
 from experiments.pack import elements
+from experiments.packing import advise
 from experiments.prospect import Prospect
 from experiments.snapshot import Snapshot
 from experiments.submissions import difference, names, submissions
@@ -43,6 +44,7 @@ class Preview:
                 f"{len(cells)} to submit with {options}",
                 f"the first of them: {self.when}",
                 *cost_lines(pasts, cells, self.profile),
+                *packing_lines(pasts, cells, self.profile),
                 *disk_lines(pasts, cells, self.root),
                 *self._difference(),
                 *node_local(self.root),
@@ -71,6 +73,12 @@ def cost_lines(pasts: Sequence[Past], cells: Sequence[Cell], profile: Profile) -
         hours = f"about {cost.hours * weight(profile):.2g} {name} on {cost.hardware}"
         lines += paragraph(f"{hours} (by {cost.source}){rest}")
     return lines
+
+
+def packing_lines(pasts: Sequence[Past], cells: Sequence[Cell], profile: Profile) -> list[str]:
+    """For who gives a run a GPU of its own."""
+    advice = advise(pasts, cells) if gpus(profile) == 1 and profile.pack == 1 else None
+    return paragraph(str(advice)) if advice else []
 
 
 def gpus(profile: Profile) -> int:

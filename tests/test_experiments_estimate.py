@@ -14,6 +14,7 @@ import pytest
 from experiments import calibration, preview, schema
 from experiments.durable import read_json, replace_json
 from experiments.estimate import OVERHEAD_STEPS, calibrations, costs, disk_need, estimate, finished, known
+from experiments.packing import advise
 from experiments.prospect import Prospect
 from experiments.run_directory import RunDirectory
 from experiments.sweep import Cell, make_cell
@@ -135,3 +136,38 @@ def test_above_the_limit_it_asks_and_without_a_terminal_it_refuses(
                 preview.check_hours(prospect, profile, 3.9, yes=False)
         else:
             preview.check_hours(prospect, profile, 3.9, yes=False)
+
+
+@pytest.mark.parametrize(
+    ("memory", "load", "runs", "gain"),
+    [
+        (12.0, 35.0, 3, 100 / 35),
+        (40.0, 10.0, 2, 2.0),
+        (60.0, 10.0, 1, 1.0),
+        (5.0, 98.0, 1, 1.0),
+        (5.0, 70.0, 2, 100 / 70),
+    ],
+)
+def test_as_many_share_a_gpu_as_fit_and_are_worth_it(
+    tmp_path: Path, memory: float, load: float, runs: int, gain: float
+) -> None:
+    run = past(tmp_path, 0, A100, 1.0)
+    looks = [(memory / 2, load - 3), (memory, load), (memory / 2, load + 2)]  # the most, and the median
+    with run.journal() as journal:
+        for step, (used, busy) in enumerate(looks, start=1):
+            system = {"system/gpu_memory_percent": used, "system/gpu_percent": busy}
+            journal.append({"step": step, "epoch": 0.0, "time": 0.0, "values": {}, "system": system})
+    cells = [on_gpu(cell(seed=seed, epochs=3)) for seed in range(4)]
+    advice = advise(list(known(tmp_path)), cells)
+    assert advice is not None
+    assert (advice.runs, advice.seen) == (runs, 1)
+    assert advice.gain == pytest.approx(gain)
+    alone = Profile("a", gpus=1)
+    (line,) = [" ".join(preview.packing_lines(list(known(tmp_path)), cells, alone))]
+    assert (f"--pack {runs} gives up to" in line) == (runs > 1)
+    assert preview.packing_lines(list(known(tmp_path)), cells, replace(alone, pack=2)) == []
+
+
+def test_no_advice_from_runs_that_saw_no_gpu(tmp_path: Path) -> None:
+    past(tmp_path, 0, A100, 1.0)
+    assert advise(list(known(tmp_path)), [on_gpu(cell(epochs=3))]) is None

@@ -89,6 +89,7 @@ class Gpu:
             values["system/gpu_percent"] = float(load.gpu)
         if library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0:
             values["system/gpu_memory_mb"] = memory.used / 1e6
+            values["system/gpu_memory_percent"] = 100 * memory.used / memory.total
         if library.nvmlDeviceGetPowerUsage(handle, ctypes.byref(power)) == 0:
             values["system/gpu_power_w"] = power.value / 1e3
         return values
