@@ -92,7 +92,8 @@ class Trainer:
         self.parallel = parallel(self.model)
         self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
-        self.batches = Batches(data.pretrain, config, device, views=2 if config.both_views else 1)
+        views, compiled = 2 if config.both_views else 1, config.train.compile
+        self.batches = Batches(data.pretrain, config, device, views=views, compiled=compiled)
         self.total_steps = config.train.epochs * self.batches.steps_per_epoch
         self.meter = diagnostics.Meter()
         self.drift = diagnostics.KeyDrift(self._turnover())

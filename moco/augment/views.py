@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moco.augment.blur import blur, kernel_radius
 from moco.augment.colour import JitterPlan, jitter_, luma, plan_jitter, solarized
+from moco.augment.compiled import augment as fused
 from moco.augment.crop import crop_and_flip, flip_crops, rotate
 from moco.augment.draws import Draws, Rows, View, draws
 from moco.config import Augment
@@ -86,11 +87,12 @@ def augment(images_BCSS: Tensor, recipe: Augment, parameters: Draws, noise_BCSS:
 
 def one_view(
     images_BCSS: Tensor, recipe: Augment, seed: int, step: int, view: View, *, cropped: bool = False,
-    rows: Rows | None = None,
+    rows: Rows | None = None, compiled: bool = False,
 ) -> Tensor:  # fmt: skip
     """One view of uint8 (B, 3, S, S) images: float32 normalised, a function of (images, recipe, seed, step, view).
 
     `rows` says that the images are some rows of a larger batch: their views are the bits that they have in its view.
+    `compiled`: the same pixels to 1e-5 from `torch.compile`, faster after the first batch (`moco.augment.compiled`).
     """
     assert images_BCSS.dtype == torch.uint8, images_BCSS.dtype
     batch, _, height, width = images_BCSS.shape
@@ -103,6 +105,8 @@ def one_view(
         draw = generator(images_BCSS.device, seed, "noise", view, step)
         noise_BCSS = normal(whole, images_BCSS, chunk, draw)
         noise_BCSS = noise_BCSS[rows.rows_B.to(noise_BCSS.device)] if rows else noise_BCSS
+    if compiled:
+        return fused(images_BCSS, recipe, parameters, noise_BCSS, cropped)
     parts = [slice(first, first + chunk) for first in range(0, batch, chunk)]
     views = [augment(images_BCSS[p], recipe, parameters.take(p), noise_BCSS[p], cropped) for p in parts]
     return views[0] if len(views) == 1 else torch.cat(views)
@@ -115,7 +119,9 @@ def normal(batch: int, images_BCSS: Tensor, chunk: int, draw: torch.Generator) -
     return torch.cat([part.normal_(generator=draw) for part in empty])
 
 
-def two_views(images_BCSS: Tensor, recipe: Augment, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def two_views(
+    images_BCSS: Tensor, recipe: Augment, seed: int, step: int, *, compiled: bool = False
+) -> tuple[Tensor, Tensor]:
     """Query and key view of the images of one step.
 
     Args:
@@ -123,19 +129,23 @@ def two_views(images_BCSS: Tensor, recipe: Augment, seed: int, step: int) -> tup
         recipe: one law for both views, but for the key's own probabilities of blur and solarize, where the recipe has them.
         seed, step: with the sample's place in the batch they decide all parameters; the same bits every time on one
             machine, and the same parameters (noise apart) on every device and in every arm of a sweep.
+        compiled: see `one_view`.
 
     Returns two float32 tensors (B, 3, S, S), normalised with the recipe's mean and std, on the images' device.
     """
-    return one_view(images_BCSS, recipe, seed, step, "query"), one_view(images_BCSS, recipe, seed, step, "key")
+    return (
+        one_view(images_BCSS, recipe, seed, step, "query", compiled=compiled),
+        one_view(images_BCSS, recipe, seed, step, "key", compiled=compiled),
+    )
 
 
 def two_views_of_crops(
-    query_crops_BCSS: Tensor, key_crops_BCSS: Tensor, recipe: Augment, seed: int, step: int
+    query_crops_BCSS: Tensor, key_crops_BCSS: Tensor, recipe: Augment, seed: int, step: int, *, compiled: bool = False
 ) -> tuple[Tensor, Tensor]:
     """`two_views` of images that were cropped and resized when they were read, with the boxes of `crop_boxes`."""
     return (
-        one_view(query_crops_BCSS, recipe, seed, step, "query", cropped=True),
-        one_view(key_crops_BCSS, recipe, seed, step, "key", cropped=True),
+        one_view(query_crops_BCSS, recipe, seed, step, "query", cropped=True, compiled=compiled),
+        one_view(key_crops_BCSS, recipe, seed, step, "key", cropped=True, compiled=compiled),
     )
 
 

@@ -118,7 +118,7 @@ class Train:
     channels_last: bool = cosmetic(True)
     compile: bool = cosmetic(
         False
-    )  # the encoders by torch.compile: minutes once, then kept; for runs of ten minutes or more
+    )  # encoders and views by torch.compile: minutes once, then kept; for runs of ten minutes
     device: str = cosmetic("auto")  # auto, cpu, cuda, cuda:1, ...
     log_every: int = cosmetic(10)  # steps between two records
     checkpoint_minutes: float = cosmetic(5.0)  # at most this much work is lost; also saved at each evaluation

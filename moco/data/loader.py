@@ -59,13 +59,14 @@ class Batches:
     """Batches of `split` as `config` asks: reshuffled every epoch, the last incomplete batch dropped.
 
     Order: a function of (seed, epoch). Views: of (seed, step), the query's alone with `views` = 1. `whole`: all rows in every
-    process. Raises ValueError if the split cannot fill one batch.
+    process. `compiled`: see `one_view`. Raises ValueError if the split cannot fill one batch.
     """
 
     def __init__(
-        self, split: Split, config: Config, device: torch.device, *, whole: bool = False, views: int = 2
-    ) -> None:
-        self.views = VIEWS[:views]
+        self, split: Split, config: Config, device: torch.device, *, whole: bool = False, views: int = 2,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
+        self.views, self.compiled = VIEWS[:views], compiled
         self.size, self.seed, self.recipe = config.train.batch_size, config.train.seed, config.augment
         self.device = device
         self.count = len(split)
@@ -116,7 +117,7 @@ class Batches:
         query, *key = (
             one_view(
                 crop_u8.to(self.device, non_blocking=True), self.recipe, self.seed, step, view, cropped=cropped,
-                rows=rows if self.in_parts else None,
+                rows=rows if self.in_parts else None, compiled=self.compiled,
             )
             for crop_u8, view, rows in zip(crops, self.views, shown, strict=True)
         )  # fmt: skip
