@@ -12,10 +12,18 @@ def loading(target: str, file: str, config: Config) -> str:
     if isinstance(config.encoder, ResNet):
         build = _timm_resnet(config.encoder) if target == "timm" else _resnet(config.encoder)
     if target == "safetensors":
-        if isinstance(config.encoder, ResNet) and config.encoder.depth == 8:
-            build = "from moco.encoders import build_encoder  # this suite's own network\nnet = ...  # its backbone"
-        return f'{build}\nnet.load_state_dict(safetensors.torch.load_file("{file}"))'
-    return f'{build}\nnet.load_state_dict(torch.load("{file}", weights_only=True))'
+        own = isinstance(config.encoder, ResNet) and config.encoder.depth == 8
+        lines = _own(config) if own else f"import safetensors.torch, torch, torchvision\n{build}"
+        return f'{lines}\nnet.load_state_dict(safetensors.torch.load_file("{file}"))'
+    return f'import torch, {target}\n{build}\nnet.load_state_dict(torch.load("{file}", weights_only=True))'
+
+
+def _own(config: Config) -> str:
+    """No other tool has a ResNet-8."""
+    return (
+        "import safetensors.torch, moco.encoders\nfrom moco.config import ResNet\n"
+        f"net = moco.encoders.build_encoder({config.encoder!r}, {config.data.image_size}).backbone"
+    )
 
 
 def _resnet(encoder: ResNet) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,17 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such checkpoint") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from error
+        raise ValueError(f"{path}: not a readable checkpoint ({_reason(error)})") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path}: not a checkpoint: it holds a {type(state).__name__}, a dict of tensors is expected")
     return state
+
+
+def _reason(error: Exception) -> str:
+    """torch's own words for a file that is not plain data are advice on how to execute it."""
+    said = str(error)
+    if found := re.search(r"GLOBAL (\S+)", said):
+        return f"it holds {found[1]}, which is code or an object of a library; nothing in a file is executed"
+    if said.startswith("Weights only load failed"):
+        return "not a file that torch wrote, or a damaged one"
+    return said.splitlines()[0] if said else type(error).__name__

@@ -8,8 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import moco.evaluation.few_label as fl
-from moco.evaluation.features import Labelled
+from moco.config import Evaluation
+from moco.evaluation.features import Features, Labelled
 from moco.evaluation.linear_probe import Standardiser, standardiser
+from moco.evaluation.readouts import PROTOCOLS
 from moco.randomness import generator
 
 CLASSES = 4
@@ -108,3 +110,58 @@ def test_no_validation_image_is_an_error() -> None:
     nothing = Labelled(train.features_ND[:0], train.labels_N[:0])
     with pytest.raises(ValueError, match=r"^0 validation images: "):
         fl.few_label(train, nothing, train, CLASSES, 2, 2, 0)
+
+
+def test_a_share_is_stratified_and_at_least_one_label() -> None:
+    """By hand: round(c / 100), and one where that is none."""
+    labels_N = torch.repeat_interleave(torch.arange(5), torch.tensor([340, 150, 149, 7, 0]))
+    labels_N = torch.cat((labels_N, torch.full((20,), 5)))
+    assert fl.stratified(labels_N, 0.01).tolist() == [3, 2, 1, 1, 0, 1]
+    assert fl.stratified(labels_N, 0.1).tolist() == [34, 15, 15, 1, 0, 2]
+    rows_M = fl.subset(labels_N, fl.stratified(labels_N, 0.1), 3, 0)
+    assert torch.bincount(labels_N[rows_M], minlength=6).tolist() == [34, 15, 15, 1, 0, 2]
+
+
+def test_one_percent_is_part_of_ten_percent_of_the_same_draw_whatever_the_features() -> None:
+    labels_N = torch.randint(0, 10, (2_000,), generator=generator("cpu", "labels"))
+    for draw in range(3):
+        one, ten = (fl.subset(labels_N, fl.stratified(labels_N, share), 5, draw) for share in (0.01, 0.1))
+        assert set(one.tolist()) < set(ten.tolist())
+        again = fl.subset(labels_N, fl.stratified(labels_N, 0.01), 5, draw)  # labels and seed: nothing of an arm
+        assert torch.equal(one, again)
+    assert not torch.equal(*(fl.subset(labels_N, fl.stratified(labels_N, 0.01), seed, 0) for seed in (5, 6)))
+
+
+def splits() -> Features:
+    return Features(clouds(230, "train"), clouds(90, "validation"), clouds(120, "test"), ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize(("name", "share"), [("few_label_1pct", 0.01), ("few_label_10pct", 0.1)])
+def test_the_protocols_are_scikit_learns_on_that_share(name: str, share: float) -> None:
+    feats, draws = splits(), 3
+    got = dict(PROTOCOLS[name](feats, Evaluation(few_label_draws=draws), 7))
+    per_class = fl.stratified(feats.train.labels_N, share)
+    standardise, top1 = standardiser(feats.train.features_ND), 0.0
+    for draw in range(draws):
+        rows_M = fl.subset(feats.train.labels_N, per_class, 7, draw)
+        inputs_ME, labels_M = standardise(feats.train.features_ND[rows_M]), feats.train.labels_N[rows_M]
+        model = logistic_regression(inputs_ME, labels_M, float(got[f"readout/{name}_strength"] or 0))
+        top1 += 100 * model.score(standardise(feats.test.features_ND), feats.test.labels_N) / draws
+    assert got[f"test/{name}_top1"] == pytest.approx(top1, abs=1e-9)
+    assert got[f"readout/{name}_labels"] == int(per_class.sum())
+
+
+def test_it_says_so_where_one_percent_is_less_than_a_label_per_class(caplog: pytest.LogCaptureFixture) -> None:
+    feats = splits()
+    images_C = torch.bincount(feats.train.labels_N)
+    raised = int((images_C < 100).sum())
+    assert raised > 0
+    got = dict(PROTOCOLS["few_label_1pct"](feats, Evaluation(few_label_draws=2), 0))
+    assert got["readout/few_label_1pct_raised"] == raised
+    assert f"few_label_1pct: 1 % of the images of a class is less than one in {raised} of 4 classes" in caplog.text
+    caplog.clear()
+    assert (
+        dict(PROTOCOLS["few_label_10pct"](feats, Evaluation(few_label_draws=2), 0))["readout/few_label_10pct_raised"]
+        == 0
+    )
+    assert caplog.text == ""

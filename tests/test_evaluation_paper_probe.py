@@ -10,7 +10,7 @@ import moco.evaluation.paper_probe as module
 from moco.config import Augment, Config, Data, Momentum, Train
 from moco.data.images import Resident, Split
 from moco.evaluation.features import Crops, Labelled
-from moco.evaluation.paper_probe import crop_and_flip, learning_rate, loading, paper_probe, random_crops
+from moco.evaluation.paper_probe import crop_and_flip, learning_rate, loading, paper_probe, random_crops, v3
 from moco.evaluation.unmoved import BackboneMovedError, fingerprint
 from moco.randomness import generator
 
@@ -140,3 +140,18 @@ def test_the_recipe_is_the_papers_in_the_sets_normalisation() -> None:
 def test_few_images_are_left_out_of_an_epoch(images: int, left_out: int) -> None:
     """1,300 = 5 x 260; 509 divides the fourth; 521 is a prime, and 2 x 260 comes next to it."""
     assert images % loading(config(), images).train.batch_size == left_out
+
+
+@pytest.mark.parametrize(("images", "transformer", "first", "batch"), [(5_000, False, 0.4, 1024), (5_000, True, 12.0, 1024),
+                                                                      (512, False, 0.2, 512)])  # fmt: skip
+def test_v3_s_schedule_is_torch_s_cosine_over_90_epochs(
+    images: int, transformer: bool, first: float, batch: int
+) -> None:
+    recipe = v3(images, transformer=transformer)
+    assert (recipe.batch, recipe.epochs) == (batch, 90)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=first)
+    steps = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 90)
+    for epoch in range(90):
+        assert recipe.rate(epoch) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        steps.step()

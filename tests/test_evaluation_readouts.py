@@ -12,6 +12,7 @@ from sklearn.metrics import recall_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+from experiments import schema
 from moco.config import Config, Data, Evaluation, Head, Momentum, ResNet, Train
 from moco.data.images import ImageData, Resident, Split
 from moco.evaluation.features import Crops, Features, Labelled
@@ -75,11 +76,12 @@ def test_no_choice_looks_at_the_test_split() -> None:
 
 def test_an_unknown_protocol_is_one_line_with_the_choices() -> None:
     expected = (
-        r"^protocol linaer: there is no .* knn, linear, few_label, finetune, linear_paper; did you mean linear\?$"
+        r"^protocol linaer: there is no .* knn, linear, few_label, few_label_1pct, few_label_10pct, retrieval, finetune, "
+        r"finetune_frozen, linear_paper, linear_v3; did you mean linear\?$"
     )
     with pytest.raises(ValueError, match=expected):
         protocol("linaer")
-    with pytest.raises(ValueError, match=r"linear_paper$"):
+    with pytest.raises(ValueError, match=r"linear_v3$"):
         protocol("zzz")
     assert protocol("knn") is PROTOCOLS["knn"]
 
@@ -167,3 +169,30 @@ def test_looking_during_training_never_touches_the_test_split() -> None:
         key: final[key] for key in ("validation/knn20_top1", "validation/knn200_top1")
     }
     assert query.training
+
+
+def test_every_protocol_gives_its_headlines_and_every_headline_is_known_to_the_tables() -> None:
+    cfg = replace(config(), evaluation=replace(EVALUATION, finetune_epochs=1, finetune_per_class=2))
+    query = build_query(cfg, 10)
+    before = fingerprint(query)
+    feats = features_for(list(PROTOCOLS), query, image_data(), cfg)
+    for name, one in PROTOCOLS.items():
+        if name in ("linear_paper", "linear_v3"):  # a hundred epochs of crops; tested with their own oracle
+            continue
+        got = dict(one(feats, cfg.evaluation, 2))
+        assert [key for key in one.headlines if got.get(f"test/{key}") is None] == [], name
+        assert set(one.headlines) <= set(schema.READOUTS)
+    assert {h for one in PROTOCOLS.values() for h in one.headlines} == set(schema.READOUTS)
+    assert {f"test/{readout}" for readout in schema.READOUTS} <= set(schema.METRICS)
+    assert fingerprint(query) == before
+
+
+def test_without_a_protocol_that_reads_features_none_are_extracted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, "other", replace(PROTOCOLS["knn"], reads_features=False))
+    cfg = config()
+    blind = Split(Untouchable(), torch.zeros(12, dtype=torch.int64), torch.arange(12))
+    data = ImageData(blind, blind, blind, blind, CLASSES)
+    feats = features_for(("other",), build_query(cfg, 10), data, cfg)
+    assert (len(feats.train), feats.network is not None) == (0, True)
+    with pytest.raises(AssertionError, match="touched images"):
+        features_for(("other", "knn"), build_query(cfg, 10), data, cfg)

@@ -1,4 +1,4 @@
-"""`pretrain`, `evaluate`: one run here, and the readouts of one that exists."""
+"""`pretrain`, `evaluate`, `export`: one run here, more readouts of runs that exist, and their weights for other tools."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from experiments.reconcile import state_of
 from experiments.run_directory import Busy, RunDirectory, runs_root
 from experiments.sweep import Cell, make_cell
 
+EVALUATE = """A run, and each finished run of a sweep, gains the readouts that it lacks: in its journal, results.json,
+MLflow and the tables. Of a file the readouts are only printed."""
+
 
 def register(add: AddVerb) -> None:
     one = add("pretrain", help="one run in the foreground", allow_abbrev=False,
@@ -26,14 +29,25 @@ def register(add: AddVerb) -> None:
     add_set(one)
     one.set_defaults(run=pretrain)
 
-    again = add("evaluate", help="readouts of a finished run or an encoder file", allow_abbrev=False,
-                description="Readouts of a run or of its encoder.pt; the run's own results stay.")  # fmt: skip
-    again.add_argument("target", metavar="RUN_OR_CHECKPOINT", help="a file, a run directory, or any name `find` knows")
+    again = add("evaluate", help="more readouts of a finished run, of all runs of a sweep, or of a file of weights",
+                allow_abbrev=False, description=EVALUATE)  # fmt: skip
     again.add_argument(
-        "--protocol", nargs="+", metavar="NAME", help="knn, linear, few_label (the default: all three), linear_paper"
+        "target",
+        metavar="ANY",
+        help="a file of weights, a run directory, or any name `find` knows: a run, an arm, a sweep",
     )
-    again.add_argument("--baseline", metavar="NAME", help=f"images for a file of another tool: {', '.join(BASELINES)}")
+    again.add_argument(
+        "--protocol", nargs="+", metavar="NAME", help="one or more of those below (default: linear knn few_label)"
+    )
+    again.add_argument("--baseline", metavar="NAME", help="images for a file of another tool, or other images than a run's "
+                       f"own (then only printed): {', '.join(BASELINES)}")  # fmt: skip
     add_set(again)
+    again.add_argument(
+        "--cluster", metavar="NAME", help="a Slurm profile that judges the runs of a sweep (default: here)"
+    )
+    again.add_argument("--max-parallel", type=int, metavar="N", help="of a sweep, runs at a time; on a cluster, jobs")
+    again.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the run was trained)")
+    again.formatter_class, again.epilog = argparse.RawDescriptionHelpFormatter, _protocols()
     again.set_defaults(run=evaluate)
 
     out = add("export", help="an encoder for torchvision, timm, detectron2 or as safetensors", allow_abbrev=False,
@@ -44,6 +58,13 @@ def register(add: AddVerb) -> None:
     )
     out.add_argument("--out", default="exports", metavar="FOLDER", help="default: exports/<run id>")
     out.set_defaults(run=export)
+
+
+def _protocols() -> str:
+    from moco.evaluation.protocols import PROTOCOLS
+
+    width = max(map(len, PROTOCOLS))
+    return "protocols:\n" + "\n".join(f"  {name:<{width}}  {one.what}" for name, one in PROTOCOLS.items())
 
 
 def pretrain(options: argparse.Namespace, command: str) -> int:
@@ -86,30 +107,17 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
 
 
 def _print_results(cell: Cell, root: Path) -> None:
+    from experiments.evaluation.verb import print_readouts
+
     results = RunDirectory(root / cell.run_id).results() or schema.Results()
     print_readouts({f"test/{name}": value for name, value in results.get("test", {}).items()})
     print(f"done in {results.get('seconds', 0.0):.1f} s  {root / cell.run_id}")
 
 
-def print_readouts(readouts: dict[str, float | None]) -> None:
-    width = max(map(len, readouts), default=0)
-    for name, value in readouts.items():
-        print(f"{name:<{width}}  {'-' if value is None else f'{value:.4g}'}")
-
-
 def evaluate(options: argparse.Namespace, command: str) -> int:
-    from experiments.evaluate import DEFAULT
-    from experiments.evaluate import evaluate as readouts_of
+    from experiments.evaluation.verb import evaluate as carry_out
 
-    ranks.adopt_step()
-    target = Path(options.target)
-    if not target.exists():
-        target = _one_run(options.target)
-    base = base_configs(options.baseline, options.set)[0] if options.baseline else None
-    readouts = readouts_of(target, options.protocol or DEFAULT, base)
-    if ranks.rank() == 0:
-        print_readouts(readouts)
-    return 0
+    return carry_out(options, command)
 
 
 def export(options: argparse.Namespace, command: str) -> int:

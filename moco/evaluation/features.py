@@ -18,9 +18,9 @@ from moco.distributed import add_up_, highest, rank, size
 from moco.evaluation.unmoved import unmoved
 
 if TYPE_CHECKING:
-    from moco.config import Augment
+    from moco.config import Augment, Config
     from moco.data.images import ImageData, Images, Split
-    from moco.evaluation.finetune import FineTuned
+    from moco.model import Projector
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,21 @@ class Crops:
 
 
 @dataclass(frozen=True, eq=False)
+class Network:
+    """Where features come from, for protocols that train a copy of it or show it images of their own."""
+
+    query: Projector
+    data: ImageData
+    config: Config
+    device: torch.device
+
+
+@dataclass(frozen=True, eq=False)
 class Features:
-    """All that the readouts need. Choices are made on `validation`; `test` is only reported."""
+    """All that the readouts need. Choices are made on `validation`; `test` is only reported.
+
+    The splits are empty where no protocol that was asked for reads them.
+    """
 
     train: Labelled
     validation: Labelled
@@ -56,7 +69,7 @@ class Features:
     classes: tuple[str, ...]
     projected: Features | None = None  # after the projection head, for evaluation.knn_features = "projection"
     crops: Crops | None = None  # for the protocol `linear_paper`
-    tune: Callable[[], FineTuned] | None = None  # for the protocol `finetune`
+    network: Network | None = None
 
 
 @contextmanager

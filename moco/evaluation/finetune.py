@@ -1,9 +1,9 @@
 """Fine-tuning on a few labels: the encoder and a new classifier are trained together, from the weights that are given.
 
-The same labelled images, epochs and learning rates for every arm, so that pre-trained weights can be compared with random
-ones (v3, section 5; the question of the sweep `four_way`). The learning rate is the one with the best top-1 on the
-validation split after the last epoch, the lower of equals; the test split is read once, with that one. The encoder itself
-is left as it was: a copy is trained.
+The same labelled images, epochs and settings to choose from for every arm, so that pre-trained weights can be compared
+with random ones (v3, section 5; the question of the sweep `four_way`). The setting is the one with the best top-1 on the
+validation split after the last epoch; the test split is read once, with that one. The encoder itself is left as it was: a
+copy is trained, or, frozen, only looked through.
 
 N images, B batch, S side.
 """
@@ -11,8 +11,9 @@ N images, B batch, S side.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,7 @@ from moco.augment import normalise, one_view
 from moco.batchnorm import normalise_batch_at_hand
 from moco.evaluation.features import evaluating
 from moco.evaluation.few_label import subset
+from moco.evaluation.layer_decay import blocks_of, parameter_groups
 from moco.evaluation.scores import Scores, score
 from moco.randomness import generator, seed_of
 
@@ -32,27 +34,42 @@ if TYPE_CHECKING:
     from moco.encoders import Encoder
 
 RATES = (3e-4, 1e-3, 3e-3)  # AdamW
+RATES_FROZEN = (1e-3, 3e-3, 1e-2, 3e-2)  # a classifier alone bears more
+LAYER_DECAYS = (1.0, 0.75)  # of a transformer (MAE, arXiv:2111.06377, appendix A, fine-tunes with 0.75)
 WEIGHT_DECAY = 0.05
 BATCH = 16
 
-Protocol = Callable[[], "FineTuned"]
+
+@dataclass(frozen=True)
+class Setting:
+    lr: float
+    layer_decay: float | None = None  # None where there are no layers to tell apart
+
+    @property
+    def preference(self) -> tuple[float, float]:
+        """Among equals the lower rate, then the decay that changes less."""
+        return -self.lr, self.layer_decay or 1.0
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """Percent. `curve` is the validation top-1 after each epoch at the chosen rate."""
+    """Percent. `curve` is the validation top-1 after each epoch with the chosen setting."""
 
-    lr: float
+    setting: Setting
     curve: tuple[float, ...]
     test: Scores
 
 
 class Tuned(nn.Module):
-    """A copy of an encoder with a classifier, all of it trained. BatchNorm is over the whole, small batch."""
+    """A copy of an encoder with a classifier, all of it trained. BatchNorm is over the whole, small batch.
 
-    def __init__(self, encoder: Encoder, classes: int, seed: int) -> None:
+    `frozen`: the encoder stays in eval mode and takes no gradient; only the classifier learns.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int, seed: int, *, frozen: bool = False) -> None:
         super().__init__()
-        self.encoder = copy.deepcopy(encoder).requires_grad_(True)
+        self.frozen = frozen
+        self.encoder = copy.deepcopy(encoder).requires_grad_(not frozen)
         normalise_batch_at_hand(self.encoder)
         device = next(encoder.parameters()).device
         weight = torch.randn(classes, encoder.feature_dim, generator=generator("cpu", seed, "fine-tune")) * 0.01
@@ -61,28 +78,55 @@ class Tuned(nn.Module):
             self.classifier.weight.copy_(weight)
             self.classifier.bias.zero_()
 
+    def train(self, mode: bool = True) -> Tuned:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
     def forward(self, images_B3SS: Tensor) -> Tensor:
         logits_BC: Tensor = self.classifier(self.encoder(images_B3SS))
         return logits_BC
 
 
-def fine_tune(encoder: Encoder, data: ImageData, config: Config, device: torch.device) -> FineTuned:
+def settings(encoder: Encoder, *, frozen: bool) -> list[Setting]:
+    """What is tried."""
+    if frozen:
+        return [Setting(lr) for lr in RATES_FROZEN]
+    if not blocks_of(encoder):
+        return [Setting(lr) for lr in RATES]
+    return [Setting(lr, decay) for lr, decay in product(RATES, LAYER_DECAYS)]
+
+
+def fine_tune(
+    encoder: Encoder, data: ImageData, config: Config, device: torch.device, *, frozen: bool = False
+) -> FineTuned:
     """Raises ValueError where a split is empty."""
     for name, split in (("validation", data.validation), ("test", data.test)):
         if not len(split):
             raise ValueError(f"0 {name} images: fine-tuning needs some; raise data.validation_share or add images")
     rows = subset(data.train.labels_N, config.evaluation.finetune_per_class, config.train.seed, 0)
-    tried = [_tune(encoder, data, rows, config, device, lr) for lr in RATES]
-    lr, curve, network = max(tried, key=lambda one: (one[1][-1], -one[0]))
-    return FineTuned(lr, curve, scores_of(network, data.test, config, device))
+    tried = []
+    for setting in settings(encoder, frozen=frozen):
+        network = Tuned(encoder, len(data.classes), config.train.seed, frozen=frozen)
+        tried.append((setting, _tune(network, data, rows, config, device, setting), network))
+    setting, curve, network = max(tried, key=lambda one: (one[1][-1], *one[0].preference))
+    return FineTuned(setting, curve, scores_of(network, data.test, config, device))
+
+
+def optimiser_of(network: Tuned, setting: Setting) -> torch.optim.AdamW:
+    if setting.layer_decay is None:
+        trained = [p for p in network.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, setting.lr, weight_decay=WEIGHT_DECAY)
+    return torch.optim.AdamW(parameter_groups(network, setting.lr, setting.layer_decay, WEIGHT_DECAY))
 
 
 def _tune(
-    encoder: Encoder, data: ImageData, rows: Tensor, config: Config, device: torch.device, lr: float
-) -> tuple[float, tuple[float, ...], Tuned]:
-    network = Tuned(encoder, len(data.classes), config.train.seed)
+    network: Tuned, data: ImageData, rows: Tensor, config: Config, device: torch.device, setting: Setting
+) -> tuple[float, ...]:
+    """Train it; returns its curve."""
     epochs, curve = config.evaluation.finetune_epochs, []
-    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr, weight_decay=WEIGHT_DECAY)
+    optimiser = optimiser_of(network, setting)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     for epoch in range(epochs):
         network.train()
@@ -94,7 +138,7 @@ def _tune(
         top1 = scores_of(network, data.validation, config, device).top1
         assert top1 is not None, "the validation split is not empty"
         curve.append(top1)
-    return lr, tuple(curve), network
+    return tuple(curve)
 
 
 def batches(

@@ -18,6 +18,7 @@ from moco.distributed import add_up_, rank, size
 from moco.evaluation.features import Labelled
 
 MOST_SIMILARITIES = 2**26  # of one chunk: 256 MiB of float32
+GROUP = 8  # similarities that are represented by their maximum
 
 
 @torch.no_grad()
@@ -58,7 +59,7 @@ def nearest(similarity_BN: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tenso
     equals, so it looks one place further, and a row where a tie crosses the k-th place is sorted (rare: duplicates).
     """
     longest = max(counts)
-    values_BK, index_BK = similarity_BN.topk(min(longest + 1, similarity_BN.shape[1]), dim=1)
+    values_BK, index_BK = highest(similarity_BN, min(longest + 1, similarity_BN.shape[1]))
     tied_B = torch.zeros(len(values_BK), dtype=torch.bool, device=values_BK.device)
     for k in counts:
         if k < values_BK.shape[1]:
@@ -68,3 +69,22 @@ def nearest(similarity_BN: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tenso
         kept = values_BK.shape[1]
         values_BK[tied_B], index_BK[tied_B] = values_AN[:, :kept], index_AN[:, :kept]
     return values_BK[:, :longest], index_BK[:, :longest]
+
+
+def highest(similarity_BN: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`topk`. In long rows on a CPU it searches the `count` groups with the highest maxima only, in two thirds of the time.
+
+    Exact: a group left out has no value above the lowest of `count` maxima. G groups, M candidates, R columns in none.
+    """
+    groups = similarity_BN.shape[1] // GROUP
+    if similarity_BN.is_cuda or groups < 4 * count:
+        return similarity_BN.topk(count, dim=1)
+    # A group is every `groups`-th column: the maximum then runs over whole vector registers.
+    highest_BG = similarity_BN[:, : groups * GROUP].unflatten(1, (GROUP, groups)).amax(dim=1)
+    best_BK = highest_BG.topk(count, dim=1, sorted=False).indices
+    members_n = torch.arange(GROUP, device=similarity_BN.device) * groups
+    rest_R = torch.arange(groups * GROUP, similarity_BN.shape[1], device=similarity_BN.device)
+    inside_BM = (best_BK[:, :, None] + members_n).flatten(1)
+    candidates_BM = torch.cat((inside_BM, rest_R.expand(len(similarity_BN), -1)), dim=1)
+    values_BK, chosen_BK = similarity_BN.gather(1, candidates_BM).topk(count, dim=1)
+    return values_BK, candidates_BM.gather(1, chosen_BK)

@@ -1,15 +1,19 @@
-"""The linear protocol of the MoCo papers (v1, section 4.1; the authors' main_lincls.py), for comparison with them.
+"""The linear protocols of the MoCo papers (the authors' main_lincls.py, two of that name), for comparison with them.
 
-A linear layer, weights N(0, 0.01), bias 0; SGD with momentum 0.9, lr 30, no weight decay, batch 256, 100 epochs, lr x 0.1
-at epochs 60 and 80; features as they are, not standardised; each epoch new crops and flips go through the backbone, which
-stays in eval mode even so. The last epoch counts: nothing is chosen.
+A linear layer, weights N(0, 0.01), bias 0; SGD with momentum 0.9, no weight decay; features as they are, not standardised;
+each epoch new crops and flips go through the backbone, which stays in eval mode even so. The last epoch counts: nothing is
+chosen. v1 and v2 (v1, section 4.1): lr 30, batch 256, 100 epochs, lr x 0.1 at epochs 60 and 80. v3 (facebookresearch/
+moco-v3): batch 1,024, 90 epochs, lr along a cosine from 0.1 for a ResNet, 3 for a ViT, times batch / 256.
 
 N images, B batch, D features, C classes, S side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,28 +31,51 @@ if TYPE_CHECKING:
     from moco.data.images import Split
 
 LEARNING_RATE, MOMENTUM, BATCH, EPOCHS, MILESTONES = 30.0, 0.9, 256, 100, (60, 80)
-
-
-def paper_probe(crops: Crops, classes: int, seed: int, epochs: int = EPOCHS) -> nn.Linear:
-    """The trained layer; its output are class scores. The order and the first weights are functions of the seed.
-
-    Errors: `BackboneMovedError` at the end of the epoch in which a tensor of the backbone changed.
-    """
-    layer: nn.Linear | None = None
-    for epoch in range(epochs):
-        with unmoved(crops.backbone):
-            labelled = crops.epoch_features(epoch)
-            if layer is None:
-                layer = initial_layer(labelled.features_ND, classes, seed)
-                optimiser = torch.optim.SGD(layer.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
-            optimiser.param_groups[0]["lr"] = learning_rate(epoch)
-            train_epoch(layer, optimiser, labelled, generator("cpu", seed, "paper probe order", epoch))
-    assert layer is not None, epochs
-    return layer
+V3_BATCH, V3_EPOCHS, V3_RESNET, V3_VIT = 1024, 90, 0.1, 3.0
 
 
 def learning_rate(epoch: int) -> float:
     return LEARNING_RATE * 0.1 ** sum(epoch >= milestone for milestone in MILESTONES)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    rate: Callable[[int], float]  # learning rate of an epoch
+    batch: int
+    epochs: int
+
+
+V1 = Recipe(learning_rate, BATCH, EPOCHS)
+
+
+def v3(images: int, *, transformer: bool) -> Recipe:
+    """With fewer images than a batch, the batch is all of them, and the rate is scaled by that."""
+    batch = min(V3_BATCH, images)
+    return Recipe(partial(v3_rate, (V3_VIT if transformer else V3_RESNET) * batch / 256), batch, V3_EPOCHS)
+
+
+def v3_rate(first: float, epoch: int) -> float:
+    return first * (1.0 + math.cos(math.pi * epoch / V3_EPOCHS)) / 2.0
+
+
+def paper_probe(crops: Crops, classes: int, seed: int, epochs: int | None = None, recipe: Recipe = V1) -> nn.Linear:
+    """The trained layer; its output are class scores. The order and the first weights are functions of the seed.
+
+    `epochs`: fewer than the recipe's, of the same schedule.
+
+    Errors: `BackboneMovedError` at the end of the epoch in which a tensor of the backbone changed.
+    """
+    layer: nn.Linear | None = None
+    for epoch in range(recipe.epochs if epochs is None else epochs):
+        with unmoved(crops.backbone):
+            labelled = crops.epoch_features(epoch)
+            if layer is None:
+                layer = initial_layer(labelled.features_ND, classes, seed)
+                optimiser = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=MOMENTUM, weight_decay=0.0)
+            optimiser.param_groups[0]["lr"] = recipe.rate(epoch)
+            train_epoch(layer, optimiser, labelled, generator("cpu", seed, "paper probe order", epoch), recipe.batch)
+    assert layer is not None, epochs
+    return layer
 
 
 def initial_layer(features_ND: Tensor, classes: int, seed: int) -> nn.Linear:
@@ -58,10 +85,12 @@ def initial_layer(features_ND: Tensor, classes: int, seed: int) -> nn.Linear:
     return layer.to(features_ND.device)
 
 
-def train_epoch(layer: nn.Linear, optimiser: torch.optim.SGD, labelled: Labelled, order: torch.Generator) -> None:
+def train_epoch(
+    layer: nn.Linear, optimiser: torch.optim.SGD, labelled: Labelled, order: torch.Generator, batch: int = BATCH
+) -> None:
     """Every image once; the last batch may be short."""
     rows_N = torch.randperm(len(labelled), generator=order).to(labelled.labels_N.device)
-    for rows_B in rows_N.split(BATCH):
+    for rows_B in rows_N.split(batch):
         optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(layer(labelled.features_ND[rows_B]), labelled.labels_N[rows_B]).backward()
         optimiser.step()
@@ -76,7 +105,7 @@ def random_crops(encoder: nn.Module, split: Split, config: Config, device: torch
     """
     loader = loading(config, len(split))
     shared = loader.train.batch_size % size() == 0
-    batches = Batches(split, loader, device, whole=not shared)
+    batches = Batches(split, loader, device, whole=not shared, views=1)
 
     @torch.no_grad()
     def epoch_features(epoch: int) -> Labelled:

@@ -8,22 +8,25 @@ without an image for instance; it never becomes 0.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
 from moco.config import Config, Evaluation
-from moco.evaluation.features import Features, Labelled, extract_all, labelled
-from moco.evaluation.few_label import few_label
-from moco.evaluation.finetune import fine_tune
+from moco.evaluation.features import Features, Labelled, Network, extract_all, labelled
+from moco.evaluation.few_label import few_label, stratified
+from moco.evaluation.finetune import FineTuned, fine_tune
 from moco.evaluation.knn import knn_scores, neighbours
+from moco.evaluation.layer_decay import blocks_of
 from moco.evaluation.linear_probe import linear_probe
-from moco.evaluation.paper_probe import paper_probe, random_crops
+from moco.evaluation.paper_probe import V1, Recipe, paper_probe, random_crops, v3
+from moco.evaluation.protocols import PROTOCOLS, Protocol, Readout, protocol
+from moco.evaluation.retrieval import KS as PLACES
+from moco.evaluation.retrieval import missing_classes, retrieve
 from moco.evaluation.scores import score
 from moco.evaluation.unmoved import unmoved
 
@@ -31,10 +34,15 @@ if TYPE_CHECKING:
     from moco.data.images import ImageData
     from moco.model import Projector
 
-Readout = tuple[str, float | None]
+__all__ = [
+    "PROTOCOLS", "Protocol", "Readout", "curves", "features_for", "final_protocols", "final_readouts", "final_values",
+    "protocol", "validation_values",
+]  # fmt: skip
+
+LOGGER = logging.getLogger("moco")
 Value = TypeVar("Value", float, float | None)
-Protocol = Callable[[Features, Evaluation, int], Iterator[Readout]]
 KS = (20, 200)
+CROPPED = ("linear_paper", "linear_v3")
 
 
 def linear(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
@@ -82,55 +90,120 @@ def projected(features: Features) -> Features:
 
 def few_labels(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`few_label_top1`, mean over the draws, and the strength of the regularisation that was chosen."""
-    per_class, draws = evaluation.few_label_per_class, evaluation.few_label_draws
+    yield from _few("few_label", features, evaluation, seed, evaluation.few_label_per_class)
+
+
+def one_percent(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
+    """`few_label_1pct_top1`, and how many labels that are (`share_of_labels`)."""
+    yield from share_of_labels("few_label_1pct", 0.01, features, evaluation, seed)
+
+
+def ten_percent(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
+    """`few_label_10pct_top1`, and how many labels that are (`share_of_labels`)."""
+    yield from share_of_labels("few_label_10pct", 0.1, features, evaluation, seed)
+
+
+def share_of_labels(
+    name: str, share: float, features: Features, evaluation: Evaluation, seed: int
+) -> Iterator[Readout]:
+    """As `few_labels`, on a stratified share. A class that has less than one label in it gives one: `_raised` of them."""
+    labels_C, images_C = stratified(features.train.labels_N, share), torch.bincount(features.train.labels_N.cpu())
+    raised, present = int((images_C * share < 1)[images_C > 0].sum()), int((images_C > 0).sum())
+    if raised:
+        LOGGER.warning(
+            "%s: %g %% of the images of a class is less than one in %d of %d classes; they give one, %d labels of %d in all",
+            name, 100 * share, raised, present, int(labels_C.sum()), len(features.train),
+        )  # fmt: skip
+    yield f"readout/{name}_labels", float(labels_C.sum())
+    yield f"readout/{name}_raised", float(raised)
+    yield from _few(name, features, evaluation, seed, labels_C)
+
+
+def _few(
+    name: str, features: Features, evaluation: Evaluation, seed: int, per_class: int | torch.Tensor
+) -> Iterator[Readout]:
     splits = features.train, features.validation, features.test
-    result = few_label(*splits, len(features.classes), per_class, draws, seed)
-    yield "validation/few_label_top1", result.validation_top1
-    yield "readout/few_label_strength", result.strength
-    yield "test/few_label_top1", result.test_top1
+    result = few_label(*splits, len(features.classes), per_class, evaluation.few_label_draws, seed)
+    yield f"validation/{name}_top1", result.validation_top1
+    yield f"readout/{name}_strength", result.strength
+    yield f"test/{name}_top1", result.test_top1
+
+
+def retrieval(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
+    """`retrieval_map`, `retrieval_recall1`, `5`, `10` of both splits; the gallery is the training split. Nothing is drawn.
+
+    `readout/retrieval_within_test_*`: the test split in itself, each image without itself, as metric learning has it;
+    images that are the only one of their class there do not ask.
+
+    Errors: `ValueError` for a split without an image, and for a gallery without a class that is asked for.
+    """
+    for name, queries in (("validation", features.validation), ("test", features.test)):
+        check_gallery(name, queries, features)
+        found = retrieve(queries, features.train)
+        yield f"{name}/retrieval_map", found.mean_average_precision
+        for place, k in enumerate(PLACES):
+            yield f"{name}/retrieval_recall{k}", found.recall(place)
+    within = retrieve(features.test, features.test)
+    yield "readout/retrieval_within_test_map", within.mean_average_precision
+    yield "readout/retrieval_within_test_recall1", within.recall(0)
+
+
+def check_gallery(split: str, queries: Labelled, features: Features) -> None:
+    if not len(queries):
+        raise ValueError(f"retrieval: 0 {split} images ask; raise data.validation_share or add images")
+    missing = missing_classes(queries, features.train)
+    if missing:
+        names = ", ".join(features.classes[c] for c in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        asking = int(torch.isin(queries.labels_N.cpu(), torch.tensor(missing)).sum())
+        raise ValueError(
+            f"retrieval: the gallery, {len(features.train)} training images, has none of {len(missing)} classes ({names}) "
+            f"that {asking} {split} images are of; add some, or leave those out"
+        )
 
 
 def linear_paper(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
-    """`linear_paper_top1`, `linear_paper_top5`: the papers' own protocol, for comparison with their numbers."""
+    """`linear_paper_top1`, `linear_paper_top5`: the protocol of v1 and v2, for comparison with their numbers."""
+    yield from _paper("linear_paper", features, seed, V1)
+
+
+def linear_v3(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
+    """`linear_v3_top1`, `linear_v3_top5`: the protocol of v3."""
+    transformer = features.network is not None and blocks_of(features.network.query.encoder) > 0
+    yield from _paper("linear_v3", features, seed, v3(len(features.train), transformer=transformer))
+
+
+def _paper(name: str, features: Features, seed: int, recipe: Recipe) -> Iterator[Readout]:
     if features.crops is None:
-        raise ValueError(
-            "linear_paper: needs the images, to crop them anew every epoch; evaluate a run, not its features"
-        )
-    layer = paper_probe(features.crops, len(features.classes), seed)
+        raise ValueError(f"{name}: needs the images, to crop them anew every epoch; evaluate a run, not its features")
+    layer = paper_probe(features.crops, len(features.classes), seed, recipe=recipe)
     with torch.no_grad():
         scores = score(layer(features.test.features_ND), features.test.labels_N)
-    yield "test/linear_paper_top1", scores.top1
-    yield "test/linear_paper_top5", scores.top5
+    yield f"test/{name}_top1", scores.top1
+    yield f"test/{name}_top5", scores.top5
 
 
 def finetune(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
-    """`finetune_top1` after the last epoch, the learning rate that was chosen, and the validation curve: the top-1 after
+    """`finetune_top1` after the last epoch, the setting that was chosen, and the validation curve: the top-1 after
     epoch e is `validation/finetune_top1@e`, which `curves` takes apart."""
-    if features.tune is None:
-        raise ValueError("finetune: needs the images, to train on them; evaluate a run, not its features")
-    tuned = features.tune()
+    yield from _tuned("finetune", features, frozen=False)
+
+
+def finetune_frozen(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
+    """As `finetune`, with the encoder kept as it is."""
+    yield from _tuned("finetune_frozen", features, frozen=True)
+
+
+def _tuned(name: str, features: Features, *, frozen: bool) -> Iterator[Readout]:
+    network = features.network
+    if network is None:
+        raise ValueError(f"{name}: needs the images, to train on them; evaluate a run, not its features")
+    tuned: FineTuned = fine_tune(network.query.encoder, network.data, network.config, network.device, frozen=frozen)
     for epoch, top1 in enumerate(tuned.curve, start=1):
-        yield f"validation/finetune_top1@{epoch}", top1
-    yield "readout/finetune_lr", tuned.lr
-    yield "test/finetune_top1", tuned.test.top1
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    "knn": knn,
-    "linear": linear,
-    "few_label": few_labels,
-    "finetune": finetune,
-    "linear_paper": linear_paper,
-}
-
-
-def protocol(name: str) -> Protocol:
-    """Errors: `ValueError` for a name that does not exist, with those that do."""
-    if name not in PROTOCOLS:
-        close = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.5)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"protocol {name}: there is no such protocol, the choices are {', '.join(PROTOCOLS)}{meant}")
-    return PROTOCOLS[name]
+        yield f"validation/{name}_top1@{epoch}", top1
+    yield f"readout/{name}_lr", tuned.setting.lr
+    if tuned.setting.layer_decay is not None:
+        yield f"readout/{name}_layer_decay", tuned.setting.layer_decay
+    yield f"test/{name}_top1", tuned.test.top1
 
 
 def final_protocols(evaluation: Evaluation) -> tuple[str, ...]:
@@ -147,13 +220,16 @@ def final_readouts(features: Features, evaluation: Evaluation, seed: int) -> Ite
 def features_for(protocols: Sequence[str], query: Projector, data: ImageData, config: Config) -> Features:
     """What these protocols read, extracted once, on the device of the query encoder."""
     device = device_of(query)
-    plain = extract_all(query.encoder, data, config.augment, device)
+    if any(PROTOCOLS[name].reads_features for name in protocols):
+        plain = extract_all(query.encoder, data, config.augment, device)
+    else:
+        nothing = Labelled(torch.zeros(0, 0, device=device), torch.zeros(0, dtype=torch.int64, device=device))
+        plain = Features(nothing, nothing, nothing, data.classes)
+    plain = replace(plain, network=Network(query, data, config, device))
     if "knn" in protocols and config.evaluation.knn_features == "projection":
         plain = replace(plain, projected=extract_all(query, data, config.augment, device))
-    if "linear_paper" in protocols:
+    if any(name in protocols for name in CROPPED):
         plain = replace(plain, crops=random_crops(query.encoder, data.train, config, device))
-    if "finetune" in protocols:
-        plain = replace(plain, tune=partial(fine_tune, query.encoder, data, config, device))
     return plain
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from moco import checkpoint
 from moco.config import ResNet, ViT
@@ -103,14 +103,24 @@ def in_the_middle(state: State) -> State:
 def encoder_of(foreign: Foreign, path: Path) -> Encoder:
     """Built and filled, to the last tensor. Raises ValueError with the keys that are missing, too many or of another shape."""
     encoder = build_encoder(foreign.config, foreign.image_size or 224)
-    wanted = encoder.backbone.state_dict()
-    problems = {
-        "missing": [name for name in wanted if name not in foreign.state],
-        "unknown": [name for name in foreign.state if name not in wanted],
-        "of another shape": [n for n, t in foreign.state.items() if n in wanted and t.shape != wanted[n].shape],
-    }
-    found = [f"{len(keys)} {what} ({listed(keys)})" for what, keys in problems.items() if keys]
-    if found:
-        raise ValueError(f"{path}: {foreign.maker}, {described(foreign.config)}, but tensors are {'; '.join(found)}")
+    if found := misfits(encoder.backbone.state_dict(), foreign.state):
+        raise ValueError(f"{path}: {foreign.maker}, {described(foreign.config)}, but tensors are {found}")
     encoder.backbone.load_state_dict(foreign.state)
     return encoder
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """All of it or nothing. Raises ValueError, one line with the keys, for tensors that do not fit the config beside them."""
+    if found := misfits(module.state_dict(), state):
+        raise ValueError(f"{path}: tensors do not fit its config: {found}")
+    module.load_state_dict(state)
+
+
+def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """What keeps one state dict from filling the other, with the keys; None if nothing does."""
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "unknown": [name for name in found if name not in wanted],
+        "of another shape": [n for n, t in found.items() if n in wanted and t.shape != wanted[n].shape],
+    }
+    return "; ".join(f"{len(keys)} {what} ({listed(keys)})" for what, keys in problems.items() if keys) or None

@@ -1,0 +1,188 @@
+"""What a finished run gains when it is judged once more: records at the end of its journal, then `results.json`.
+
+The journal only grows, and no key is written twice at a step, so what was sent to MLflow stays the beginning of what is to
+be sent. A kill at any instant leaves the run done: records that had not reached `results.json` are brought there by the next
+look (`known`), and a protocol whose headline is not in the journal is simply run again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments import provenance, schema
+from experiments.durable import replace_json
+from experiments.evaluation.judge import Judgement, judgements
+from experiments.machine import hardware
+from experiments.processes import host
+from experiments.reconcile import state_of
+from experiments.run_directory import Busy, RunDirectory
+from experiments.vitals import logging_to
+from moco.evaluation.protocols import protocol
+
+LOGGER = logging.getLogger("experiments.evaluation")
+GROUPS = ("test", "validation", "readout")
+PATIENCE = 60.0  # seconds for whoever writes into the run at the same time
+
+
+def check_done(path: Path) -> RunDirectory:
+    """Raises ValueError for a run that has no weights to judge yet."""
+    state = state_of(path)
+    if state.state != schema.DONE:
+        why = f" ({state.reason})" if state.reason else ""
+        raise ValueError(f"{path}: the run is {state.state}{why}; only a finished run can be judged")
+    return RunDirectory(path)
+
+
+def missing(run: RunDirectory, protocols: Sequence[str]) -> list[str]:
+    """Those whose first headline the run does not have."""
+    has = known(run)
+    return [name for name in protocols if f"test/{protocol(name).headlines[0]}" not in has]
+
+
+def known(run: RunDirectory) -> dict[str, float]:
+    """All readouts of a run, as journal and results have them."""
+    results: Mapping[str, Any] = run.results() or {}
+    of_results = {f"{group}/{name}": value for group in GROUPS for name, value in results.get(group, {}).items()}
+    return of_results | {name: value for name, value in _journal(run).items() if name.partition("/")[0] in GROUPS}
+
+
+def _journal(run: RunDirectory) -> dict[str, float]:
+    return {name: value for record in run.records() for name, value in record["values"].items()}
+
+
+def evaluate_run(path: Path, protocols: Sequence[str], device: str | None = None) -> dict[str, float | None]:
+    """Judge the run by those protocols that it lacks and add what each says as soon as it has; returns the new values.
+
+    Of several processes each computes and rank 0 writes. Raises ValueError for a run that is not done or was trained anew
+    meanwhile, Busy if another process judges it.
+    """
+    from experiments import ranks
+
+    run = check_done(path)
+    with judging(run), _heard(run):
+        todo = missing(run, protocols)
+        if not todo:
+            complete(run)
+            return {}
+        weights, new = _stamp(run), dict[str, float | None]()
+        for name, judged in judgements(path, todo, device=device):
+            if ranks.rank() == 0:
+                add(run, judged, [name], weights)
+            new |= judged.last()
+    return new
+
+
+@contextmanager
+def _heard(run: RunDirectory) -> Iterator[None]:
+    """The run's log gets what is said meanwhile, and the traceback of an error that is not the user's."""
+    with logging_to(run.path / schema.LOG, "moco", LOGGER.name):
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                LOGGER.error("%s", traceback.format_exc().rstrip())
+            raise
+
+
+@contextmanager
+def judging(run: RunDirectory) -> Iterator[None]:
+    """One process at a time; the kernel frees the lock when it dies. Raises Busy, also for ranks of other commands."""
+    from experiments import ranks
+
+    if ranks.rank():
+        yield
+        return
+    try:
+        file = (run.path / schema.JUDGING).open("a")
+    except OSError as error:
+        raise ValueError(
+            f"{run.path}: {error.strerror}: nothing can be added to the run; evaluate its {schema.ENCODER}, which only prints"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"{run.path}: another process judges it") from None
+        yield
+
+
+def _stamp(run: RunDirectory) -> tuple[int, int]:
+    facts = (run.path / schema.ENCODER).stat()
+    return facts.st_mtime_ns, facts.st_size
+
+
+def add(run: RunDirectory, judged: Judgement, protocols: Sequence[str], weights: tuple[int, int]) -> None:
+    """The journal first, whole lines and flushed to the disk; then the results, replaced at once."""
+    with run.locked(PATIENCE):
+        if run.results() is None or _stamp(run) != weights:
+            raise ValueError(f"{run.path}: was trained anew while it was judged; nothing was added")
+        has = {(record["step"], name) for record in run.records() for name in record["values"]}
+        with run.journal() as journal:
+            for line in lines(run, judged, protocols):
+                line["values"] = {n: v for n, v in line["values"].items() if (line["step"], n) not in has}
+                if line["values"]:
+                    journal.append(line)
+            journal.sync()
+        _complete(run)
+    LOGGER.info("judged by %s in %.1f s: %s", ", ".join(protocols), judged.seconds, in_words(judged.values, protocols))
+
+
+def in_words(values: Mapping[str, float | None], protocols: Sequence[str]) -> str:
+    """The headlines: `retrieval_map 71.2  retrieval_recall1 93.1`."""
+    names = [headline for name in protocols for headline in protocol(name).headlines]
+    found = {name: values.get(f"test/{name}") for name in names}
+    return "  ".join(f"{name} {value:.1f}" for name, value in found.items() if value is not None)
+
+
+def lines(run: RunDirectory, judged: Judgement, protocols: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Records as the trainer writes them: curves at the steps after the last, then all else at the last step.
+
+    The headlines come last: a run that has them has everything.
+    """
+    records = run.records()
+    step = (run.results() or schema.Results()).get("steps", max((record["step"] for record in records), default=0))
+    epoch = max((record["epoch"] for record in records if record["step"] <= step), default=0.0)
+    for number, values in judged.by_epoch.items():
+        yield {"step": step + number, "epoch": number, "time": round(time.time(), 3), "values": _existing(values)}
+    code = provenance.code()
+    made = {
+        "protocols": list(protocols), "seconds": round(judged.seconds, 3), "commit": code.commit,
+        "uncommitted": code.uncommitted, "host": host(), "hardware": hardware(judged.device),
+        "job": provenance.job(),
+    }  # fmt: skip
+    now = round(time.time(), 3)
+    yield {"step": step, "epoch": epoch, "time": now, "values": _existing(judged.values), "judged": made}
+
+
+def _existing(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def complete(run: RunDirectory) -> None:
+    """Bring to the results what a killed process left in the journal alone."""
+    results: Mapping[str, Any] = run.results() or {}
+    if any(name not in results.get(group, {}) for group, name in map(_parts, known(run))):
+        with run.locked(PATIENCE):
+            _complete(run)
+
+
+def _complete(run: RunDirectory) -> None:
+    results: dict[str, Any] = dict(run.results() or {})
+    for group in GROUPS:
+        results[group] = dict(results.get(group, {}))
+    for name, value in known(run).items():
+        group, readout = _parts(name)
+        results[group].setdefault(readout, value)
+    replace_json(run.path / schema.RESULTS, results, sync=True)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    group, _, readout = name.partition("/")
+    return group, readout

@@ -1,0 +1,119 @@
+"""One encoder through one job; a finished run keeps a record of it in `RUN/transfer/`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import provenance
+from experiments.durable import now, read_json, replace_json
+from experiments.evaluation.weights import weights, weights_file
+from experiments.machine import hardware
+from experiments.processes import host
+from experiments.transfer.job import Job, record_file
+from moco.config import Classifier, Config
+
+if TYPE_CHECKING:
+    from moco.encoders import Encoder
+    from moco.transfer.samples import Split
+
+MEASURED = 64  # images for the statistics of an untrained encoder
+
+Say = Callable[[str], None]
+Scores = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder: of a run or a file, or one that was never trained."""
+
+    path: Path
+    base: Config | None = None  # pixel statistics for a file of another tool
+    untrained: bool = False
+    seed: int | None = None  # of the fine-tuning; None is the seed that the weights were trained with
+
+
+def run_job(source: Source, job: Job, say: Say, kept: Path | None = None) -> Scores:
+    """Readouts in percent; None does not exist. Raises ValueError for weights, data or a recipe that do not fit."""
+    from moco.trainer import choose_device
+    from moco.transfer.tasks import Pixels, transfer
+
+    config, encoder = encoder_of(source)
+    train, held_out = splits_of(job)
+    pixels = Pixels(config.augment.mean, config.augment.std)
+    seed = config.train.seed if source.seed is None else source.seed
+    if source.untrained:
+        encoder = untrained(config, train)
+    return transfer(
+        encoder, train, held_out, job.recipe, pixels, seed, choose_device(job.device), say,
+        workers=job.workers, kept=kept,
+    )  # fmt: skip
+
+
+def encoder_of(source: Source) -> tuple[Config, Encoder]:
+    """Without the head, whatever classes it knows."""
+    config, query_of = weights(weights_file(source.path), source.base)
+    if isinstance(config.head, Classifier):
+        config, query_of = weights(weights_file(source.path), config)
+    return config, query_of(0).encoder
+
+
+@lru_cache(maxsize=1)
+def splits_of(job: Job) -> tuple[Split, Split]:
+    """Opened once for all runs of a process."""
+    from moco.transfer.places import splits
+
+    return splits(job.recipe, Path(job.root) if job.root else None, job.on)
+
+
+def untrained(config: Config, train: Split) -> Encoder:
+    """The weights that a run of this config starts from; BatchNorm's statistics are those of some training images."""
+    from moco.augment import normalise
+    from moco.batchnorm import measure_statistics, normalise_batch_at_hand
+    from moco.encoders import build_encoder
+    from moco.model import part_of_batch, seeded
+
+    with seeded(config.train.seed, "encoder"):
+        encoder = build_encoder(part_of_batch(config), config.data.image_size)
+    images = [train[row].image_3HW[None].contiguous() for row in range(min(len(train), MEASURED))]
+    normalise_batch_at_hand(encoder)
+    measure_statistics(encoder, [normalise(image_13HW, config.augment) for image_13HW in images])
+    return encoder
+
+
+def record_of(run: Path, job: Job) -> dict[str, Any] | None:
+    """What the run has of this job; None if it has nothing, or was trained anew since."""
+    record: dict[str, Any] | None = read_json(record_file(run, job))
+    if record is None or record["encoder"] != _stamp(run):
+        return None
+    return record
+
+
+def run_recorded(run: Path, job: Job, say: Say) -> Scores:
+    """`run_job` for a finished run, unless it has the record already. A long one goes on from its checkpoint."""
+    if (record := record_of(run, job)) is not None:
+        scores: Scores = record["scores"]
+        return scores
+    stamp, file, began = _stamp(run), record_file(run, job), time.monotonic()
+    file.parent.mkdir(exist_ok=True)
+    kept = None if job.recipe.data == "scenes" else file.with_name(f"{job.name}-{stamp[0]}.pt")
+    scores = run_job(Source(run), job, say, kept)
+    made = provenance.code()
+    replace_json(file, {
+        "task": job.recipe.task, "data": job.recipe.data, "on": job.on, "scores": scores, "recipe": asdict(job.recipe),
+        "images": [len(split) for split in splits_of(job)], "seconds": round(time.monotonic() - began, 1),
+        "encoder": stamp, "time": now(), "commit": made.commit, "uncommitted": made.uncommitted, "host": host(),
+        "hardware": hardware(job.device),
+    })  # fmt: skip
+    if kept is not None:
+        kept.unlink(missing_ok=True)
+    return scores
+
+
+def _stamp(run: Path) -> list[int]:
+    facts = weights_file(run).stat()
+    return [facts.st_mtime_ns, facts.st_size]

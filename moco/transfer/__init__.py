@@ -1,0 +1,1 @@
+"""What a pre-trained encoder is worth elsewhere: object detection, instance and semantic segmentation."""

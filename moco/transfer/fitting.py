@@ -1,0 +1,191 @@
+"""The fine-tuning loop: it yields, the caller prints. All randomness is a function of (seed, step).
+
+B images of a batch, N of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.ops import FrozenBatchNorm2d
+
+from moco import checkpoint
+from moco.randomness import generator, seed_of
+from moco.transfer.recipes import Recipe
+from moco.transfer.samples import Objects, Split, classes_of, objects_of
+from moco.transfer.views import detection_view, segmentation_view
+
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
+WARM_FROM = 1e-3  # of the rate, at the first warm-up iteration
+CHECKPOINT_EVERY = 1000  # iterations
+
+
+class Learner(Protocol):
+    """What is fitted: an nn.Module with these."""
+
+    def losses(self, images: Sequence[Tensor], targets: Sequence[Any]) -> dict[str, Tensor]: ...
+
+    def predict(self, images: Sequence[Tensor]) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """After `number` iterations; the losses stay on the device until somebody reads them."""
+
+    number: int
+    lr: float
+    losses: dict[str, Tensor]
+
+
+class Views(Dataset[tuple[Tensor, Any]]):
+    """Training views by (step, place in the batch): what a loading process makes."""
+
+    def __init__(self, split: Split, recipe: Recipe, seed: int) -> None:
+        self.split, self.recipe, self.seed = split, recipe, seed
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Any]:
+        step, place, row = key
+        sample, random = self.split[row], generator("cpu", self.seed, "transfer view", step, place)
+        if self.recipe.task == "segmentation":
+            classes_HW = classes_of(sample, self.split, row)
+            return segmentation_view(sample.image_3HW, classes_HW, self.recipe, random)
+        objects = objects_of(sample, self.split, row, masks=self.recipe.task == "instance")
+        return detection_view(sample.image_3HW, objects, self.recipe, random)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The batches from step `first` on, as keys of `Views`; made when they are asked for."""
+
+    images: int
+    recipe: Recipe
+    seed: int
+    first: int
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for step in range(self.first, self.recipe.iterations):
+            rows = rows_of(step, self.images, self.recipe.batch, self.seed)
+            yield [(step, place, row) for place, row in enumerate(rows)]
+
+    def __len__(self) -> int:
+        return self.recipe.iterations - self.first
+
+
+def rows_of(step: int, images: int, batch: int, seed: int) -> list[int]:
+    """The batch of a step: places step B to step B + B of one permutation of the images after the other."""
+    places = range(step * batch, step * batch + batch)
+    return [permutation(place // images, images, seed)[place % images] for place in places]
+
+
+@lru_cache(maxsize=4)
+def permutation(epoch: int, images: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(images, generator=generator("cpu", seed, "transfer order", epoch)).tolist()
+    return order
+
+
+def batches(split: Split, recipe: Recipe, seed: int, first: int, workers: int) -> DataLoader[Any]:
+    order, views = Order(len(split), recipe, seed, first), Views(split, recipe, seed)
+    draw = generator("cpu", seed, "transfer loader")  # else it would take a number from the global one
+    return DataLoader(views, batch_sampler=order, num_workers=workers, collate_fn=_as_lists, generator=draw)
+
+
+def _as_lists(pairs: list[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:
+    return [image for image, _ in pairs], [target for _, target in pairs]
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Of iteration `step`, from 0: linear from a thousandth, then a tenth at each drop (detectron2's WarmupMultiStepLR)."""
+    warm = 1.0
+    if step < recipe.warmup:
+        warm = WARM_FROM + (1 - WARM_FROM) * step / recipe.warmup
+    dropped = sum(step >= round(share * recipe.iterations) for share in recipe.drops)
+    return recipe.lr * warm * 0.1**dropped
+
+
+def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Norms' scales and shifts are not decayed."""
+    norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()}
+    free = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in free if id(p) not in norms], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in free if id(p) in norms], "weight_decay": 0.0},
+    ]
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
+
+
+@contextmanager
+def step_randomness(device: torch.device, *key: int | str) -> Iterator[None]:
+    """R-CNN draws regions and sizes from the global generators: they are a step's own, and given back as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed_of(*key))
+        yield
+
+
+def fit(
+    model: nn.Module, split: Split, recipe: Recipe, seed: int, *, workers: int = 0, kept: Path | None = None
+) -> Iterator[Step]:
+    """Train in place. With `kept`, a checkpoint is left there now and then, and the same call goes on from it."""
+    device = next(model.parameters()).device
+    optimiser = optimiser_of(model, recipe)
+    first = _restore(model, optimiser, kept, device)
+    model.train()
+    for step, (images, targets) in enumerate(batches(split, recipe, seed, first, workers), start=first):
+        lr = rate(recipe, step)
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        with step_randomness(device, seed, "transfer step", step):
+            losses = model.losses([i.to(device) for i in images], [_to(t, device) for t in targets])  # type: ignore[operator]
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+        yield Step(step + 1, lr, {name: loss.detach() for name, loss in losses.items()})
+        if kept is not None and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == recipe.iterations):
+            _keep(model, optimiser, step + 1, kept)
+
+
+def _to(target: Objects | Tensor, device: torch.device) -> Objects | Tensor:
+    if isinstance(target, Tensor):
+        return target.to(device)
+    masks = None if target.masks_MHW is None else target.masks_MHW.to(device)
+    return Objects(target.boxes_M4.to(device), target.labels_M.to(device), target.ignored_M.to(device), masks)
+
+
+def _keep(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, kept: Path) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save({"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}, kept)
+
+
+def _restore(model: nn.Module, optimiser: torch.optim.Optimizer, kept: Path | None, device: torch.device) -> int:
+    """The step to go on from."""
+    if kept is None or not kept.exists():
+        return 0
+    state = checkpoint.load(kept, device)
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])
+
+
+@torch.no_grad()
+def measure_norms(model: nn.Module, split: Split, recipe: Recipe, seed: int, workers: int = 0) -> None:
+    """BatchNorm's running statistics become the means over `recipe.measure_norms` fresh batches (precise BN)."""
+    device, norms = next(model.parameters()).device, [m for m in model.modules() if isinstance(m, NORMS[0])]
+    momenta, first = [norm.momentum for norm in norms], recipe.iterations
+    more = replace(recipe, iterations=first + recipe.measure_norms)
+    for count, (images, targets) in enumerate(batches(split, more, seed, first, workers), start=1):
+        for norm in norms:
+            norm.momentum = 1.0 / count
+        with step_randomness(device, seed, "transfer norms", count):
+            model.losses([i.to(device) for i in images], [_to(t, device) for t in targets])  # type: ignore[operator]
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,122 @@
+"""One encoder through one recipe: fine-tune, find, count. Nothing is chosen here; the test split is read once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from moco.encoders import Encoder
+from moco.model import seeded
+from moco.transfer.detector import Detector
+from moco.transfer.fitting import Step, fit, measure_norms
+from moco.transfer.recipes import Recipe
+from moco.transfer.samples import Split, check_boxes, classes_of, objects_of
+from moco.transfer.scores import AveragePrecision, Confusion, Score
+from moco.transfer.segmenter import Segmenter
+from moco.transfer.stages import Stages, frozen_norms, stages_of
+
+BLOCK = 8  # images found in at a time; more only fill the memory
+REPORTS = 10  # lines about the progress of a run
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How the encoder saw its images: (x / 255 - mean) / std."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def learner(encoder: Encoder, classes: int, recipe: Recipe, pixels: Pixels, seed: int) -> nn.Module:
+    """The network of the task; new layers are drawn from the seed. Raises ValueError for an encoder without maps."""
+    stages = prepared(stages_of(encoder), recipe)
+    kind = Segmenter if recipe.task == "segmentation" else Detector
+    with seeded(seed, "transfer"):
+        return kind(stages, classes, recipe, pixels.mean, pixels.std)
+
+
+def prepared(stages: Stages, recipe: Recipe) -> Stages:
+    """A frozen backbone keeps every one of its tensors; frozen norms keep theirs."""
+    if recipe.batch_norm == "frozen" or recipe.backbone == "frozen":
+        frozen_norms(stages)
+    if recipe.backbone == "frozen":
+        stages.requires_grad_(False)
+    return stages
+
+
+def transfer(
+    encoder: Encoder, train: Split, test: Split, recipe: Recipe, pixels: Pixels, seed: int, device: torch.device,
+    say: Callable[[str], None], *, workers: int = 0, kept: Path | None = None,
+) -> dict[str, float | None]:  # fmt: skip
+    """Readouts on `test` in percent, after fine-tuning on `train`; `encoder` stays as it is.
+
+    Raises ValueError for splits that do not fit the task or each other, an encoder without maps, a loss that is not finite.
+    """
+    check_splits(train, test, recipe)
+    model = learner(encoder, len(train.classes), recipe, pixels, seed).to(device)
+    began, every = time.monotonic(), max(1, recipe.iterations // REPORTS)
+    for step in fit(model, train, recipe, seed, workers=workers, kept=kept):
+        if step.number % every == 0 or step.number == recipe.iterations:
+            say(progress(step, recipe, time.monotonic() - began))
+    if recipe.measure_norms:
+        measure_norms(model, train, recipe, seed, workers)
+    return dict(scores_of(model, test, recipe))
+
+
+def check_splits(train: Split, test: Split, recipe: Recipe) -> None:
+    if train.classes != test.classes:
+        raise ValueError(
+            f"{train.name} and {test.name}: their classes do not match, {_differing(train.classes, test.classes)}"
+        )
+    for split in (train, test):
+        if recipe.task != "segmentation":
+            check_boxes(split)
+        elif not len(split):
+            raise ValueError(f"{split.name}: holds no image")
+
+
+def _differing(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    only = [name for name in (*ours, *theirs) if (name in ours) != (name in theirs)]
+    return f"{len(ours)} and {len(theirs)} of them" + (f"; in one only: {', '.join(only[:5])}" if only else "")
+
+
+def progress(step: Step, recipe: Recipe, seconds: float) -> str:
+    """Raises ValueError for a loss that is not finite: nothing good comes after it."""
+    losses = {name: float(loss) for name, loss in step.losses.items()}
+    if not all(math.isfinite(loss) for loss in losses.values()):
+        raise ValueError(f"iteration {step.number}: the loss is not finite; lower lr (it is {recipe.lr:g})")
+    parts = ", ".join(f"{name.removeprefix('loss_')} {loss:.3f}" for name, loss in losses.items())
+    return f"iteration {step.number}/{recipe.iterations}, {seconds:.0f} s, lr {step.lr:.2g}: {parts}"
+
+
+@torch.no_grad()
+def scores_of(model: nn.Module, split: Split, recipe: Recipe) -> Iterator[Score]:
+    """Readouts of a fitted network on a split."""
+    model.eval()
+    yield from (_segmented if recipe.task == "segmentation" else _detected)(model, split, recipe)
+
+
+def _detected(model: nn.Module, split: Split, recipe: Recipe) -> Iterator[Score]:
+    masks, device = recipe.task == "instance", next(model.parameters()).device
+    counts = AveragePrecision(split.classes, masks=masks)
+    for first in range(0, len(split), BLOCK):
+        rows = range(first, min(first + BLOCK, len(split)))
+        samples = [split[row] for row in rows]
+        found = model.predict([s.image_3HW.to(device) for s in samples])  # type: ignore[operator]
+        counts.add(found, [objects_of(s, split, row, masks=masks) for s, row in zip(samples, rows, strict=True)])
+    yield from counts.scores()
+
+
+def _segmented(model: nn.Module, split: Split, recipe: Recipe) -> Iterator[Score]:
+    counts, device = Confusion(split.classes), next(model.parameters()).device
+    for row in range(len(split)):
+        sample = split[row]
+        (predicted_HW,) = model.predict([sample.image_3HW.to(device)])  # type: ignore[operator]
+        counts.add(predicted_HW.cpu(), classes_of(sample, split, row))
+    yield from counts.scores()
