@@ -15,7 +15,7 @@ from experiments import schema
 
 CSV_COLUMNS: Final = (
     "arm", "n_done", "n_planned",
-    *(f"{readout}_{part}" for readout in schema.READOUTS for part in ("mean", "std")),
+    *(f"{readout}_{part}" for readout in schema.AT_END for part in ("mean", "std")),
     "difference", "difference_low", "difference_high", "p", "p_holm", "seconds_mean",
     "not_done", "n_paired", "p_t", "p_t_holm", "verdict", "published", "published_source",
 )  # fmt: skip
@@ -37,25 +37,33 @@ def _compared(c: Comparison | None) -> list[float | None]:
     return [c.difference, c.low, c.high, c.p, c.p_holm] if c else [None] * len(COMPARED)
 
 
-def _row(table: Table, row: Row) -> list[Any]:
+def _row(table: Table, row: Row, added: Sequence[str]) -> list[Any]:
     c = row.comparison
     return [
         row.arm,
         row.n_done,
         row.n_planned,
-        *(value for readout in schema.READOUTS for value in _parts(row.readouts[readout])),
+        *(value for readout in schema.AT_END for value in _parts(row.readouts[readout])),
         *_compared(c),
         row.seconds_mean,
         wording.states(row.unfinished) or None,
         *([c.n, c.p_t, c.p_t_holm, c.verdict if row.role == "arm" else None] if c else [None] * 4),
         row.published,
         table.published_source if row.published is not None else None,
+        *(value for readout in added for value in _parts(row.readouts[readout])),
     ]
 
 
+def _added(table: Table) -> list[str]:
+    """Readouts that `evaluate` has added to some run."""
+    return [readout for readout in schema.ADDED if any(row.readouts[readout] for row in table.rows)]
+
+
 def csv_text(table: Table) -> str:
-    """`CSV_COLUMNS`, numbers in full, missing empty."""
-    return written([CSV_COLUMNS, *(_row(table, row) for row in table.rows)])
+    """`CSV_COLUMNS`, then mean and std of readouts that were added later; numbers in full, missing empty."""
+    added = _added(table)
+    heads = (f"{readout}_{part}" for readout in added for part in ("mean", "std"))
+    return written([[*CSV_COLUMNS, *heads], *(_row(table, row, added) for row in table.rows)])
 
 
 def _cells(crossed: Crossed) -> Iterable[list[Any]]:

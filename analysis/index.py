@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from analysis import runs
 from analysis.runs import Run, read_run
-from experiments import schema
+from experiments import schema, states
 
 FOLDER: Final = ".analysis"
 WORTH_IT: Final = 200  # runs; fewer are read as quickly without
@@ -35,7 +35,8 @@ Entry = list[Any]  # signature, then the fields of Run
 
 @cache
 def _code() -> str:
-    return hashlib.sha256(Path(runs.__file__).read_bytes() + Path(__file__).read_bytes()).hexdigest()[:16]
+    made_by = (runs.__file__, states.__file__, __file__)
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in made_by)).hexdigest()[:16]
 
 
 def _signature(run_dir: str) -> Signature:

@@ -20,6 +20,7 @@ ANSWER_SECONDS: Final = 1.0
 COMPARED: Final = 60  # runs on the compare page; it slows down with many
 # Without it the UI opens on its pages for language models, where nobody finds a training run.
 TRAINING: Final = "workflowType=machine_learning"
+VIEW: Final = "viewStateShareKey=moco"  # the columns that the experiment's tag mlflow.sharedViewState.moco asks for
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class MlflowPages:
         """The run's own page; None for a run that MLflow does not have."""
         mlflow_id = self.runs.get((run_id, arm))
         return f"{self.base}/#/experiments/{self.experiment}/runs/{mlflow_id}" if mlflow_id else None
+
+    def table(self) -> str:
+        """All runs, with what the sweep varies in columns."""
+        return f"{self.base}/#/experiments/{self.experiment}/runs?{TRAINING}&{VIEW}"
 
     def charts(self) -> str:
         """All runs with their charts. Sorted by date they would hide folded up under their sweep: so by the readout."""

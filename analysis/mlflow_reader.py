@@ -24,7 +24,7 @@ import polars as pl
 
 from analysis.links import without_login
 from analysis.store import CELLS, CURVES, Loaded, to_stderr
-from analysis.tracked_rows import finite, is_done, missing_row, points_of, row_of
+from analysis.tracked_rows import finite, is_done, missing_row, points_of, row_of, spent
 from experiments import schema
 from experiments.schema import Manifest
 
@@ -115,9 +115,13 @@ class Tracked:
             manifest, tracked, found = self._found(sweep, log)
             self.ids.update(tracked.runs)
             keys = [(cell["run_id"], cell["arm"]) for cell in manifest["cells"]]
-            results = self._results(
-                [tracked.runs[key] for key in keys if key in found and is_done(found[key].data.tags)]
-            )
+            done = {
+                tracked.runs[key]: found[key].data.tags
+                for key in keys
+                if key in found and is_done(found[key].data.tags)
+            }
+            told = {run: said for run, tags in done.items() if (said := spent(tags)) is not None}
+            results: dict[str, Mapping[str, Any]] = {**told, **self._results([run for run in done if run not in told])}
             rows = [
                 self._row(cell, found.get(key), results.get(tracked.runs.get(key, "")))
                 for cell, key in zip(manifest["cells"], keys, strict=True)
@@ -196,6 +200,7 @@ class Tracked:
         return cast(Manifest, manifest)
 
     def _results(self, runs: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """results.json of runs that were brought over before tags said what it says."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             read = pool.map(lambda run: self._json(run, schema.RESULTS), runs)
             return {run: result for run, result in zip(runs, read, strict=True) if result}
@@ -216,7 +221,7 @@ class Tracked:
             return None
         return value if isinstance(value, dict) else None
 
-    def _row(self, cell: schema.Cell, run: Run | None, results: dict[str, Any] | None) -> dict[str, Any]:
+    def _row(self, cell: schema.Cell, run: Run | None, results: Mapping[str, Any] | None) -> dict[str, Any]:
         if run is None:
             return missing_row(cell)
         return row_of(cell, run.data.tags, run.data.metrics, results, None if results else self._last_step(run))

@@ -119,10 +119,12 @@ def _hours(more: Mapping[str, int | None], seconds: Mapping[str, float | None]) 
     """None where a pace is not known."""
     hours = 0.0
     for arm, runs in more.items():
+        if runs == 0:  # whatever its pace, which may not be known
+            continue
         pace = seconds[arm]
-        if runs is None or (runs and pace is None):
+        if runs is None or pace is None:
             return None
-        hours += runs * (pace or 0.0) / 3600
+        hours += runs * pace / 3600
     return hours
 
 

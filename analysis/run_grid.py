@@ -45,9 +45,14 @@ def run_grid(loaded: Loaded, pages: MlflowPages | None, place: str) -> str:
         rows.append(line)
     heads = ["arm", *(f"seed {seed}" for seed in manifest["seeds"]), *(["with the baseline"] if pages else [])]
     told = f"{READOUT_TITLES[metric]}, %. {said}A run's name is that of its directory in <code>{escape(place)}</code>."
-    everything = (
-        f" In MLflow: {link(pages.charts(), 'all runs with charts')}, {link(pages.compare(manifest['arms'][:-1]), 'compare')}."
-        if pages
-        else ""
-    )
+    everything = f" In MLflow: {_everything(manifest, pages)}." if pages else ""
     return small(told + everything) + plain_table(heads, rows)
+
+
+def _everything(manifest: schema.Manifest, pages: MlflowPages) -> str:
+    ways = {
+        "all runs with their params": pages.table(),
+        "with charts": pages.charts(),
+        "compare": pages.compare(manifest["arms"][:-1]),
+    }
+    return ", ".join(link(address, words) for words, address in ways.items())

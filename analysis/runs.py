@@ -5,18 +5,15 @@ The directory may be written to while it is read: status and results are replace
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
-import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from experiments import schema
+from experiments.states import device_seconds, judge, rests
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,7 @@ class Run:
     total_steps: int | None = None
     readouts: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+    device_seconds: float | None = None  # of all attempts, those that failed among them, times the processes of each
     commits: tuple[str, ...] = ()  # of all attempts; `0123456+89ab` had uncommitted changes
     hardware: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -98,72 +96,6 @@ def read_journal(run_dir: Path, problems: list[str]) -> list[dict[str, Any]]:
     return records
 
 
-def lock_is_held(run_dir: Path) -> bool:
-    """Whether a worker holds the run's lock, asked without writing; the question itself lasts an instant."""
-    try:
-        handle = (run_dir / schema.LOCK).open("rb")
-    except OSError:
-        return False
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def _process_is_gone(pid: Any) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, TypeError, ValueError):
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _queued(status: dict[str, Any]) -> tuple[str, str]:
-    """A queue lives in its launcher, and one on this machine that has ended will start nothing; or it is Slurm's."""
-    if status.get("job"):  # whether the job still waits, only Slurm knows: `python -m experiments status` asks it
-        return schema.QUEUED, f"job {status['job']}"
-    if status.get("host") != socket.gethostname() or not _process_is_gone(status.get("pid")):
-        return schema.QUEUED, ""
-    return schema.PREEMPTED if status.get("step") else schema.MISSING, "was queued by a launcher that has ended"
-
-
-def _silent(run_dir: Path, status: dict[str, Any]) -> tuple[str, str]:
-    """Says `running`, but no process of this machine holds the lock."""
-    if status.get("host") == socket.gethostname():
-        return schema.LOST, "its process ended without a word"
-    try:
-        silence = time.time() - (run_dir / schema.HEARTBEAT).stat().st_mtime
-    except OSError:
-        return schema.LOST, "no heartbeat"
-    if silence < schema.STALE_SECONDS:
-        return schema.RUNNING, ""
-    return schema.LOST, f"no heartbeat for {silence / 60:.0f} min"
-
-
-def _at_rest(said: str, results: dict[str, Any] | None) -> bool:
-    return said in (schema.FAILED, schema.CANCELLED, schema.PRUNED) or (said == schema.DONE and results is not None)
-
-
-def _state(run_dir: Path, status: dict[str, Any], results: dict[str, Any] | None) -> tuple[str, str]:
-    """State and reason, by the rules of `experiments.reconcile`: results make a run done, a lock makes it running."""
-    said, reason = str(status.get("state") or schema.MISSING), str(status.get("reason") or "")
-    if _at_rest(said, results):
-        return said, reason
-    if lock_is_held(run_dir):
-        return schema.RUNNING, ""
-    if results is not None:
-        return schema.DONE, ""
-    if said == schema.DONE:
-        return schema.LOST, f"{schema.RESULTS} is gone or damaged"
-    if said == schema.QUEUED:
-        return _queued(status)
-    return _silent(run_dir, status) if said == schema.RUNNING else (said, reason)
-
-
 def _number(value: Any) -> float | None:
     """A finite number; anything else is missing."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -185,19 +117,20 @@ def read_run(run_dir: Path) -> Run:
     status = read_object(run_dir / schema.STATUS, problems) or {}
     results = read_object(run_dir / schema.RESULTS, problems)
     attempts = read_lines(run_dir / schema.ATTEMPTS, problems)
-    state, reason = _state(run_dir, status, results)
+    state, reason = judge(run_dir, cast(schema.Status, status), lambda: results is not None, of_job=None)
     test = results.get("test") if results and state == schema.DONE else None
     numbers = {k: _number(v) for k, v in test.items()} if isinstance(test, dict) else {}
     return Run(
         state=state,
-        reason=reason,
+        reason=reason or "",
         diverged=bool(status.get("diverged")) and state == schema.FAILED,
         step=status.get("step"),
         total_steps=status.get("total_steps"),
         readouts={k: v for k, v in numbers.items() if v is not None},
         seconds=_number(results.get("seconds")) if results and state == schema.DONE else None,
+        device_seconds=device_seconds(attempts),
         commits=tuple(dict.fromkeys(_version(a) for a in attempts if a.get("commit"))),
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
-        settled=_at_rest(str(status.get("state")), results),
+        settled=rests(str(status.get("state")), lambda: results is not None),
     )

@@ -71,10 +71,11 @@ def _without(config: Any, field: str) -> str:
 def series(manifest: Manifest) -> dict[str, str]:
     """Arm -> name of its line. One line without a name, unless the sweep crosses the axis with something else."""
     on_axis = [arm for arm in manifest["arms"] if arm in manifest["axis_values"]]
-    configs = {cell["arm"]: _without(cell["config"], manifest["axis"] or "") for cell in manifest["cells"]}
     values = [manifest["axis_values"][arm] for arm in on_axis]
     if len(set(values)) == len(values):
         return dict.fromkeys(on_axis, "")
+    one_seed = {cell["arm"]: cell["config"] for cell in manifest["cells"]}  # they differ in their seed only
+    configs = {arm: _without(config, manifest["axis"] or "") for arm, config in one_seed.items()}
     first = {configs[arm]: arm for arm in reversed(on_axis)}
     return {arm: _line_name(first[configs[arm]]) for arm in on_axis}
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 import polars as pl
 
 from analysis.tables import DIVERGED, Table
-from experiments import schema
+from experiments import schema, states
 from experiments.schema import Manifest
 
 VERSION: Final = 1
@@ -37,7 +37,8 @@ STATISTICS: Final = (
     "power",
     "runs",
 )  # modules that make the numbers
-RUN_FIELDS: Final = (*schema.READOUTS, "seconds", "commits", "hardware")
+# Of every seal; one over runs with readouts that were added later names its own in `fields`.
+RUN_FIELDS: Final = (*schema.AT_END, "seconds", "commits", "hardware")
 PLAN_FIELDS: Final = ("question", "claim", "published", "published_source")
 
 _WORDS: Final = rf"moco-seal {VERSION} ([0-9a-f]{{64}}) ([0-9a-f]{{64}}) ([A-Za-z0-9+/=]+)"
@@ -49,12 +50,15 @@ _END: Final = {"md": "<!-- {} -->", "html": "<!-- {} -->", "tex": "% {}"}
 def code_version() -> str:
     """Of the modules that make the numbers, whether or not they were ever committed."""
     folder = Path(__file__).parent
-    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in STATISTICS)).hexdigest()[:12]
+    files = [*(folder / f"{name}.py" for name in STATISTICS), Path(states.__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str) -> dict[str, Any]:
-    """All that the table's numbers depend on, as plain data. A run: arm, seed, run id, state, then `RUN_FIELDS`."""
-    columns = ("arm", "seed", "run_id", "state", "diverged", *RUN_FIELDS)
+    """All that the table's numbers depend on, as plain data. A run: arm, seed, run id, state, then its `fields`."""
+    added = [readout for readout in schema.ADDED if cells[readout].drop_nulls().len()]
+    fields = (*RUN_FIELDS, *added)
+    columns = ("arm", "seed", "run_id", "state", "diverged", *fields)
     runs = [
         [arm, seed, run_id, DIVERGED if diverged else state, *values]
         for arm, seed, run_id, state, diverged, *values in cells.select(columns).iter_rows()
@@ -68,6 +72,7 @@ def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str) -> dict[str, An
         "plan": plan,
         "statistics": code_version(),
         "runs": runs,
+        **({"fields": list(fields)} if added else {}),
     }
 
 

@@ -46,6 +46,9 @@ CSS: Final = f"""
 .ablation .interval {{ display: inline-block; vertical-align: -3px; margin-left: .6rem; }}
 .ablation .interval line {{ stroke: var(--line); }} .ablation .interval .bar {{ stroke: currentColor; stroke-width: 2; }}
 .ablation .interval circle {{ fill: currentColor; }}
+.ablation .claim {{ margin: 1.1rem 0 0; max-width: 46rem; font-weight: 600; }}
+.ablation .claim + .notes {{ margin-top: .25rem; }}
+.ablation caption, .ablation figcaption {{ color: var(--muted); font-size: .82rem; text-align: left; padding: .35rem 0; }}
 .ablation .notes {{ margin: .9rem 0 0; padding: 0; list-style: none; color: var(--muted); font-size: .82rem;
   max-width: 58rem; }}
 .ablation .notes li {{ margin: .15rem 0; overflow-wrap: anywhere; }}

@@ -27,6 +27,7 @@ READOUT_TITLES: Final = {
     schema.KNN200: "kNN-200",
     schema.FEW_LABEL: "few-label",
     schema.FINETUNE: "fine-tuned",
+    **schema.ADDED,
 }
 
 
@@ -81,8 +82,8 @@ class Table:
     @property
     def readouts(self) -> tuple[str, ...]:
         """The compared readout first, then the others."""
-        asked = [r for r in schema.READOUTS if r not in schema.ON_REQUEST or any(row.readouts[r] for row in self.rows)]
-        return (self.metric, *(r for r in asked if r != self.metric))
+        there = [r for r in schema.READOUTS if r not in schema.ON_REQUEST or any(row.readouts[r] for row in self.rows)]
+        return (self.metric, *(r for r in there if r != self.metric and r not in schema.DETAILS))
 
     @property
     def n_done(self) -> int:

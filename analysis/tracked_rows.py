@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -32,7 +33,7 @@ def row_of(
     results: Mapping[str, Any] | None,
     last_step: int | None,
 ) -> dict[str, Any]:
-    """results: the run's results.json, None unless it is done; last_step: of its metrics, for runs without results."""
+    """results: seconds and steps of results.json, None unless done; last_step: of its metrics, for runs without results."""
     done = is_done(tags)
     return {
         **missing_row(cell),
@@ -43,9 +44,18 @@ def row_of(
         "total_steps": results.get("steps") if results else None,
         **{readout: finite(metrics.get(f"test/{readout}")) for readout in schema.READOUTS if done},
         "seconds": finite(results.get("seconds")) if results else None,
+        "device_seconds": _number(tags.get("moco.device_seconds", "")),
         "commits": [_version(tags)] if tags.get("moco.commit") else [],
         "hardware": [tags["moco.hardware"]] if tags.get("moco.hardware") else [],
     }
+
+
+def spent(tags: Mapping[str, str]) -> dict[str, float] | None:
+    """Seconds and steps of a done run, as its results.json has them; None of a run that was brought over without."""
+    if "moco.seconds" not in tags:
+        return None
+    found = {name: json.loads(tags[f"moco.{name}"]) for name in ("seconds", "steps") if f"moco.{name}" in tags}
+    return {name: value for name, value in found.items() if finite(value) is not None}
 
 
 def points_of(table: str, keys: Sequence[str]) -> Iterator[tuple[int, float | None, str, float | None]]:

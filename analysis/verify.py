@@ -14,7 +14,7 @@ from analysis.store import load_sweep, to_stderr
 from analysis.tables import Table, ablation_table
 
 SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # differs with the code, and says nothing of the numbers
-Run = list[Any]  # arm, seed, run id, state, then RUN_FIELDS
+Run = list[Any]  # arm, seed, run id, state, then {field: value}
 
 
 def verify(path: Path, root: Path, log: Callable[[str], None] = to_stderr) -> list[str]:
@@ -29,7 +29,7 @@ def _changes(seal: Seal, root: Path, log: Callable[[str], None]) -> Iterator[str
     then = seal.inputs
     table = ablation_table(*load_sweep(root, then["label"], log), metric=then["metric"])
     now: dict[str, Any] = dict(table.inputs)
-    runs = list(_runs(then["runs"], now["runs"]))
+    runs = list(_runs(_named(then), _named(now)))
     yield from runs
     for name in sorted({*then["plan"], *now["plan"]}):
         if then["plan"].get(name) != now["plan"].get(name):
@@ -50,6 +50,12 @@ def _said(value: Any) -> str:
     return "nothing" if value in (None, "", {}, []) else str(value)
 
 
+def _named(inputs: dict[str, Any]) -> list[Run]:
+    """The runs of a seal, their values by name: which readouts there are may have changed since."""
+    fields = inputs.get("fields", RUN_FIELDS)
+    return [[*run[:4], dict(zip(fields, run[4:], strict=True))] for run in inputs["runs"]]
+
+
 def _runs(then: list[Run], now: list[Run]) -> Iterator[str]:
     before, after = ({(run[0], run[1]): run for run in runs} for runs in (then, now))
     for place, run in before.items():
@@ -68,7 +74,8 @@ def _runs(then: list[Run], now: list[Run]) -> Iterator[str]:
 def _values(before: Run, after: Run) -> Iterator[str]:
     if before[3] != after[3]:
         yield f"was {before[3]}, is {after[3]}"
-    for name, old, new in zip(RUN_FIELDS, before[4:], after[4:], strict=True):
+    for name, old in before[4].items():
+        new = after[4].get(name)
         if old != new and (before[3] == after[3] or old not in (None, [])):
             yield f"{name} was {_said(old)}, is {_said(new)}"
 

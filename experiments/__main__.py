@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from experiments.parser import Parser
 from experiments.ranks import standard_error
-from experiments.verbs import control, doctor, runs, search, state, views
+from experiments.verbs import benchmark, control, doctor, runs, search, state, transfer, views
 
 
 def parser() -> Parser:
@@ -21,7 +21,7 @@ def parser() -> Parser:
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = result.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser).add_parser
 
-    for family in (runs, state, control, doctor, views, search):
+    for family in (runs, state, control, doctor, views, search, benchmark, transfer):
         family.register(add)
     return result
 

@@ -58,9 +58,11 @@ def _start(root: Path, cluster: str | None, label: str | None, cells: Sequence[C
     launch, began = Launch(root, label or cells[0].name, cells, command), time.monotonic()
     if cluster is not None:
         from experiments.cluster import say_how_to_follow, submit_cells
+        from experiments.sight import looked_at
 
         profile = load_profile(cluster)
-        jobs = submit_cells(launch, profile, None, planned=_planned(root, label))
+        look = looked_at(root, profile)
+        jobs = submit_cells(launch, profile, None, planned=_planned(root, label), only_if=look)
         say_how_to_follow(launch.title, jobs, profile, None)
         return 0
     launch.enqueue()

@@ -152,10 +152,11 @@ def _until_significant(
         _ask_first(prospect, profile, options)
         if profile is None:
             return _local(prospect, command, options.max_parallel)
-        from experiments import cluster
+        from experiments import cluster, sight
 
         new = cluster.without_queued(prospect, force=False)
-        return cluster.submit_and_follow(new, profile, command, options.max_parallel, wait=True)
+        look = sight.looked_at(new.root, profile) if new.to_run else None
+        return cluster.submit_and_follow(new, profile, command, options.max_parallel, wait=True, only_if=look)
 
     most, at_once = options.max_seeds or until.MAX_SEEDS, options.max_parallel or 1
     return until.Rounds(planned, start, runs_root(), options.only, options.retry, command, most, at_once).run(seeds)
@@ -198,7 +199,7 @@ def _profile(options: argparse.Namespace) -> Profile | None:
 
 def _submit(prospect: Prospect, profile: Profile, command: str, options: argparse.Namespace) -> int:
     """Slurm is asked first: what it refuses is not begun."""
-    from experiments import cluster
+    from experiments import cluster, sight
     from experiments.preview import Preview
 
     prospect = cluster.without_queued(prospect, force=options.force)
@@ -208,12 +209,14 @@ def _submit(prospect: Prospect, profile: Profile, command: str, options: argpars
         prospect.show(preview.text())
         return 0
     _ask_first(prospect, profile, options)
+    look = sight.looked_at(prospect.root, profile) if prospect.to_run else None
     write_manifest(prospect.root, prospect.planned, command)
     if options.force:
         _set_aside(prospect)
     if not prospect.to_run and not cluster.queued(prospect):
         return _nothing_to_start(prospect)
-    return cluster.submit_and_follow(prospect, profile, command, options.max_parallel, wait=options.wait)
+    most, wait = options.max_parallel, options.wait
+    return cluster.submit_and_follow(prospect, profile, command, most, wait=wait, only_if=look)
 
 
 def _ask_first(prospect: Prospect, profile: Profile | None, options: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -20,7 +19,6 @@ from pathlib import Path
 from experiments import job, provenance, schema
 from experiments.durable import replace_json
 from experiments.estimate import bytes_in_words, disk_free
-from experiments.grid import paragraph
 from experiments.launch import Launch, print_table, summary, tracking, tracking_off
 from experiments.pack import elements_at_a_time, submit_packed
 from experiments.pool import View
@@ -31,15 +29,15 @@ from experiments.run_directory import Busy, RunDirectory
 from experiments.snapshot import Snapshot, forget_unused
 from experiments.submissions import names, record
 from experiments.sweep import Cell
+from experiments.threads import in_threads
 from experiments.tracking.job import LABEL
 from experiments.tracking.store import URI_VARIABLE, user_uri
 from moco.config import check_processes
-from slurm.launch import Submission, new_folder, withdraw
+from slurm.launch import Submission, cancel, new_folder, withdraw
 from slurm.profiles import Profile
 
 LOOK_SECONDS = 1.0
 SMALL_FILES = 24 * 1024  # bytes that a submission writes for each run beside what it knows of the machine
-NODE_LOCAL = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
 
 INTERRUPTED = 130
 IN_THE_QUEUE = (schema.QUEUED, schema.RUNNING)
@@ -66,23 +64,21 @@ def queued(prospect: Prospect) -> list[Cell]:
     return [cell for cell in prospect.cells if prospect.states[cell.run_id].state in IN_THE_QUEUE]
 
 
-def node_local(root: Path) -> list[str]:
-    """A warning, for a runs root that other machines can hardly see."""
-    local = next((folder for folder in NODE_LOCAL if root.is_relative_to(folder)), None)
-    text = f"warning: {root} is under {local}, which compute nodes may not see; set MOCO_RUNS to a shared folder"
-    return paragraph(text) if local else []
-
-
 def submit_and_follow(
-    prospect: Prospect, profile: Profile, command: str, max_parallel: int | None, *, wait: bool
+    prospect: Prospect,
+    profile: Profile,
+    command: str,
+    max_parallel: int | None,
+    *,
+    wait: bool,
+    only_if: str | None = None,
 ) -> int:
-    """Submit, and follow if asked to; returns the exit code."""
+    """Submit, and follow if asked to; returns the exit code. `only_if`: a job that must end well before any run starts."""
     root, label, began = prospect.root, prospect.planned.label, time.monotonic()
     prospect.announce()
-    print("\n".join(node_local(root)), end="\n" if node_local(root) else "")
     if prospect.to_run:
         launch = Launch(root, label, prospect.to_run, command)
-        jobs = submit_cells(launch, profile, max_parallel, planned=names(prospect.planned.cells()))
+        jobs = submit_cells(launch, profile, max_parallel, planned=names(prospect.planned.cells()), only_if=only_if)
         say_how_to_follow(label, jobs, profile, max_parallel)
     else:
         print(f"nothing to submit: {len(queued(prospect))} are queued or running", flush=True)
@@ -99,7 +95,12 @@ def submit_and_follow(
 
 
 def submit_cells(
-    launch: Launch, profile: Profile, max_parallel: int | None, *, planned: Mapping[str, str] | None = None
+    launch: Launch,
+    profile: Profile,
+    max_parallel: int | None,
+    *,
+    planned: Mapping[str, str] | None = None,
+    only_if: str | None = None,
 ) -> dict[str, str]:
     """All cells of the launch; returns run id -> job id. Raises Refused or OSError, with everything as it was.
 
@@ -110,17 +111,17 @@ def submit_cells(
     launch.environment["gpus"] = profile.gpus_per_node * profile.nodes
     check_room(launch, code)
     paths = [root / cell.run_id for cell in launch.cells]
-    before = {path: RunDirectory(path).status() for path in paths}
+    before = dict(zip(paths, in_threads(lambda path: RunDirectory(path).status(), paths), strict=True))
     fresh = {path for path in paths if not path.exists()}
-    submission = submission_of(root, launch.title, profile, max_parallel, code)
+    submission = replace(submission_of(root, launch.title, profile, max_parallel, code), only_if=only_if)
     try:
         code.write(root)
         launch.enqueue()
         ids = submit_packed(submission, paths)
-        for path, id in zip(paths, ids, strict=True):
-            _note_job(RunDirectory(path), id)
+        in_threads(lambda noted: _note_job(RunDirectory(noted[0]), noted[1]), zip(paths, ids, strict=True))
     except BaseException:
         withdraw(submission)
+        cancel([only_if] if only_if else [])
         _as_before(before, fresh)
         raise
     jobs = {path.name: id for path, id in zip(paths, ids, strict=True)}

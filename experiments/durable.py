@@ -50,7 +50,8 @@ def json_text(value: Any) -> str:
 def read_json(path: Path) -> Any | None:
     """None if the file is not there; a file that is no JSON is an error that names it."""
     try:
-        return json.loads(path.read_text())
+        with open(path, encoding="utf-8") as file:
+            return json.loads(file.read())
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:

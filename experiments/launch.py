@@ -21,6 +21,7 @@ from experiments.progress import Progress, clock, result_words
 from experiments.reconcile import RunState, state_of
 from experiments.run_directory import Busy, RunDirectory
 from experiments.sweep import Cell
+from experiments.threads import in_threads
 
 SYNC_LOG = "mlflow-sync.log"
 TRACKING = "MOCO_TRACKING"  # off: journals only, `python -m experiments sync` brings them to MLflow later
@@ -38,8 +39,8 @@ class Launch:
     def enqueue(self) -> None:
         """Make every run directory ready for a worker; one that another process works on stays as it is."""
         text = json_text(self.environment)
-        for cell in self.cells:
-            enqueue(self.root, cell, text)
+        provenance.code()  # asked of git once, not by every thread
+        in_threads(lambda cell: enqueue(self.root, cell, text), self.cells)
 
     def run(self, max_parallel: int | None) -> bool:
         """All cells in the local pool. Returns False if it was interrupted."""

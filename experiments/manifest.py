@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments import schema
-from experiments.durable import exclusive, now, read_json, replace_json
+from experiments.durable import exclusive, now, read_json, replace_text
 from experiments.schema import Manifest
 from experiments.search.record import search_manifests
 from experiments.sweep import Cell, Plan, make_cell
@@ -47,8 +48,15 @@ def write_manifest(root: Path, plan: Plan, command: str) -> Manifest:
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path.with_name(f".{plan.label}.lock")):
         manifest = merge(describe(plan, command), read_manifest(root, plan.label))
-        replace_json(path, manifest, sync=True)
+        _write(path, manifest)
     return manifest
+
+
+def _write(path: Path, manifest: Manifest) -> None:
+    """A value a line, for people, and a cell a line: of ten thousand cells that is half the size and a fifth of the time."""
+    cells = ",\n".join(f"  {json.dumps(cell, separators=(',', ':'))}" for cell in manifest["cells"])
+    text = json.dumps({**manifest, "cells": None}, indent=1)
+    replace_text(path, text.replace('"cells": null', f'"cells": [\n{cells}\n ]', 1) + "\n", sync=True)
 
 
 def describe(plan: Plan, command: str) -> Manifest:
@@ -67,7 +75,7 @@ def describe(plan: Plan, command: str) -> Manifest:
         baseline_config=plan.base_name,
         arms=list(plan.arms),
         seeds=list(plan.seeds),
-        cells=[_cell(arm, seed, config) for arm, config in plan.arms.items() for seed in plan.seeds],
+        cells=_cells(plan),
         published={arm: value for arm, value in sweep.published.items() if arm in plan.arms},
         published_source=sweep.published_source,
         command=command,
@@ -75,6 +83,16 @@ def describe(plan: Plan, command: str) -> Manifest:
         shape=list(sweep.shape),
         factors=plan.factors,
     )
+
+
+def _cells(plan: Plan) -> list[schema.Cell]:
+    """Arm by arm."""
+    made = {(cell.arm, cell.seed): cell for cell in plan.cells()}
+    return [_planned(made[arm, seed]) for arm in plan.arms for seed in plan.seeds]
+
+
+def _planned(cell: Cell) -> schema.Cell:
+    return schema.Cell(arm=cell.arm, seed=cell.seed, run_id=cell.run_id, config=to_plain(cell.config))
 
 
 def _axis_values(plan: Plan) -> dict[str, float]:
@@ -87,8 +105,7 @@ def _axis_values(plan: Plan) -> dict[str, float]:
 
 
 def _cell(arm: str, seed: int, config: Config) -> schema.Cell:
-    cell = make_cell(arm, seed, config)
-    return schema.Cell(arm=arm, seed=seed, run_id=cell.run_id, config=to_plain(cell.config))
+    return _planned(make_cell(arm, seed, config))
 
 
 def merge(new: Manifest, old: Manifest | None) -> Manifest:
@@ -142,7 +159,7 @@ def add_seeds(root: Path, plan: Plan, cells: Sequence[Cell], max_seeds: int) -> 
         ordered = sorted([*old["cells"], *more], key=lambda cell: (old["arms"].index(cell["arm"]), cell["seed"]))
         seeds = sorted({cell["seed"] for cell in ordered})
         grown = Manifest(**{**old, "cells": ordered, "seeds": seeds, "max_seeds": max_seeds, "updated": now()})
-        replace_json(manifest_path(root, plan.label), grown, sync=True)
+        _write(manifest_path(root, plan.label), grown)
     return grown
 
 

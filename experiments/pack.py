@@ -25,8 +25,8 @@ from experiments import job, provenance, schema
 from experiments.machine import THREADS
 from experiments.pool import record_death
 from experiments.processes import child_environment, handling
-from experiments.reconcile import AT_REST
 from experiments.run_directory import RunDirectory
+from experiments.states import AT_REST
 from experiments.tracking.job import mirroring
 from experiments.worker import STOP_SIGNALS
 from slurm.launch import Submission, submit

@@ -23,8 +23,9 @@ from experiments import schema
 from experiments.durable import age_of, now
 from experiments.machine import Slot
 from experiments.processes import child_environment, handling, is_alive, process_started
-from experiments.reconcile import AT_REST, RunState, state_of
+from experiments.reconcile import RunState, state_of
 from experiments.run_directory import Busy, RunDirectory
+from experiments.states import AT_REST
 from experiments.sweep import Cell
 from experiments.worker import TAKEN
 from experiments.zygote import Zygote

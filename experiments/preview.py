@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
 
-from experiments.cluster import node_local, submission_of
+from experiments.cluster import submission_of
 from experiments.estimate import Past, bytes_in_words, costs, disk_free, disk_need, known
 from experiments.grid import paragraph
 from experiments.machine import visible_gpus
 from experiments.pack import elements
 from experiments.packing import advise
 from experiments.prospect import Prospect
+from experiments.sight import node_local
 from experiments.snapshot import Snapshot
 from experiments.submissions import difference, names, submissions
 from experiments.sweep import Cell

@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from experiments.states import host, is_alive, process_started
 
-def host() -> str:
-    return socket.gethostname()
-
-
-def process_started(pid: int) -> int | None:
-    """Start time in kernel ticks since boot; None where the process is gone, or /proc is not there."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    state, *rest = stat.rpartition(")")[2].split()  # the command in brackets may itself hold spaces and brackets
-    return None if state in "ZX" else int(rest[18])  # a zombie has ended
-
-
-def is_alive(pid: int, started: int | None) -> bool:
-    """Does the very process that started then still run on this machine?"""
-    if started is not None:
-        return process_started(pid) == started
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+__all__ = ["child_environment", "handling", "host", "is_alive", "process_started", "this_process"]
 
 
 def this_process() -> tuple[str, int, int | None]:

@@ -12,11 +12,10 @@ from pathlib import Path
 from experiments import schema
 from experiments.durable import age_of
 from experiments.jobs import GONE, QUEUE, SILENT
-from experiments.processes import host, is_alive
 from experiments.run_directory import RunDirectory
+from experiments.states import AT_REST, judge, silent
 from slurm.launch import ENDED, WAITING
 
-AT_REST = (schema.DONE, schema.PRUNED, schema.FAILED, schema.CANCELLED)
 JUST_SECONDS = 5.0  # the looks at the queue are younger, also where clocks differ a little
 TO_RUN = (schema.MISSING, schema.PREEMPTED, schema.LOST)  # what the same command starts again by itself
 
@@ -50,36 +49,15 @@ def state_of(path: Path) -> RunState:
     while True:
         status = run.status() or {}
         state, reason = _judge(run, status)
-        # A worker may have ended between the two looks; what it wrote last counts.
-        if (run.status() or {}) == status:
+        # A worker may have ended between the two looks; what it wrote last counts. What is at rest has said so itself.
+        if (state in AT_REST and state == status.get("state")) or (run.status() or {}) == status:
             return _with_facts(state, reason, status)
 
 
 def _judge(run: RunDirectory, status: schema.Status) -> tuple[str, str | None]:
-    said, reason = status.get("state", schema.MISSING), status.get("reason")
-    if said in AT_REST and not (said == schema.DONE and run.results() is None):
-        return said, reason
-    if run.is_locked():
-        return schema.RUNNING, None
-    if run.results() is not None:
-        return schema.DONE, None
-    if said == schema.DONE:
-        return schema.LOST, f"{schema.RESULTS} is gone"
-    if status.get("job") and said in (schema.QUEUED, schema.RUNNING, schema.PREEMPTED):
-        return _of_job(run, status, said)
-    if said == schema.QUEUED:
-        return _queued(status)
-    if said == schema.RUNNING:
-        return _silent(run, status)
-    return said, reason
-
-
-def _queued(status: schema.Status) -> tuple[str, str | None]:
-    """A queue lives in its launcher; when that has ended, nobody will start the run."""
-    elsewhere = status.get("host") != host()
-    if elsewhere or is_alive(status.get("pid", -1), status.get("process_started")):
-        return schema.QUEUED, None
-    return schema.PREEMPTED if status.get("step") else schema.MISSING, "was queued by a launcher that has ended"
+    return judge(
+        run.path, status, finished=lambda: run.results() is not None, of_job=lambda said: _of_job(run, status, said)
+    )
 
 
 def _of_job(run: RunDirectory, status: schema.Status, said: str) -> tuple[str, str | None]:
@@ -88,10 +66,10 @@ def _of_job(run: RunDirectory, status: schema.Status, said: str) -> tuple[str, s
     if word in WAITING:
         return schema.QUEUED, None if said == schema.QUEUED else f"job {job} is back in the queue"
     if word == SILENT:  # nothing is known of the job: what was said stands, and a heartbeat speaks for itself
-        return _silent(run, status) if said == schema.RUNNING else (said, status.get("reason"))
+        return silent(run.path, status) if said == schema.RUNNING else (said, status.get("reason"))
     if word != GONE and word not in ENDED:
         known = f"job {job} is {word.lower()} in Slurm's eyes"
-        state, why = _silent(run, status) if said == schema.RUNNING else (schema.QUEUED, None)
+        state, why = silent(run.path, status) if said == schema.RUNNING else (schema.QUEUED, None)
         # Without its worker it is not lost while Slurm may requeue it: a second job would train beside it.
         return (state, None) if state == schema.RUNNING else (schema.QUEUED, f"{why}; {known}" if why else known)
     if said == schema.PREEMPTED:
@@ -101,23 +79,12 @@ def _of_job(run: RunDirectory, status: schema.Status, said: str) -> tuple[str, s
             return schema.QUEUED, None
         state = schema.PREEMPTED if status.get("step") else schema.MISSING
         return state, f"job {job} left the queue before the run began" + ("" if word == GONE else f": {word}")
-    return _silent(run, status) if word == GONE else (schema.LOST, f"job {job} ended: {word}")
+    return silent(run.path, status) if word == GONE else (schema.LOST, f"job {job} ended: {word}")
 
 
 def _was_just_written(status: schema.Status) -> bool:
     """Its job may have been submitted after the last look at the queue."""
     return "updated" in status and age_of(status["updated"]) < JUST_SECONDS
-
-
-def _silent(run: RunDirectory, status: schema.Status) -> tuple[str, str | None]:
-    """Said to run, and nobody on this machine holds its lock."""
-    if status.get("host") == host():
-        return schema.LOST, f"process {status.get('pid')} ended without a word (killed, or out of memory?)"
-    age = run.heartbeat_age()
-    if age is not None and age < schema.STALE_SECONDS:
-        return schema.RUNNING, None
-    since = "ever" if age is None else f"for {age:.0f} s"
-    return schema.LOST, f"no heartbeat from {status.get('host')} {since}"
 
 
 def _with_facts(state: str, reason: str | None, status: schema.Status) -> RunState:

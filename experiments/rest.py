@@ -11,13 +11,13 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from experiments import schema
 from experiments.durable import read_json, replace_text
-from experiments.reconcile import AT_REST, RunState, state_of
+from experiments.reconcile import RunState, state_of
+from experiments.states import AT_REST
 
 SETTLED_SECONDS = 2.0  # a change that soon after another may leave the modification time as it was
 VERSION = 1
@@ -53,7 +53,7 @@ def _changed(root: Path) -> dict[str, int]:
 
 
 def _plain(state: RunState) -> dict[str, Any]:
-    return {name: value for name, value in asdict(state).items() if value is not None and value is not False}
+    return {name: value for name, value in vars(state).items() if value is not None and value is not False}
 
 
 def _read(root: Path) -> dict[str, Entry]:

@@ -14,6 +14,7 @@ from uuid import uuid4
 from experiments import schema
 from experiments.durable import Appender, json_text, now, read_json, read_lines, replace_json, replace_text
 from experiments.processes import this_process
+from experiments.states import heartbeat_age, lock_is_held
 from moco.config import Config
 from moco.identity import from_plain, to_plain
 
@@ -147,14 +148,7 @@ class RunDirectory:
                 _held.discard(file.fileno())
 
     def is_locked(self) -> bool:
-        try:
-            with (self.path / schema.LOCK).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
-        return False
+        return lock_is_held(self.path)
 
     def holder(self) -> str:
         status = self.status() or {}
@@ -165,11 +159,7 @@ class RunDirectory:
 
     def heartbeat_age(self) -> float | None:
         """Seconds since the worker last showed life; None if it never did."""
-        try:
-            last = (self.path / schema.HEARTBEAT).stat().st_mtime
-        except FileNotFoundError:
-            return None
-        return max(0.0, time.time() - last)
+        return heartbeat_age(self.path)
 
     def request_cancel(self) -> None:
         (self.path / schema.CANCEL).touch()

@@ -7,7 +7,8 @@ A run directory is the truth; MLflow and the tables are views of it. `analysis` 
             config.json             the resolved config (moco.identity.to_plain)
             status.json             state, reason, step, total_steps, ...; replaced atomically
             attempts.jsonl          one line when an attempt starts, one when it ends
-            journal.jsonl           metrics: {"step", "epoch", "time", "values"[, "system"]} or {"resumed_at": step}
+            journal.jsonl           metrics: {"step", "epoch", "time", "values"[, "system"][, "judged"]} or
+                                    {"resumed_at": step}; `evaluate` adds records with "judged" at the end of a done run
             results.json            final readouts: {"test": {...}, "validation": {...}, "seconds": ...}
             checkpoint.pt           everything that resume needs
             encoder.pt              the query encoder at the end
@@ -17,6 +18,7 @@ A run directory is the truth; MLflow and the tables are views of it. `analysis` 
         set-aside/<run id>.<time>/  what `--force` replaced: moved here, never deleted
         mlflow.db, mlflow-artifacts/, store-id
         slurm/                      scripts and logs of jobs; <label>.jsonl: what was submitted of a sweep, and when
+        slurm/seen/                 which node of a cluster and partition has seen this folder, asked once
         code/<hash>/                the code that the jobs of a submission run
         calibration/<key>/          20 timed steps: pace.json
         .states.json                states of runs at rest, so that `status` need not read them again; may be deleted
@@ -32,6 +34,7 @@ CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.json
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
 CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
+JUDGING = "judging"  # locked while `evaluate` adds readouts to a finished run
 PRUNE = "prune"  # a search asks the run to end here; holds the reason, one line
 SEARCHES_FOLDER = (
     "searches"  # <label>.json: see `SearchRecord`; <label>.journal: the Optuna study; <label>/: its workers
@@ -54,8 +57,24 @@ STALE_SECONDS: Final = (
 # Readouts of the test split, percent. The order is that of the CSV table.
 LINEAR, KNN20, KNN200, FEW_LABEL = "linear_top1", "knn20_top1", "knn200_top1", "few_label_top1"
 FINETUNE: Final = "finetune_top1"
-READOUTS: Final = (LINEAR, KNN20, KNN200, FEW_LABEL, FINETUNE)
-ON_REQUEST: Final = (FINETUNE,)  # absent unless the config asks for them
+# Those that `python -m experiments evaluate` adds to finished runs; the protocols are in moco/evaluation/protocols.py.
+ADDED: Final[dict[str, str]] = {  # readout -> its title in tables
+    "few_label_1pct_top1": "1 % labels",
+    "few_label_10pct_top1": "10 % labels",
+    "retrieval_map": "retrieval mAP",
+    "retrieval_recall1": "retrieval R@1",
+    "retrieval_recall5": "retrieval R@5",
+    "retrieval_recall10": "retrieval R@10",
+    "finetune_frozen_top1": "fine-tuned, frozen",
+    "linear_paper_top1": "linear, lr 30",
+    "linear_v3_top1": "linear, v3's",
+}
+# Those that training ends with, the last one if the config asks for it.
+AT_END: Final = (LINEAR, KNN20, KNN200, FEW_LABEL, FINETUNE)
+# A column only in a table that compares them.
+DETAILS: Final = ("retrieval_recall1", "retrieval_recall5", "retrieval_recall10")
+READOUTS: Final = (*AT_END, *ADDED)
+ON_REQUEST: Final = (FINETUNE, *ADDED)  # absent unless the config or `evaluate` asks for them
 
 RANDOM_INIT: Final = "random init"  # the arm that every table has
 
@@ -81,6 +100,16 @@ METRICS: Final[dict[str, str]] = {
     "validation/finetune_top1": "percent, after each epoch of fine-tuning on a few labels, if it is asked for",
     "test/finetune_top1": "percent, after fine-tuning on a few labels; learning rate chosen on the validation split",
     "test/few_label_top1": "percent, at the end, from a few labels per class",
+    "test/few_label_1pct_top1": "percent, from 1 % of the labels, at least one per class",
+    "test/few_label_10pct_top1": "percent, from 10 % of the labels",
+    "test/retrieval_map": "mean average precision, percent; test images ask, the training images are ranked by cosine",
+    "test/retrieval_recall1": "percent of test images whose nearest training image is of their class",
+    "test/retrieval_recall5": "percent with one of their class among the nearest 5",
+    "test/retrieval_recall10": "percent with one of their class among the nearest 10",
+    "validation/finetune_frozen_top1": "percent, after each epoch of the same with a frozen encoder",
+    "test/finetune_frozen_top1": "percent, a classifier trained on a few labels over the frozen encoder, with augmentation",
+    "test/linear_paper_top1": "percent, the protocol of the v1 and v2 papers: lr 30 on the features as they are",
+    "test/linear_v3_top1": "percent, the protocol of the v3 paper",
 }
 
 # What the machine does meanwhile, in the journal and mirrored as the others; MLflow shows `system/` on a page of its own.
@@ -89,6 +118,7 @@ SYSTEM_METRICS: Final[dict[str, str]] = {
     "system/memory_mb": "resident memory of the run's processes, MB of 10^6 bytes; shared pages count in each",
     "system/gpu_percent": "share of time in which a kernel ran on the run's GPU, as the driver says",
     "system/gpu_memory_mb": "memory in use on that GPU by all processes, MB",
+    "system/gpu_memory_percent": "the same as a share of the memory that the GPU has",
     "system/gpu_power_w": "power that GPU draws, watts",
 }
 
@@ -113,6 +143,9 @@ TAGS: Final[dict[str, str]] = {
     "best.<config field>": "on a search's parent: the value in the best trial",
     "importance.<config field>": "on a search's parent: share of the first metric's variance that the field explains",
     "moco.hardware": "GPU or processor of the last attempt",
+    "moco.seconds": "of a done run: wall clock of all attempts",
+    "moco.steps": "of a done run: its steps",
+    "moco.device_seconds": "seconds of all attempts, also failed and cancelled ones, times their processes (one device each)",
     "moco.uncommitted": "short hash of the changes that were not committed; absent for a clean tree",
 }
 
@@ -176,6 +209,7 @@ class Attempt(TypedDict, total=False):
     commit: str | None
     uncommitted: str | None  # short hash of the diff against that commit, None for a clean tree
     job: str | None  # Slurm job, "123" or "123_4"
+    ranks: int  # processes that train the run together, one device each; absent in older stores, where it was one
     state: str  # end, as are the next three
     reason: str | None
     step: int

@@ -19,8 +19,8 @@ from uuid import uuid4
 import moco
 from experiments import provenance, schema
 from experiments.durable import replace_json
-from experiments.reconcile import AT_REST
 from experiments.run_directory import RunDirectory
+from experiments.states import AT_REST
 from experiments.submissions import all_submissions
 
 PACKAGES = ("moco", "experiments", "slurm", "sweeps")  # what a job may import; the analysis is for login nodes

@@ -57,8 +57,10 @@ class Sweep:
     factors: Callable[[Iterable[str]], Levels] | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in schema.READOUTS:
-            raise ValueError(f"sweep {self.name}: metric = {self.metric}: must be one of {', '.join(schema.READOUTS)}")
+        if self.metric not in schema.AT_END:
+            later = "; `evaluate` adds that one, --readout compares it" if self.metric in schema.ADDED else ""
+            choices = ", ".join(schema.AT_END)
+            raise ValueError(f"sweep {self.name}: metric = {self.metric}: must be one of {choices}{later}")
         if self.seeds < 1:
             raise ValueError(f"sweep {self.name}: seeds = {self.seeds}: must be at least 1")
 

@@ -133,7 +133,7 @@ class _Attempt:
         line = schema.Attempt(
             event="start", attempt=self.number, time=now(), host=host, pid=pid, process_started=started,
             hardware=hardware(self.config.train.device), driver=gpu_driver(), commit=code.commit,
-            uncommitted=code.uncommitted, job=provenance.job(),
+            uncommitted=code.uncommitted, job=provenance.job(), ranks=ranks.size(),
         )  # fmt: skip
         self.run.append_attempt(line)
         LOGGER.info("attempt %d: process %d on %s, commit %s", self.number, pid, host, code.commit)

@@ -36,18 +36,25 @@ def group_classes(annotation: Any) -> dict[str, type]:
 
 def to_plain(value: Any, *, cosmetic: bool = True) -> Any:
     """Nested dicts and lists; a group that can be of several kinds names its own. `cosmetic=False` drops those fields."""
+    if isinstance(value, str | int | float | None):  # most of them
+        return value
     if is_dataclass(value) and not isinstance(value, type):
-        hints = type_hints(type(value))
         out: Plain = {}
-        for f in fields(value):
-            if not cosmetic and f.metadata.get("cosmetic"):
-                continue
-            inner = getattr(value, f.name)
-            out[f.name] = to_plain(inner, cosmetic=cosmetic)
-            if len(group_classes(hints[f.name])) > 1:
-                out[f.name] = {"kind": type(inner).__name__.lower(), **out[f.name]}
+        for name, of_several_kinds in _layout(type(value), cosmetic):
+            inner = getattr(value, name)
+            out[name] = to_plain(inner, cosmetic=cosmetic)
+            if of_several_kinds:
+                out[name] = {"kind": type(inner).__name__.lower(), **out[name]}
         return out
     return [to_plain(v, cosmetic=cosmetic) for v in value] if isinstance(value, tuple | list) else value
+
+
+@cache
+def _layout(cls: type, cosmetic: bool) -> list[tuple[str, bool]]:
+    """Names of the fields, and whether each may hold groups of several kinds: a launch of thousands asks often."""
+    hints = type_hints(cls)
+    kept = (f for f in fields(cls) if cosmetic or not f.metadata.get("cosmetic"))
+    return [(f.name, len(group_classes(hints[f.name])) > 1) for f in kept]
 
 
 def _default(f: Field[Any]) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from slurm.launch import ask, sentence
 
+ASKED_AT_ONCE = 200  # jobs in one question to sacct
 FIELDS = ("State", "ExitCode", "Elapsed", "MaxRSS", "NodeList")
 FINE = ("Job has already finished", "No error")
 NO_LIMIT_YET = "Dependency"  # Slurm's reason for an array that waits for another one of its sweep
@@ -74,15 +75,29 @@ def accounting() -> str | None:
 
 def accounted(job: str) -> Mapping[str, str] | None:
     """What sacct knows of a job or array element; None without accounting, which is no error: states do not need it."""
-    said = ask("sacct", "--noheader", "--parsable2", f"--jobs={job}", f"--format={','.join(FIELDS)}")
-    if said is None or said.returncode != 0 or "disabled" in said.stderr:
-        return None
-    lines = [line.split("|") for line in said.stdout.splitlines() if line.count("|") == len(FIELDS) - 1]
-    if not lines:
-        return None
-    whole, memory = dict(zip(FIELDS, lines[0], strict=True)), [line[FIELDS.index("MaxRSS")] for line in lines]
-    whole["MaxRSS"] = max(memory, key=_bytes)  # of the steps; the job itself has none
-    return {name: value for name, value in whole.items() if value}
+    return accounts([job]).get(job)
+
+
+def accounts(jobs: Sequence[str]) -> dict[str, Mapping[str, str]]:
+    """Job or array element -> what sacct knows of it, of those that it knows; none where there is no accounting."""
+    found: dict[str, list[dict[str, str]]] = {}
+    wanted = list(dict.fromkeys(jobs))
+    for first in range(0, len(wanted), ASKED_AT_ONCE):
+        names = ",".join(wanted[first : first + ASKED_AT_ONCE])
+        said = ask("sacct", "--noheader", "--parsable2", f"--jobs={names}", f"--format=JobID,{','.join(FIELDS)}")
+        if said is None or said.returncode != 0 or "disabled" in said.stderr:
+            return {}
+        for line in said.stdout.splitlines():
+            job, *facts = line.split("|")
+            if len(facts) == len(FIELDS):  # a job's own line comes first, then those of its steps, 12_0.batch
+                found.setdefault(job.partition(".")[0], []).append(dict(zip(FIELDS, facts, strict=True)))
+    return {job: _whole(lines) for job, lines in found.items() if job in wanted}
+
+
+def _whole(lines: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    """A job has the time and the end, its steps have the memory."""
+    facts = {**lines[0], "MaxRSS": max((line["MaxRSS"] for line in lines), key=_bytes)}
+    return {name: value for name, value in facts.items() if value}
 
 
 def _bytes(size: str) -> float:

@@ -90,6 +90,7 @@ class Submission:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: Sequence[Path] = ()
     after: str | None = None  # a job that must have ended
+    only_if: str | None = None  # a job that must have ended well; if it does not, Slurm takes these out of the queue
 
     @property
     def throttle(self) -> int | None:
@@ -172,10 +173,19 @@ def _executor(submission: Submission) -> SlurmExecutor:
             **options,
             "signal": f"USR2@{profile.signal_seconds}",
             "requeue": True,
-            **({"dependency": f"afterany:{submission.after}"} if submission.after else {}),
+            **_dependency(submission),
         },
     )
     return executor
+
+
+def _dependency(submission: Submission) -> dict[str, str]:
+    ended, well = submission.after, submission.only_if
+    jobs = [*([f"afterok:{well}"] if well else []), *([f"afterany:{ended}"] if ended else [])]
+    return {
+        **({"dependency": ",".join(jobs)} if jobs else {}),
+        **({"kill-on-invalid-dep": "yes"} if well else {}),
+    }
 
 
 def _exports(submission: Submission) -> list[str]:
@@ -191,9 +201,14 @@ def _must_see(folder: Path) -> str:
 
 def max_array_size() -> int:
     """Elements that one array may have."""
+    said = settings().get("MaxArraySize", "")
+    return max(1, int(said)) if said.isdigit() else 1000
+
+
+def settings() -> dict[str, str]:
+    """Of the cluster, as its controller has them; none if it does not answer."""
     said = ask("scontrol", "show", "config")
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said.stdout if said else "", re.MULTILINE)
-    return max(1, int(found[1])) if found else 1000
+    return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", said.stdout if said else "", re.MULTILINE))
 
 
 def queue_states() -> dict[str, str] | None:

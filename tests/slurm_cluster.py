@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments import schema
 from experiments.manifest import all_manifests
 from experiments.reconcile import RunState, state_of
 from experiments.run_directory import RunDirectory
+from experiments.sight import SIGHT
 from slurm.dev_cluster import DevCluster, refusal
 from tests.parts import require_part
 from tests.stand_in_runs import ROOT, environment, wait_until
@@ -99,6 +101,13 @@ def release(jobs: Collection[str], released: dict[str, float]) -> None:
         if job in jobs and reason == "BeginTime" and time.monotonic() - released.get(job, -60.0) > 20.0:
             released[job] = time.monotonic()
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+2"], capture_output=True, check=False)
+
+
+def seen_before(root: Path) -> None:
+    """As an earlier submission leaves it: a node has said that it sees the runs root, so none is asked again."""
+    folder = root / schema.SLURM_FOLDER / SIGHT
+    folder.mkdir(parents=True)
+    (folder / "dev.dev").write_text("n0\n")
 
 
 @contextmanager

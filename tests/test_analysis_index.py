@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
-import analysis
 from analysis import index
 from analysis.index import FOLDER, load, read_runs
 from analysis.runs import read_run
@@ -150,44 +145,3 @@ def test_a_small_store_is_left_as_it_is(tmp_path: Path) -> None:
     aged(write_run(tmp_path, "K=64", 0, readouts(1, 2, 3, 4)))
     load_sweep(tmp_path, "queue_size")
     assert not (tmp_path / FOLDER).exists()
-
-
-def thousands(root: Path, arms: int, seeds: int) -> None:
-    """Cheaply: files that are alike are links to one."""
-    planned = manifest({f"K={k}": list(range(seeds)) for k in range(1, arms + 1)})
-    config = {group: dict.fromkeys("abcdefghij", 0.5) for group in ("data", "encoder", "optim", "train", "augment")}
-    for cell in planned["cells"]:
-        cell["config"] = config
-    write_manifest(root, planned)
-    first = write_run(root, "K=1", 0, readouts(90, 91, 92, 93))
-    alike = [first / name for name in (schema.CONFIG, schema.STATUS, schema.ATTEMPTS)]
-    for number, cell in enumerate(planned["cells"][1:]):
-        path = root / cell["run_id"]
-        path.mkdir()
-        for file in alike:
-            os.link(file, path / file.name)
-        value = 90 + number * 0.618 % 1  # no two seeds of an arm the same
-        (path / schema.RESULTS).write_text(json.dumps({"test": readouts(value, 91, 92, 93), "seconds": 60.0}))
-        os.utime(path / schema.RESULTS, (OLD, OLD))
-    for file in first.iterdir():
-        os.utime(file, (OLD, OLD))
-
-
-def test_ten_thousand_runs_make_a_table_in_seconds(tmp_path: Path) -> None:
-    """3 s are promised on a quiet machine; processor time is measured, twice that allowed, the first time is without index."""
-    thousands(tmp_path, 2000, 5)
-    command = [sys.executable, "-m", "analysis", "table", "queue_size", "--out", str(tmp_path / "table.csv")]
-    spent: list[float] = []
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            command, env={**os.environ, "MOCO_RUNS": str(tmp_path)}, check=True, cwd=Path(analysis.__path__[0]).parent,
-            capture_output=True,
-        )  # fmt: skip
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert len(load(tmp_path / FOLDER / f"{LABEL}.json")) == 10_000
-    assert pl.read_csv(tmp_path / "table.csv").height == 2000
-    print(f"without index {spent[0]:.1f} s, with it {spent[1]:.1f} s of processor time")
-    assert spent[1] < 6.0, spent
-    assert spent[0] < 12.0, spent

@@ -121,6 +121,22 @@ def test_mlflow_gives_the_table_of_the_run_directories(served: Served, sweep: st
         assert REASON in render(other, "md")
 
 
+def test_a_table_fetches_no_file_for_each_run(served: Served) -> None:
+    """The tags say it: with every results.json gone from MLflow's artifacts, the same comes of it."""
+    source = Tracked.at(served.address)
+    before = source.load("queue_size").cells
+    files = list((served.root / schema.MLFLOW_ARTIFACTS).rglob(schema.RESULTS))
+    assert len(files) >= 9
+    for file in files:
+        file.rename(file.with_name("gone"))
+    try:
+        assert source.load("queue_size").cells.equals(before)
+        assert before.filter(state=schema.DONE)["seconds"].null_count() == 0
+    finally:
+        for file in files:
+            file.with_name("gone").rename(file)
+
+
 def without_seal(text: str) -> list[str]:
     """A seal is over the files of the runs, which a reader of MLflow cannot see."""
     return [line for line in text.splitlines() if "eal " not in line]
@@ -163,7 +179,7 @@ def test_links_are_those_of_the_ui(served: Served) -> None:
         if (cell["run_id"], cell["arm"]) in pages.runs:
             by_arm.setdefault(cell["arm"], []).append(pages.runs[cell["run_id"], cell["arm"]])
     theirs = tracking_ui.links(served.address, pages.experiment, by_arm, pages.metric)
-    assert pages.charts() == theirs.charts
+    assert (pages.charts(), pages.table()) == (theirs.charts, theirs.table)
     assert {arm: pages.arm(arm) for arm in by_arm} == theirs.arms
     assert pages.arm("K=512") is None
     assert pages.run("none", "K=512") is None

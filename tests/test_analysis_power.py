@@ -14,12 +14,14 @@ from scipy import stats as scipy_stats
 
 from analysis import power, sequential, wording
 from analysis.cli import main
-from analysis.cost import is_gpu, with_hours
+from analysis.cost import in_vain, is_gpu, with_hours
 from analysis.power import Advice, advise, fixed_t, largest_std, pairs_needed, power_of
+from analysis.report import cost
 from analysis.sequential import confidence_sequence, critical_t, e_value, sequential_p
 from analysis.stats import compare, correct, holm, t_test_p
 from analysis.store import load_sweep
 from analysis.tables import Table, ablation_table
+from experiments import schema
 from tests.analysis_runs import START, manifest, readouts, unfinished_store, write_manifest, write_run
 
 SEEDS = 40
@@ -220,6 +222,33 @@ def test_hours_are_those_of_finished_runs_and_hardware_is_told_by_its_name(table
     cpus = ("Intel(R) Xeon(R) Gold 6338 CPU @ 2.00GHz", "AMD EPYC 7763 64-Core Processor", "AMD Ryzen 7 with Radeon Graphics",
             "Neoverse-N1", "x86_64")  # fmt: skip
     assert [is_gpu(name) for name in (*gpus, *cpus)] == [True] * 5 + [False] * 5
+
+
+def attempts(ranks: int | None, *ends: tuple[str, float | None]) -> list[dict[str, object]]:
+    """A start and an end for each; `ranks` as a store of today says it, None as an older one does."""
+    lines: list[dict[str, object]] = []
+    for state, seconds in ends:
+        lines += [START | ({"ranks": ranks} if ranks else {}), {"event": "end", "state": state}]
+        lines[-1] |= {"seconds": seconds} if seconds is not None else {}
+    return lines
+
+
+def test_every_attempt_costs_its_time_on_each_device_whatever_came_of_it(tmp_path: Path) -> None:
+    """In closed form. A node's four devices count four times, a failed attempt as much as one that went well."""
+    write_manifest(tmp_path, manifest({"K=64": list(range(6))}))
+    done, failed = schema.DONE, schema.FAILED
+    write_run(tmp_path, "K=64", 0, readouts(90, 1, 2, 3), 300, attempts(4, (failed, 100), (done, 200)))
+    write_run(tmp_path, "K=64", 1, readouts(91, 1, 2, 3), 360, attempts(None, (done, 360)))
+    write_run(tmp_path, "K=64", 2, readouts(92, 1, 2, 3), 720, [START])  # its attempts are not known
+    write_run(tmp_path, "K=64", 3, None, 0, attempts(8, (failed, 45)), state=failed)
+    write_run(
+        tmp_path, "K=64", 4, None, 0, attempts(2, (schema.LOST, None), (schema.CANCELLED, 90)), state=schema.CANCELLED
+    )
+    cells = load_sweep(tmp_path, "queue_size").cells
+    assert cells["device_seconds"].to_list() == [4 * 300, 360, None, 8 * 45, 2 * 90, None]
+    assert with_hours(cells)["hours"].to_list() == [1200 / 3600, 0.1, 0.2, None, None, None]
+    assert in_vain(cells)["hours"].to_list() == [0.1, 0.05]
+    assert cost(cells) == "0.63 CPU-h in 3 finished runs (13 min each), 0.15 CPU-h in 2 unfinished runs"
 
 
 def test_a_sweep_whose_seeds_were_added_by_what_they_showed_is_judged_by_the_honest_p(tmp_path: Path) -> None:

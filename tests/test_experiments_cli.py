@@ -60,7 +60,7 @@ def test_the_flags_are_frozen() -> None:
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
         "pretrain": {"--baseline", "--set"},
-        "evaluate": {"--protocol", "--baseline", "--set"},
+        "evaluate": {"--protocol", "--baseline", "--set", "--cluster", "--max-parallel", "--device"},
         "export": {"--to", "--out"},
         "status": {"--watch", "-w", "--json"},
         "logs": {"--follow", "-f"},
@@ -74,6 +74,9 @@ def test_the_flags_are_frozen() -> None:
         "names": set(),
         "adopt": {"--trial"},
         "sync": {"--follow", "--watch"},
+        "transfer": {"--task", "--data", "--root", "--recipe", "--set", "--frozen", "--on", "--random-init"}
+        | {"--baseline", "--seed", "--workers", "--max-parallel", "--device"},
+        "benchmark": {"--against", "--device", "--rounds", "--threads", "--set", "--json"},
     }
 
 

@@ -18,14 +18,18 @@ OURS: dict[str, set[str]] = {
     "slurm": {"slurm"},
     "experiments": {"experiments", "moco", "slurm"},
     "sweeps": {"experiments", "moco.config", "moco.methods", "sweeps"},
-    "analysis": {"analysis", "experiments.schema"},
+    "analysis": {"analysis", "experiments.schema", "experiments.states"},  # both import nothing else of ours
 }
 OUTSIDE: dict[str, set[str]] = {
     "moco": {"torch", "torchvision", "numpy", "PIL"},
     "moco/data/embedded.py": {"torch", "sklearn", "numpy"},
     "moco/exchange": {"torch", "safetensors"},
+    "moco/transfer": {"torch", "torchvision", "numpy", "PIL"},
+    "moco/transfer/scores.py": {"torch", "numpy", "pycocotools"},
     "slurm": {"submitit"},
     "experiments": {"rich"},
+    "experiments/benchmark": {"torch", "torchvision", "numpy", "PIL", "sklearn"},
+    "experiments/benchmark/peers": {"torch", "torchvision", "numpy", "PIL", "lightly", "pytorch_lightning"},
     "experiments/worker.py": {"torch"},
     "experiments/zygote.py": {"torch"},
     "experiments/search": {"optuna"},

@@ -190,6 +190,8 @@ def test_a_signal_to_one_process_stops_both_and_resume_is_bit_for_bit(both: Both
     ends = [line for line in stopped.attempts() if line["event"] == "end"]
     assert [(end["state"], end["reason"]) for end in ends] == [("preempted", "stopped by SIGUSR2"), ("done", None)]
     assert 0 < ends[0]["step"] < ends[1]["step"]
+    starts = [line for line in stopped.attempts() if line["event"] == "start"]
+    assert [start["ranks"] for start in starts] == [2, 2]
     assert values(whole) == values(stopped)
     assert all(torch.equal(value, weights(stopped)[name]) for name, value in weights(whole).items())
 

@@ -8,7 +8,8 @@ import pytest
 
 from analysis.cli import main
 from analysis.search import best_so_far, find_search, table
-from analysis.search_figures import axes_of, contour, figures, history, importances, pareto
+from analysis.search_axes import axes_of
+from analysis.search_figures import contour, figures, history, importances, pareto
 from experiments.durable import replace_json
 from experiments.schema import SearchRecord
 from experiments.search.definition import Choice, Complement, Given, Log, Powers

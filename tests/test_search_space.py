@@ -136,7 +136,7 @@ BAD: list[tuple[dict[str, object], str]] = [
     (
         {"metric": "train/loss"},
         "metric = train/loss: a search is judged by readouts of the validation images, never by the loss or the test split; "
-        f"choose among {', '.join([*schema.READOUTS, HOURS])}",
+        f"choose among {', '.join([*schema.AT_END, HOURS])}",
     ),
     ({"metric": (HOURS,)}, "metric = gpu_hours: name a readout first, and each objective once"),
     ({"metric": "linear_top1", "pruner": "median"},

@@ -58,7 +58,7 @@ def test_after_scancel_the_same_command_completes_the_sweep(tmp_path: Path) -> N
 
 def test_the_throttle_holds_and_cancel_empties_the_queue(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    run(STAND_IN, root, *SIX, "train.epochs=3", "--max-parallel", "2", STAND_IN_STEP="0.1")
+    run(STAND_IN, root, *SIX, "train.epochs=3", "--max-parallel", "2", STAND_IN_STEP="0.3")
     jobs = {name: job_of(one) for name, one in runs(root).items()}
     assert len({id.partition("_")[0] for id in jobs.values()}) == 2  # MaxArraySize is five
     begun = [one for one in runs(root).values() if "_" in job_of(one)]

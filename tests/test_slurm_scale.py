@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -56,12 +58,15 @@ def test_two_hundred_jobs_eight_at_a_time_then_two(tmp_path: Path) -> None:
 
 
 def test_a_thousand_runs_are_submitted_in_ten_seconds(tmp_path: Path) -> None:
-    """Of the processor, so that neighbours do not count; in as many arrays as Slurm's limit of 401 asks for."""
-    root, before = tmp_path / "runs", resource.getrusage(resource.RUSAGE_CHILDREN)
+    """In as many arrays as Slurm's limit of 401 asks for. Ten seconds of the processor, so that neighbours do not count;
+    with MOCO_QUIET=1, on a machine that has nothing else to do, of the clock, from the command to its last word."""
+    root, before, began = tmp_path / "runs", resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     said = run(STAND_IN, root, *TWO_ARMS, "--seeds", "500", "--max-parallel", "1", STAND_IN_STEP="10").stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"1000 runs submitted in {wall:.1f} s, {processor:.1f} s of the processor")
     assert "submitted 1000 runs to dev as job" in said
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    assert (wall if os.environ.get("MOCO_QUIET") else processor) < 10
     jobs = [job_of(one) for one in runs(root).values()]
     arrays = {job.partition("_")[0] for job in jobs}
     assert (len(arrays), len(set(jobs))) == (3, 1000)

@@ -125,25 +125,18 @@ def test_doctor_finds_everything_well(tmp_path: Path) -> None:
     assert list((tmp_path / "runs/slurm").iterdir()) == []
 
 
-def test_a_runs_root_that_nodes_cannot_see(tmp_path: Path) -> None:
-    """The launcher sees another disk there than everybody else: a login node's own."""
+def test_doctor_tells_of_a_runs_root_that_nodes_cannot_see(tmp_path: Path) -> None:
+    """Here is another disk there than everywhere else: a login node's own."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    sweep = " ".join([*STAND_IN, *FOUR])
-    script = f"""
-        mount -t tmpfs none {hidden}
-        {" ".join(VERBS)} doctor --cluster dev; echo doctor $?
-        {sweep} && {" ".join(VERBS)} status --watch >/dev/null && {" ".join(VERBS)} status stand_in
-    """
+    script = f"mount -t tmpfs none {hidden} && {' '.join(VERBS)} doctor --cluster dev"
     env = environment(MOCO_RUNS=str(hidden / "runs"), COLUMNS="300")
     said = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script], env=env, capture_output=True, text=True, check=True
+        ["unshare", "--mount", "sh", "-c", script], env=env, capture_output=True, text=True, check=False
     )
+    assert said.returncode == 1
     assert "problem  shared disk: job " in said.stdout
     assert f"without a log; can the nodes see {hidden}/runs and this Python?" in said.stdout
-    assert "doctor 1\n" in said.stdout
-    assert "4 missing" in said.stdout or "8 missing" in said.stdout
-    assert f"left no log. Can the nodes see {hidden}/runs? python -m experiments doctor" in said.stdout
     assert queue() == []
 
 

@@ -205,10 +205,12 @@ def test_a_browser_shows_the_sweep_its_arms_side_by_side_and_a_run(
     names = [f"{arm} seed={seed}" for arm in ("K=256", "K=1024", "random init") for seed in (0, 1)]
     run = f"{team.address}/#/experiments/{experiment.experiment_id}/runs/{ids['K=1024'][0]}"
     run += "?workflowType=machine_learning"
-    table = places.charts.replace("compareRunsMode=CHART&", "")
+    shown = [*names, "negatives.size", "256", "1024", "seed", "test/linear_top1"]
+    column = "[col-id*='params.`negatives.size`']"
+    header, cell = f".ag-header-cell{column}", f".ag-row .ag-cell{column}"
     pages = {
         "experiment-charts": Page(places.charts, [*names, "test/linear_top1"], {"svg.main-svg": 3}),
-        "experiment-runs": Page(table, names, width=2800),
+        "experiment-runs": Page(places.table, shown, {cell: 4, header: 1}, width=2800),
         "compare": Page(places.compare, ["negatives.size", "K=256 seed=0", "K=1024 seed=1"], {".parcoords": 1}),
         "run": Page(run, [runs.QUESTION, "negatives.size", "encoder"]),
     }

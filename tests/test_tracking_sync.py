@@ -83,6 +83,7 @@ def test_a_finished_sweep_is_shown_with_the_values_times_and_steps_of_its_journa
         "moco.uncommitted": "d1ff",
         "moco.hardware": "a GPU",
         "moco.job": "7_1",
+        "moco.seconds": "100.0",  # of results.json, which here says no more
         "moco.run_dir": str(root / cell["run_id"]),
         "moco.store": (root / schema.STORE_ID).read_text().strip(),
         **{key: tags[key] for key in ("moco.sent", "moco.files", "moco.model")},

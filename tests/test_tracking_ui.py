@@ -57,6 +57,10 @@ def test_links_say_what_the_ui_reads() -> None:
     }
     assert made.charts.startswith("http://127.0.0.1:5000/#/")
     assert (path, arguments) == ("/experiments/7/runs", expected)
+    assert parts_of(made.table) == (
+        "/experiments/7/runs",
+        {"workflowType": ["machine_learning"], "viewStateShareKey": ["moco"]},
+    )
     path, arguments = parts_of(made.compare)
     assert (path, arguments["workflowType"]) == ("/compare-runs", ["machine_learning"])
     assert json.loads(arguments["runs"][0]) == ["a1", "a2", "b1", "b2"]

@@ -7,11 +7,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.cluster import LOOK_SECONDS, node_local, submission_of
+from experiments.cluster import LOOK_SECONDS, submission_of
 from experiments.schema import SearchRecord
 from experiments.search.address import STORAGE
 from experiments.search.local import View
 from experiments.search.worker import work
+from experiments.sight import looked_at
 from experiments.snapshot import Snapshot
 from slurm.launch import ENDED, Work, queue_states, submit
 from slurm.profiles import Profile
@@ -22,9 +23,9 @@ WORK: Work = work
 def submit_workers(path: Path, record: SearchRecord, profile: Profile, count: int, address: str | None) -> list[str]:
     """Returns the job ids. Raises Refused with nothing submitted."""
     root, code = path.parent.parent, Snapshot.of_this_code()
-    print("\n".join(node_local(root)), end="\n" if node_local(root) else "")
+    look = looked_at(root, profile)
     code.write(root)
-    submission = submission_of(root, record["label"], profile, None, code)
+    submission = replace(submission_of(root, record["label"], profile, None, code), only_if=look)
     if address is not None:
         submission = replace(submission, environment={**submission.environment, STORAGE: address})
     jobs = submit(submission, WORK, [path] * count)

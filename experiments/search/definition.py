@@ -41,7 +41,7 @@ __all__ = ["Choice", "Complement", "Float", "Given", "Int", "Log", "Planned", "P
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random")
 PRUNERS = ("median", "hyperband", "wilcoxon", "none")
 HOURS = "gpu_hours"
-DIRECTIONS = {**dict.fromkeys(schema.READOUTS, "maximize"), HOURS: "minimize"}
+DIRECTIONS = {**dict.fromkeys(schema.AT_END, "maximize"), HOURS: "minimize"}
 LIMITS = ("memory_gb", "hours")
 DURING_TRAINING = schema.KNN20  # the one readout that a pruner can look at
 

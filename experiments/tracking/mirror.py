@@ -18,6 +18,7 @@ from typing import Any
 from experiments import schema
 from experiments.reconcile import RunState, state_of
 from experiments.run_directory import RunDirectory
+from experiments.states import device_seconds
 from experiments.tracking.points import Point, Record, curves_csv, points, read_journal
 from moco.config import Config
 from moco.identity import canonical_json, flatten, from_plain
@@ -170,6 +171,7 @@ def _tags(
         "moco.uncommitted": start.get("uncommitted"),
         "moco.hardware": start.get("hardware"),
         "moco.job": start.get("job"),
+        **_spent(run, state, attempts),
         "moco.study": manifest.get("study"),
         "moco.trial": _trial(manifest, cell),
         "moco.run_dir": str(run.path.absolute()),
@@ -178,6 +180,17 @@ def _tags(
         "mlflow.source.git.commit": start.get("commit"),
     }
     return {key: value[:MAX_TAG] for key, value in tags.items() if value}
+
+
+def _spent(run: RunDirectory, state: RunState, attempts: list[schema.Attempt]) -> dict[str, str | None]:
+    """What a reader would have to fetch results.json for, and what all attempts took."""
+    results = (run.results() if state.state == schema.DONE else None) or schema.Results()
+    found = {
+        "seconds": results.get("seconds"),
+        "steps": results.get("steps"),
+        "device_seconds": device_seconds(attempts),
+    }
+    return {f"moco.{name}": None if value is None else json.dumps(value) for name, value in found.items()}
 
 
 def _trial(manifest: schema.Manifest, cell: schema.Cell) -> str | None:

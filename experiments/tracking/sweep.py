@@ -18,6 +18,8 @@ from experiments.tracking.notes import rows, run_note, sweep_note
 from experiments.tracking.push import Tally, push
 from experiments.tracking.store import experiment_id, store_id
 from experiments.tracking.study import study_parent, trial_note
+from experiments.tracking.view import TAG as VIEW
+from experiments.tracking.view import shared_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,7 +87,8 @@ def mirror_sweep(client: MlflowClient, runs_root: Path, question: Question, tall
     with exclusive(runs_root / "mlflow.lock"):  # two syncs at a time would each create the same runs
         ours = store_id(runs_root)
         parent = _parent(runs_root, question, mirrors, ours)
-        tags = {**EXPERIMENT_KIND, NOTE: parent.tags[NOTE], "moco.sweep": manifest["name"]}
+        view = shared_view(manifest, (mirror.params for mirror in mirrors.values()))
+        tags = {**EXPERIMENT_KIND, NOTE: parent.tags[NOTE], "moco.sweep": manifest["name"], VIEW: view}
         experiment = experiment_id(client, runs_root, manifest["label"], tags)
         found = existing_runs(client, experiment, ours)
         parent_id = push(client, experiment, parent, found.get(None), tally)

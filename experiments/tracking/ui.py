@@ -14,6 +14,7 @@ from experiments.tracking.server import free_port, running, until_interrupted
 from experiments.tracking.store import ensure_store, is_server, open_store, quiet, shown, user_uri
 from experiments.tracking.sweep import run_ids_by_arm
 from experiments.tracking.sync import manifests, sync
+from experiments.tracking.view import KEY, metric_key
 
 # Without it the UI opens on its pages for language models, where nobody finds a training run.
 TRAINING = "workflowType=machine_learning"
@@ -22,16 +23,12 @@ COMPARED = 60  # runs on the compare page; it slows down with many
 
 @dataclass(frozen=True)
 class Links:
-    """Addresses of a sweep in the UI: all runs with charts, the compare page of its arms, and each arm's runs."""
+    """Addresses of a sweep in the UI: all runs with what is varied, and with charts, its arms compared, each arm's runs."""
 
+    table: str
     charts: str
     compare: str
     arms: dict[str, str]
-
-
-def metric_key(manifest: schema.Manifest) -> str:
-    """What its runs are judged by: test readouts answer a question, a search looks at the validation images only."""
-    return f"{'validation' if 'study' in manifest else 'test'}/{manifest['metric']}"
 
 
 def links(
@@ -44,12 +41,14 @@ def links(
     """
     base = base_url.rstrip("/")
     order = f"orderByKey={quote(f'metrics.`{metric}`', safe='')}&orderByAsc=false"
-    page = f"{base}/#/experiments/{experiment_id}/runs?{TRAINING}&compareRunsMode=CHART&{order}"
+    runs_page = f"{base}/#/experiments/{experiment_id}/runs?{TRAINING}"
+    page = f"{runs_page}&compareRunsMode=CHART&{order}"
     trained = [ids for arm, ids in runs.items() if arm != schema.RANDOM_INIT]
     each = max(1, COMPARED // max(1, len(trained)))
     compared = [run for ids in trained for run in ids[:each]][:COMPARED]
     compare = f"{base}/#/compare-runs?runs={_json(compared)}&experiments={_json([experiment_id])}&{TRAINING}"
-    return Links(page, compare, {arm: f"{page}&searchFilter={quote(_filter(arm), safe='')}" for arm in runs})
+    table = f"{runs_page}&viewStateShareKey={KEY}"
+    return Links(table, page, compare, {arm: f"{page}&searchFilter={quote(_filter(arm), safe='')}" for arm in runs})
 
 
 def _json(ids: Sequence[str]) -> str:
@@ -99,4 +98,5 @@ def _print_links(runs_root: Path, sweep: str | None, address: str) -> None:
             continue
         runs = run_ids_by_arm(client, runs_root, experiment.experiment_id, manifest)
         places = links(address, experiment.experiment_id, runs, metric_key(manifest))
-        print(f"{manifest['label']}\n  runs with charts  {places.charts}\n  compare           {places.compare}")
+        print(f"{manifest['label']}\n  runs with params  {places.table}")
+        print(f"  runs with charts  {places.charts}\n  compare           {places.compare}")

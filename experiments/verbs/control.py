@@ -13,9 +13,10 @@ from experiments.durable import read_json
 from experiments.grid import paragraph
 from experiments.lookup import ANY, Found, find, sweeps_named
 from experiments.parser import AddVerb
-from experiments.reconcile import AT_REST, state_of
+from experiments.reconcile import state_of
 from experiments.rest import states_of
 from experiments.run_directory import Busy, RunDirectory, runs_root
+from experiments.states import AT_REST
 
 LISTED = 8  # arms, and seeds of an arm, in a line
 ASKED = "asked to stop at its next step"

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +18,11 @@ from experiments.lookup import ANY, Found, find, mlflow_runs, sweeps_named
 from experiments.manifest import all_manifests
 from experiments.overview import LIVE, Standing, never_begun
 from experiments.parser import AddVerb
-from experiments.reconcile import AT_REST, RunState, state_of
+from experiments.reconcile import RunState, state_of
 from experiments.run_directory import RunDirectory, runs_root
+from experiments.states import AT_REST
 from experiments.watch import watch
-from slurm.control import accounted
+from slurm.control import accounted, accounts
 from slurm.launch import log_of
 
 FOLLOW_SECONDS = 0.5
@@ -81,6 +82,9 @@ def _plain(root: Path, target: str | None) -> list[dict[str, Any]]:
     found = [one.plain() for one in _standings(root, target)]
     if found or target is None:
         return found
+    runs = find(root, target)
+    jobs = {run.run_id: _job(root / run.run_id) for run in runs}
+    facts = accounts([job for job in jobs.values() if job])
     return [
         {
             "run_id": run.run_id,
@@ -88,8 +92,10 @@ def _plain(root: Path, target: str | None) -> list[dict[str, Any]]:
             "seed": run.seed,
             "label": run.label,
             **asdict(state_of(root / run.run_id)),
+            "job": jobs[run.run_id],
+            "accounting": facts.get(jobs[run.run_id] or ""),  # by sacct's names; null where Slurm keeps no accounts
         }
-        for run in find(root, target)
+        for run in runs
     ]
 
 
@@ -162,11 +168,23 @@ def _log(run: Path) -> Path | None:
 
 def find_runs(options: argparse.Namespace, command: str) -> int:
     root = runs_root()
-    for run in find(root, options.target):
-        directory = RunDirectory(root / run.run_id)
-        jobs = [line["job"] for line in directory.attempts() if line.get("job")]
-        last = (directory.status() or {}).get("job") or (jobs[-1] if jobs else None)
-        job = f"  job {last}" if last else ""
+    found = find(root, options.target)
+    last = {run.run_id: _job(root / run.run_id) for run in found}
+    facts = accounts([job for job in last.values() if job])
+    for run in found:
+        job = f"  job {last[run.run_id]}{_in_accounts(facts.get(last[run.run_id] or ''))}" if last[run.run_id] else ""
         mlflow = "".join(f"  mlflow {id}" for id in mlflow_runs(root, run.run_id))
         print(f"{run.run_id}  {state_of(root / run.run_id).state:<9}  {run.name}  {run.label or '-'}{job}{mlflow}")
     return 0
+
+
+def _job(path: Path) -> str | None:
+    """The Slurm job that has the run, or had it last."""
+    directory = RunDirectory(path)
+    jobs = [line["job"] for line in directory.attempts() if line.get("job")]
+    return (directory.status() or {}).get("job") or (jobs[-1] if jobs else None)
+
+
+def _in_accounts(facts: Mapping[str, str] | None) -> str:
+    """` (COMPLETED, 00:01:12 on n0)`"""
+    return f" ({facts.get('State')}, {facts.get('Elapsed')} on {facts.get('NodeList')})" if facts else ""

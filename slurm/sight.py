@@ -1,0 +1,151 @@
+"""Does a compute node see a folder of this machine? A job of a second looks, once for a cluster, partition and folder.
+
+This machine puts a file into the folder, a node writes its name into it and gives it its last name, so the answer is the
+memory, too: `folder/<cluster>.<partition>` holds the name of the node that saw it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from slurm.launch import ASK_SECONDS, ENDED, NOT_SEEN, Refused, ask, cancel, sentence, settings
+from slurm.profiles import Profile
+
+PATIENCE = 20.0  # seconds, for a node that is free
+LOOK_SECONDS = 0.1
+RUN_SECONDS = 60.0  # the job itself is done in one, or in some more where a disk is slow to show a new file
+SOON = ("None", "Resources", "Priority", "Prolog")  # Slurm's reasons for a job that may start any moment
+SMALL = {"nodes": "1", "ntasks-per-node": "1", "cpus-per-task": "1", "mem": "100M", "time": "1"}
+
+# `ls` makes a network disk look again at folders that it remembers.
+SCRIPT = """\
+#!/bin/sh
+for second in 1 2 3 4 5; do
+  ls {parents} >/dev/null 2>&1
+  if test -f {question}; then hostname >> {question} && mv {question} {answer} && exit 0; fi
+  sleep 1
+done
+exit {not_seen}
+"""
+
+
+class Unseen(Refused):
+    """The node that looked does not see the folder."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A job that looks. `node`: who saw the folder; None while the job waits for a free node."""
+
+    job: str
+    node: str | None
+
+
+def seen_by(folder: Path, profile: Profile) -> str | None:
+    """The node that saw it when it was last asked; None if none was."""
+    with suppress(FileNotFoundError):
+        return (folder / _name(profile)).read_text().strip()
+    return None
+
+
+def look(folder: Path, profile: Profile, tell: Callable[[str], None], patience: float = PATIENCE) -> Look:
+    """Ask a node; what it does not answer within `patience` seconds, its job will say by how it ends.
+
+    Raises Unseen, Refused for a job that Slurm does not take, OSError where the folder cannot be written. Leaves nothing
+    behind then.
+    """
+    made = _make(folder)
+    question, answer, job = folder / f".{uuid4().hex[:12]}", folder / _name(profile), None
+    try:
+        question.touch()
+        job = _submit(profile, _script(question, answer))
+        tell(f"job {job} looks whether the nodes see {folder.parent.parent} (asked once; {patience:.0f} s at most) ...")
+        return Look(job, _wait(job, profile, folder, answer, patience))
+    except BaseException:
+        if job:
+            cancel([job])
+        question.unlink(missing_ok=True)
+        _remove(made)
+        raise
+
+
+def _make(folder: Path) -> list[Path]:
+    """The folders that were missing, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove(made: list[Path]) -> None:
+    with suppress(OSError):  # someone uses it by now
+        for path in made:
+            path.rmdir()
+
+
+def _name(profile: Profile) -> str:
+    words = (settings().get("ClusterName", "cluster"), profile.partition or "default", profile.constraint)
+    return ".".join(re.sub(r"[^\w-]", "_", word) for word in words if word)
+
+
+def _script(question: Path, answer: Path) -> str:
+    parents = [path for path in reversed(question.parents) if path != Path("/")][-3:]
+    return SCRIPT.format(
+        parents=" ".join(shlex.quote(str(path)) for path in parents), question=shlex.quote(str(question)),
+        answer=shlex.quote(str(answer)), not_seen=NOT_SEEN,
+    )  # fmt: skip
+
+
+def _submit(profile: Profile, script: str) -> str:
+    """As small as it can be on the nodes of the profile; where a site takes no small ones, as large as a run."""
+    said = None
+    for size in (SMALL, {"time": "1"}):
+        options = [f"--{name}={value}" for name, value in {**profile.options(), **size}.items()]
+        where = ("--job-name=moco-sight", "--output=/dev/null", "--chdir=/", "--no-requeue", "--parsable")
+        said = ask("sbatch", *options, *where, text=script)
+        if said is not None and said.returncode == 0:
+            return said.stdout.strip().partition(";")[0]
+    words = sentence(said.stderr) if said else f"sbatch did not answer within {ASK_SECONDS:.0f} s"
+    raise Refused(f"profile {profile.name}: {words}")
+
+
+def _wait(job: str, profile: Profile, folder: Path, answer: Path, patience: float) -> str | None:
+    """The node that saw the folder; None if the job has not begun in time. Raises Unseen."""
+    began = time.monotonic()
+    while True:
+        state, reason = _state(job)
+        if state == "COMPLETED" or (state == "GONE" and answer.exists()):
+            return seen_by(folder, profile) or "a node"
+        if state in ENDED or state == "GONE":
+            raise Unseen(_why(job, profile, folder, state))
+        waited = time.monotonic() - began
+        if state == "PENDING" and (waited > patience or reason not in SOON):
+            return None
+        if waited > patience + RUN_SECONDS:
+            return None
+        time.sleep(LOOK_SECONDS)
+
+
+def _state(job: str) -> tuple[str, str]:
+    """Slurm's state, GONE for a job that it knows no more, and its reason; UNKNOWN without an answer."""
+    said = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
+    if said is None or (said.returncode and "Invalid job id" not in said.stderr):
+        return "UNKNOWN", ""
+    state, _, reason = said.stdout.strip().partition("|")
+    return (state, reason) if state else ("GONE", "")
+
+
+def _why(job: str, profile: Profile, folder: Path, state: str) -> str:
+    said = ask("scontrol", "--oneliner", "show", "job", job)
+    facts = dict(re.findall(r"\b(\w+)=(\S*)", said.stdout if said else ""))
+    node, root = facts.get("BatchHost") or "a node", folder.parent.parent
+    remedy = "set MOCO_RUNS, or runs_root in the profile, to a folder that all machines share; nothing was submitted"
+    if facts.get("ExitCode", "").partition(":")[0] == str(NOT_SEEN):
+        return f"profile {profile.name}: {node} does not see {root} (job {job} looked); {remedy}"
+    return f"profile {profile.name}: whether {node} sees {root} is not known, job {job} that looked ended {state}; {remedy}"
