@@ -9,11 +9,12 @@ B batch, 3 channels, S side in pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,10 +24,8 @@ from moco.augment.draws import boxes, uniforms
 from moco.config import Augment, Config
 from moco.data.decode import BILINEAR, open_rgb, to_tensor
 from moco.data.images import Resident, Split, Streamed
+from moco.data.quick import crop_pixels, open_pixels
 from moco.randomness import generator, key_order
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 OPEN_AT_ONCE = 16  # decoded pictures that a reader holds while it draws their boxes together
 DEVICE_SHARE = 0.25  # of the free device memory that resident images may take
@@ -59,12 +58,13 @@ class Batches:
     """Batches of `split` as `config` asks: reshuffled every epoch, the last incomplete batch dropped.
 
     Order: a function of (seed, epoch). Views: of (seed, step), the query's alone with `views` = 1. `whole`: all rows in every
-    process. `compiled`: see `one_view`. Raises ValueError if the split cannot fill one batch.
+    process. `compiled`: see `one_view`. `quick`: files are cropped by `moco.data.quick`, at most a level off. Raises
+    ValueError if the split cannot fill one batch.
     """
 
     def __init__(
         self, split: Split, config: Config, device: torch.device, *, whole: bool = False, views: int = 2,
-        compiled: bool = False,
+        compiled: bool = False, quick: bool = False,
     ) -> None:  # fmt: skip
         self.views, self.compiled = VIEWS[:views], compiled
         self.size, self.seed, self.recipe = config.train.batch_size, config.train.seed, config.augment
@@ -80,7 +80,9 @@ class Batches:
         self.images = split.images
         if isinstance(self.images, Resident) and _fits(self.images.images_N3SS, device):
             self.images = self.images.to(device)
-        self.reader = _Reader(self.images, config, device, self.views) if isinstance(self.images, Streamed) else None
+        self.reader = None
+        if isinstance(self.images, Streamed):
+            self.reader = _Reader(self.images, config, device, self.views, quick)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The epoch's batches from the `first_step`-th on, counted within the epoch (to resume in its middle)."""
@@ -136,8 +138,11 @@ class _Crops(Dataset[Crops]):
     """One item is a batch, or a process' rows of it: files decoded once, cropped for each view (RandomResizedCrop) and
     resized by Pillow."""
 
-    def __init__(self, images: Streamed, recipe: Augment, seed: int, views: tuple[View, ...] = VIEWS) -> None:
+    def __init__(
+        self, images: Streamed, recipe: Augment, seed: int, views: tuple[View, ...] = VIEWS, *, quick: bool = False
+    ) -> None:
         self.images, self.recipe, self.seed, self.views = images, recipe, seed, views
+        self.reading = QUICK if quick else EXACT
 
     def __getitem__(self, key: Key) -> Crops:
         step, positions, shown = key
@@ -148,7 +153,8 @@ class _Crops(Dataset[Crops]):
         needed = sorted({row for place in places for row in place})
         for first in range(0, len(needed), OPEN_AT_ONCE):
             pictures = {
-                row: open_rgb(self.images.paths[positions[row]]) for row in needed[first : first + OPEN_AT_ONCE]
+                row: self.reading.open(self.images.paths[positions[row]])
+                for row in needed[first : first + OPEN_AT_ONCE]
             }
             for crops, place, table in zip(all_crops, places, tables, strict=True):
                 rows = [row for row in pictures if row in place]
@@ -157,11 +163,11 @@ class _Crops(Dataset[Crops]):
                     crops[[place[row] for row in rows]] = self._crop([pictures[row] for row in rows], draw)
         return all_crops
 
-    def _crop(self, pictures: list[Image.Image], draw: dict[str, Tensor]) -> Tensor:
+    def _crop(self, pictures: list[Any], draw: dict[str, Tensor]) -> Tensor:
         widths_B, heights_B = torch.tensor([picture.size for picture in pictures]).unbind(1)
         boxes_B4 = boxes(draw, heights_B, widths_B, self.recipe).tolist()
         return torch.stack(
-            [resized_crop(picture, box, self.images.size) for picture, box in zip(pictures, boxes_B4, strict=True)]
+            [self.reading.crop(picture, box, self.images.size) for picture, box in zip(pictures, boxes_B4, strict=True)]
         )
 
 
@@ -169,6 +175,17 @@ def resized_crop(picture: Image.Image, box: list[int], size: int) -> Tensor:
     """uint8 (3, S, S) of the box (top, left, height, width). Cropped first: the filter must not see past the box."""
     top, left, height, width = box
     return to_tensor(picture.crop((left, top, left + width, top + height)).resize((size, size), BILINEAR))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How files become crops: `open` a path, `crop` a (top, left, height, width) of it to a size."""
+
+    open: Callable[[str], Any]
+    crop: Callable[[Any, list[int], int], Tensor]
+
+
+EXACT, QUICK = _Reading(open_rgb, resized_crop), _Reading(open_pixels, crop_pixels)
 
 
 class _Keys:
@@ -187,11 +204,13 @@ class _Keys:
 class _Reader:
     """Processes that decode and crop, kept from epoch to epoch; in this process if `data.workers` is 0."""
 
-    def __init__(self, images: Streamed, config: Config, device: torch.device, views: tuple[View, ...]) -> None:
+    def __init__(
+        self, images: Streamed, config: Config, device: torch.device, views: tuple[View, ...], quick: bool
+    ) -> None:
         workers = config.data.workers
         self.keys = _Keys()
         self.loader: DataLoader[Crops] = DataLoader(
-            _Crops(images, config.augment, config.train.seed, views),
+            _Crops(images, config.augment, config.train.seed, views, quick=quick),
             batch_size=None,
             sampler=self.keys,
             num_workers=workers,

@@ -1,0 +1,1 @@
+"""Speed measured against others, interleaved in one process: `python -m experiments benchmark NAME`."""

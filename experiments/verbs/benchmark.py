@@ -1,0 +1,72 @@
+"""`benchmark`: how fast, against whom, measured in turns."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+from experiments.benchmark.registry import FILES, benchmark
+from experiments.benchmark.result import PEERS, Number, Options, as_json, as_text
+from experiments.parser import AddVerb
+
+DESCRIPTION = """Measure ours against a peer, in turns within one process, and print the ratio first. On a CPU rates are per
+core-second (the CPU time of all threads), on a GPU per second. Numbers measured so far: experiments/BENCHMARKS.md."""
+
+
+def register(add: AddVerb) -> None:
+    verb = add("benchmark", help="measure speed against a peer", allow_abbrev=False, description=DESCRIPTION)
+    verb.add_argument("name", choices=FILES, metavar="NAME", help=", ".join(FILES))
+    verb.add_argument("--against", choices=PEERS, default="plain", metavar="PEER",
+                      help="plain (default): the usual way, written by us; lightly: from PyPI, extra `bench`")  # fmt: skip
+    verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    verb.add_argument("--rounds", type=int, metavar="N", help="turns of each contender (default: mostly 5)")
+    verb.add_argument("--threads", type=int, default=1, metavar="N", help="of torch, on a CPU (default: 1)")
+    verb.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=NUMBER",
+                      help="sizes, e.g. batch=64; a wrong name lists what there is")  # fmt: skip
+    verb.add_argument("--json", action="store_true", help="one object: name, ratio, ours, peer, unit, machine, ...")
+    verb.set_defaults(run=measure)
+
+
+def measure(options: argparse.Namespace, command: str) -> int:
+    from experiments.benchmark.machine import compute_on, machine, one_line
+    from experiments.benchmark.peers import check
+
+    if options.rounds is not None and options.rounds < 1:
+        raise ValueError(f"--rounds {options.rounds}: must be at least 1")
+    if options.threads < 1:
+        raise ValueError(f"--threads {options.threads}: must be at least 1")
+    check(options.against)
+    chosen = benchmark(options.name)
+    settings = with_settings(chosen.settings, options.set)
+    compute_on(options.device, options.threads)
+    asked = Options(options.against, options.device, options.rounds or chosen.rounds, options.threads, settings)
+    results = chosen.run(asked)
+    facts = machine(options.device)
+    if options.json:
+        print(as_json(options.name, results, facts))
+        return 0
+    for result in results:
+        print(as_text(result))
+    print(one_line(facts))
+    return 0
+
+
+def with_settings(defaults: Mapping[str, Number], assignments: Sequence[str]) -> dict[str, Number]:
+    """Defaults with NAME=NUMBER of the command line. Raises ValueError."""
+    settings = dict(defaults)
+    for assignment in assignments:
+        name, _, number = assignment.partition("=")
+        if name not in settings:
+            near = get_close_matches(name, settings, n=1)
+            there = f"did you mean {near[0]}?" if near else f"there are {', '.join(settings) or 'none'}"
+            raise ValueError(f"--set {assignment}: no such setting; {there}")
+        try:
+            value = type(settings[name])(number)
+        except ValueError:
+            kind = "a whole number" if isinstance(settings[name], int) else "a number"
+            raise ValueError(f"--set {assignment}: must be {kind}, such as {settings[name]}") from None
+        if value < 0:
+            raise ValueError(f"--set {assignment}: must be 0 or more")
+        settings[name] = value
+    return settings
