@@ -22,7 +22,7 @@ from torchvision import transforms
 from experiments.benchmark.result import Benchmark, Options, Result, compared
 from experiments.benchmark.rounds import Contender, Measured, clock_of, interleave
 from moco.augment import Rows, two_views, two_views_of_crops
-from moco.config import Augment, Config, Momentum, Train
+from moco.config import Augment, Config, Data, Momentum, Train
 from moco.data.images import Split, Streamed
 from moco.data.loader import Batches, Crops
 from moco.methods import AUGMENT_V2
@@ -98,13 +98,11 @@ def turns_of_large(files: Streamed, options: Options) -> dict[str, Callable[[], 
 def crops_of(files: Streamed, *, quick: bool = False) -> Callable[[], Crops]:
     """What a reader of the trainer's does for one batch of all files, in this process."""
     count = len(files)
-    config = Config(augment=AUGMENT_V2, key_encoder=Momentum(shuffle=False), train=Train(batch_size=count))
-    batches = Batches(
-        Split(files, torch.zeros(count, dtype=torch.int64), torch.arange(count)),
-        config,
-        torch.device("cpu"),
-        quick=quick,
-    )
+    config = Config(
+        data=Data(quick_crops=quick), augment=AUGMENT_V2, key_encoder=Momentum(shuffle=False), train=Train(batch_size=count),
+    )  # fmt: skip
+    split = Split(files, torch.zeros(count, dtype=torch.int64), torch.arange(count))
+    batches = Batches(split, config, torch.device("cpu"))
     assert batches.reader is not None, "files are streamed"
     reader, every = batches.reader, Rows(torch.arange(count), count)
     return lambda: next(reader.read([(0, list(range(count)), (every, every))]))

@@ -20,6 +20,9 @@ class Data:
     root: str | None = cosmetic(None)  # folder of `name=folder`, or where downloads are kept
     download: bool = cosmetic(True)
     workers: int = cosmetic(0)  # processes that read images; only for stream=True
+    quick_crops: bool = cosmetic(
+        False
+    )  # of stream=True: resized on bytes, a third less time, at most a level of 255 off
 
     def __post_init__(self) -> None:
         require(self.image_size >= 8, f"data.image_size = {self.image_size}: must be at least 8 pixels")

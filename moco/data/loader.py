@@ -58,13 +58,12 @@ class Batches:
     """Batches of `split` as `config` asks: reshuffled every epoch, the last incomplete batch dropped.
 
     Order: a function of (seed, epoch). Views: of (seed, step), the query's alone with `views` = 1. `whole`: all rows in every
-    process. `compiled`: see `one_view`. `quick`: files are cropped by `moco.data.quick`, at most a level off. Raises
-    ValueError if the split cannot fill one batch.
+    process. `compiled`: see `one_view`. Raises ValueError if the split cannot fill one batch.
     """
 
     def __init__(
         self, split: Split, config: Config, device: torch.device, *, whole: bool = False, views: int = 2,
-        compiled: bool = False, quick: bool = False,
+        compiled: bool = False,
     ) -> None:  # fmt: skip
         self.views, self.compiled = VIEWS[:views], compiled
         self.size, self.seed, self.recipe = config.train.batch_size, config.train.seed, config.augment
@@ -82,7 +81,7 @@ class Batches:
             self.images = self.images.to(device)
         self.reader = None
         if isinstance(self.images, Streamed):
-            self.reader = _Reader(self.images, config, device, self.views, quick)
+            self.reader = _Reader(self.images, config, device, self.views)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The epoch's batches from the `first_step`-th on, counted within the epoch (to resume in its middle)."""
@@ -204,13 +203,11 @@ class _Keys:
 class _Reader:
     """Processes that decode and crop, kept from epoch to epoch; in this process if `data.workers` is 0."""
 
-    def __init__(
-        self, images: Streamed, config: Config, device: torch.device, views: tuple[View, ...], quick: bool
-    ) -> None:
+    def __init__(self, images: Streamed, config: Config, device: torch.device, views: tuple[View, ...]) -> None:
         workers = config.data.workers
         self.keys = _Keys()
         self.loader: DataLoader[Crops] = DataLoader(
-            _Crops(images, config.augment, config.train.seed, views, quick=quick),
+            _Crops(images, config.augment, config.train.seed, views, quick=config.data.quick_crops),
             batch_size=None,
             sampler=self.keys,
             num_workers=workers,
