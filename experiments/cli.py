@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from experiments import ranks, schema, until
 from experiments.baselines import BASELINES, baseline
-from experiments.machine import slots_on_gpus
+from experiments.machine import share_a_gpu, slots_on_gpus
 from experiments.manifest import write_manifest
 from experiments.overrides import apply
 from experiments.parser import Parser
@@ -263,6 +263,7 @@ def _local(prospect: Prospect, command: str, max_parallel: int | None) -> int:
 
     root, label, began = prospect.root, prospect.planned.label, time.monotonic()
     launch = Launch(root, label, prospect.to_run, command)
+    launch.environment["pack"] = share_a_gpu(launch.slots(max_parallel))
     launch.enqueue()
     with tracking(root, label):
         completed = launch.run(max_parallel)

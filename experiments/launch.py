@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments import provenance, schema
 from experiments.durable import json_text
-from experiments.machine import make_slots
+from experiments.machine import Slot, make_slots
 from experiments.pool import Pool, last_line
 from experiments.processes import child_environment
 from experiments.progress import Progress, clock, result_words
@@ -42,9 +42,12 @@ class Launch:
         provenance.code()  # asked of git once, not by every thread
         in_threads(lambda cell: enqueue(self.root, cell, text), self.cells)
 
+    def slots(self, max_parallel: int | None) -> list[Slot]:
+        return make_slots(max_parallel, len(self.cells), use_gpus=self.use_gpus)
+
     def run(self, max_parallel: int | None) -> bool:
         """All cells in the local pool. Returns False if it was interrupted."""
-        slots = make_slots(max_parallel, len(self.cells), use_gpus=self.use_gpus)
+        slots = self.slots(max_parallel)
         with Progress(self.title, self.cells, len(slots), self.root) as view:
             return Pool(self.root, slots, view).run(self.cells)
 

@@ -37,6 +37,12 @@ def slots_on_gpus(each: int) -> int | None:
     return each * len(visible_gpus()) or None
 
 
+def share_a_gpu(slots: list[Slot]) -> int:
+    """Runs on the fullest GPU; 1 where none is used."""
+    used = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots if "CUDA_VISIBLE_DEVICES" in slot.environment]
+    return max((used.count(gpu) for gpu in used), default=1)
+
+
 def _threads(slots: int) -> int:
     """A slot's share of the cores, or less where the user has asked for less."""
     share, asked = max(1, cores() // slots), os.environ.get(THREADS, "")

@@ -46,10 +46,15 @@ class Advice:
         return f"{one}: --pack {self.runs} gives up to {self.gain:.1f} times as many runs an hour"
 
 
-def advise(pasts: Iterable[Past], cells: Sequence[Cell]) -> Advice | None:
-    """Of runs of the cells' kind that had one GPU for themselves; None without any whose GPU could be asked."""
+def advise(pasts: Iterable[Past], cells: Sequence[Cell], gpu_kind: str | None = None) -> Advice | None:
+    """Of runs of the cells' kind that had one GPU for themselves; None without any whose GPU could be asked.
+
+    `gpu_kind`: what the site calls its GPUs. Shares of another GPU's memory say nothing: of several the last seen counts.
+    """
     kinds = {kind_of(cell.config) for cell in cells}
-    alone = (past for past in pasts if past.kind in kinds and past.gpus == 1 and past.pack == 1 and not past.timed)
+    alone = [past for past in pasts if past.kind in kinds and past.gpus == 1 and past.pack == 1 and not past.timed]
+    alone = [past for past in alone if not gpu_kind or gpu_kind.lower() in past.hardware.lower()]
+    alone = [past for past in alone if past.hardware == alone[-1].hardware]
     seen = [both for past in islice(alone, LOOK_AT) if (both := _of_run(past))]
     if not seen:
         return None

@@ -78,7 +78,7 @@ def cost_lines(pasts: Sequence[Past], cells: Sequence[Cell], profile: Profile) -
 
 def packing_lines(pasts: Sequence[Past], cells: Sequence[Cell], profile: Profile) -> list[str]:
     """For who gives a run a GPU of its own."""
-    advice = advise(pasts, cells) if gpus(profile) == 1 and profile.pack == 1 else None
+    advice = advise(pasts, cells, profile.gpu_kind) if gpus(profile) == 1 and profile.pack == 1 else None
     return paragraph(str(advice)) if advice else []
 
 

@@ -40,11 +40,16 @@ class Diverged(ArithmeticError):
 
 
 def choose_device(name: str) -> torch.device:
+    """Raises ValueError for a name that is none, and for a GPU that is not there."""
     name = distributed.local_device(name)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
     except RuntimeError:
         raise ValueError(f"train.device = {name}: must be auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ValueError(f"train.device = {name}: torch sees {gpus} CUDA GPUs here; choose auto or cpu, or another N")
+    return device
 
 
 def parallel(model: nn.Module) -> nn.Module:
@@ -60,8 +65,12 @@ def parallel(model: nn.Module) -> nn.Module:
 COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # where torch.compile looks, on a CPU
 
 
-def compile_encoders(model: Method, device: torch.device) -> None:
+def compile_encoders(model: Method, device: torch.device, parts: int) -> None:
     """For the batches of the steps, whose shape never changes; `uncompiled` is for all others."""
+    if parts > 1:  # each part has a momentum of its own for BatchNorm (`share_statistics`): a graph each
+        raise ValueError(
+            f"train.compile = True and train.accumulate = {parts}: compiling needs whole batches; drop one"
+        )
     if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
         raise ValueError("train.compile = True: needs a C++ compiler on this machine; install g++ or set it to false")
     for encoder in {model.query.encoder, getattr(model.key, "encoder", model.query.encoder)}:
@@ -88,7 +97,7 @@ class Trainer:
         self.model = build(config, len(data.pretrain), len(data.classes)).to(device)
         self.model.to(memory_format=self.memory_format)
         if config.train.compile:
-            compile_encoders(self.model, device)
+            compile_encoders(self.model, device, config.train.accumulate)
         self.parallel = parallel(self.model)
         self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")

@@ -14,6 +14,7 @@ import pytest
 from experiments import calibration, preview, schema
 from experiments.durable import read_json, replace_json
 from experiments.estimate import OVERHEAD_STEPS, calibrations, costs, disk_need, estimate, finished, known
+from experiments.machine import Slot, share_a_gpu
 from experiments.packing import advise
 from experiments.prospect import Prospect
 from experiments.run_directory import RunDirectory
@@ -168,6 +169,23 @@ def test_as_many_share_a_gpu_as_fit_and_are_worth_it(
     assert preview.packing_lines(list(known(tmp_path)), cells, replace(alone, pack=2)) == []
 
 
-def test_no_advice_from_runs_that_saw_no_gpu(tmp_path: Path) -> None:
+def test_no_advice_from_runs_that_saw_no_gpu_or_another_or_shared_it(tmp_path: Path) -> None:
     past(tmp_path, 0, A100, 1.0)
-    assert advise(list(known(tmp_path)), [on_gpu(cell(epochs=3))]) is None
+    cells = [on_gpu(cell(epochs=3))]
+    assert advise(list(known(tmp_path)), cells) is None
+    for seed, pack in ((1, 1), (2, 4)):
+        run = past(tmp_path, seed, A100, 1.0)
+        replace_json(run.path / schema.ENVIRONMENT, {"gpus": 1, "pack": pack})
+        with run.journal() as journal:
+            system = {"system/gpu_memory_percent": 20.0 * pack, "system/gpu_percent": 20.0 * pack}
+            journal.append({"step": 1, "epoch": 0.0, "time": 0.0, "values": {}, "system": system})
+    assert advise(list(known(tmp_path)), cells, "h100") is None
+    advice = advise(list(known(tmp_path)), cells, "a100")
+    assert advice is not None
+    assert (advice.seen, advice.memory) == (1, 20.0)
+
+
+def test_the_fullest_gpu_counts() -> None:
+    slots = [Slot(n, {"CUDA_VISIBLE_DEVICES": str(n % 2)}) for n in range(5)]
+    assert share_a_gpu(slots) == 3
+    assert share_a_gpu([Slot(0, {}), Slot(1, {})]) == 1

@@ -13,7 +13,7 @@ from moco.config import Config, Data, Head, Momentum, Queue, ResNet
 from moco.data import load
 from moco.methods import moco_v2
 from moco.train import Record, train
-from moco.trainer import Trainer
+from moco.trainer import Trainer, choose_device
 
 STEPS = 3
 
@@ -72,3 +72,19 @@ def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ValueError, match=r"train.compile = True: needs a C\+\+ compiler on this machine; install g"):
         Trainer(one, data, torch.device("cpu"))
+
+
+def test_parts_of_a_batch_are_not_compiled() -> None:
+    one = config(compiled=True)
+    encoder = replace(one.encoder, batch_norm_splits=4)
+    one = replace(one, encoder=encoder, train=replace(one.train, accumulate=4))
+    with pytest.raises(
+        ValueError, match=r"train.compile = True and train.accumulate = 4: compiling needs whole batches"
+    ):
+        Trainer(one, load(one.data, print), torch.device("cpu"))
+
+
+def test_a_gpu_that_is_not_there_is_one_line() -> None:
+    beyond = torch.cuda.device_count()
+    with pytest.raises(ValueError, match=rf"train.device = cuda:{beyond}: torch sees {beyond} CUDA GPUs here"):
+        choose_device(f"cuda:{beyond}")

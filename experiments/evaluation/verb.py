@@ -34,6 +34,14 @@ from slurm.profiles import Profile, load_profile
 
 
 def evaluate(options: argparse.Namespace, command: str) -> int:
+    try:
+        return _evaluate(options)
+    except KeyboardInterrupt:
+        print("interrupted: what is done has been kept; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _evaluate(options: argparse.Namespace) -> int:
     ranks.adopt_step()
     protocols = list(dict.fromkeys(options.protocol or DEFAULT))
     for name in protocols:
@@ -114,6 +122,14 @@ def print_readouts(readouts: dict[str, float | None]) -> None:
 def _sweep(
     root: Path, found: Sequence[Found], protocols: Sequence[str], options: argparse.Namespace, profile: Profile | None
 ) -> int:
+    if ranks.size() > 1:
+        raise ValueError(
+            f"WORLD_SIZE = {ranks.size()}: a sweep is judged by one command; several processes share one run"
+        )
+    if options.device and options.device.startswith("cuda:"):
+        raise ValueError(
+            f"--device {options.device}: the runs of a sweep share out all GPUs; say cuda, or choose one run"
+        )
     if options.max_parallel is not None and options.max_parallel < 1:
         raise ValueError(f"--max-parallel {options.max_parallel}: must be at least 1")
     done = _finished(root, found)
@@ -182,12 +198,16 @@ def _submit(
     from experiments.evaluation.cluster import submit_runs
 
     if options.device:
-        raise ValueError(f"--device {options.device}: on a cluster the profile gives the device; leave one of them out")
+        raise ValueError(
+            f"--device {options.device}: on a cluster a run is judged as it was trained; leave it out"
+        )
     if not paths:
         print("nothing to submit")
         return 0
     job = submit_runs(root, label, paths, protocols, profile, options.max_parallel)
-    print(f"submitted {len(paths)} runs to {profile.name} as job {job}; the same command says how many are left")
+    print(
+        f"submitted {len(paths)} runs to {profile.name} as job {job}; when it has ended, the same command submits what is left"
+    )
     print(f"python -m experiments sync {shlex.quote(label)}  brings them to MLflow; scancel {job}  ends the job")
     return 0
 

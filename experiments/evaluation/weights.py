@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import schema
-from moco.config import Classifier, Config, ViT
+from moco.config import Classifier, Config, ResNet, ViT
 from moco.identity import from_plain
 
 if TYPE_CHECKING:
     from moco.model import Projector
+
+OURS = {"config", "encoder", "head"}  # in a file of this suite
 
 
 def say(line: str) -> None:
@@ -38,9 +40,24 @@ def weights(file: Path, base: Config | None) -> tuple[Config, Callable[[int], Pr
     from moco import checkpoint
 
     state = checkpoint.load(file)
-    if {"config", "encoder", "head"} <= set(state):
+    if set(state) >= OURS:
         return _ours(state, file, base)
     return _foreign(file, base)
+
+
+def architecture(file: Path, config: Config) -> tuple[ResNet | ViT, int]:
+    """What kind of encoder is in the file, and for images of which side.
+
+    `config` is what `weights` says of the file: of one of another tool it knows the images alone.
+    """
+    from moco import checkpoint
+    from moco.exchange.reading import read
+    from moco.model import part_of_batch
+
+    if set(checkpoint.load(file)) >= OURS:
+        return part_of_batch(config), config.data.image_size
+    found = read(file)
+    return found.config, found.image_size or config.data.image_size
 
 
 def _ours(state: dict[str, Any], file: Path, base: Config | None) -> tuple[Config, Callable[[int], Projector]]:

@@ -106,11 +106,15 @@ def fine_tune(
         if not len(split):
             raise ValueError(f"0 {name} images: fine-tuning needs some; raise data.validation_share or add images")
     rows = subset(data.train.labels_N, config.evaluation.finetune_per_class, config.train.seed, 0)
-    tried = []
+    best: tuple[tuple[float, ...], Setting, tuple[float, ...], Tuned] | None = None
     for setting in settings(encoder, frozen=frozen):
         network = Tuned(encoder, len(data.classes), config.train.seed, frozen=frozen)
-        tried.append((setting, _tune(network, data, rows, config, device, setting), network))
-    setting, curve, network = max(tried, key=lambda one: (one[1][-1], *one[0].preference))
+        curve = _tune(network, data, rows, config, device, setting)
+        rank = (curve[-1], *setting.preference)
+        if best is None or rank > best[0]:  # one network is kept: of a large encoder all would not fit
+            best = rank, setting, curve, network
+    assert best is not None, "there is a setting"
+    _, setting, curve, network = best
     return FineTuned(setting, curve, scores_of(network, data.test, config, device))
 
 
