@@ -18,7 +18,7 @@ from experiments.lookup import Found
 from experiments.run_directory import RunDirectory
 from experiments.sweep import make_cell
 from experiments.transfer import verb
-from experiments.transfer.job import Job, changed
+from experiments.transfer.job import Job, changed, record_file
 from experiments.transfer.one import record_of
 from experiments.transfer.student import interval, quantile
 from experiments.transfer.table import markdown, rows_of
@@ -133,7 +133,7 @@ def recorded(root: Path, config: Config, job: Job, scores: dict[str, float | Non
     facts = (run / schema.ENCODER).stat()
     file = run / "transfer" / f"{job.name}.json"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"scores": scores, "encoder": [facts.st_mtime_ns, facts.st_size]}))
+    file.write_text(json.dumps({"scores": scores, "encoder": [facts.st_mtime_ns, facts.st_size], "images": [4, 2]}))
     return run.name
 
 
@@ -162,10 +162,10 @@ def test_a_sweep_is_worked_off_by_processes(runs: Path, monkeypatch: pytest.Monk
     (outcome,) = list(Pool([run], slots, [job.to_json()], verb.WORKER).results())
     assert isinstance(outcome, Outcome)
     assert outcome.error is None
-    record = record_of(run, job)
-    assert record is not None
+    record = json.loads(record_file(run, job).read_text())
     assert record["scores"] == outcome.values
     assert record["images"] == [160, 120]
+    assert record_of(run, job) is None  # here there are 4 scenes and 2
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,34 @@ def test_measured_norms_are_the_means_over_fresh_batches() -> None:
     torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0), rtol=1e-5, atol=1e-6)
 
 
+def test_a_norm_that_is_called_twice_a_batch_has_the_mean_of_all_its_calls() -> None:
+    """Boxes and masks share a stage. A call without a region says nothing, and a norm that is never called stays."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.idle = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+            self.seen: list[Tensor] = []
+
+        def losses(self, images: list[Tensor], targets: object) -> dict[str, Tensor]:
+            maps = torch.stack(images) / 255
+            for given in (maps, 3 * maps + 1, maps[:0]):
+                self.norm(given)
+                self.seen += [given] * bool(len(given))
+            return {}
+
+    model = Twice().train()
+    model.idle.running_mean.fill_(7.0)
+    measure_norms(model, scenes("train", 6), replace(short("segmentation"), measure_norms=3), 0)
+    assert len(model.seen) == 6
+    means = torch.stack([given.mean((0, 2, 3)) for given in model.seen])
+    variances = torch.stack([given.transpose(0, 1).flatten(1).var(1) for given in model.seen])
+    torch.testing.assert_close(model.norm.running_mean, means.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.norm.running_var, variances.mean(0), rtol=1e-5, atol=1e-6)
+    assert model.idle.running_mean.tolist() == [7.0] * 3
+    assert (model.norm.momentum, len(model.norm._forward_pre_hooks)) == (0.1, 0)
+
+
 def test_a_detector_that_finds_what_is_there_scores_100() -> None:
     """The count's own way from a network's output to the score, in the geometry of the images."""
 

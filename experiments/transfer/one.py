@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import provenance
 from experiments.durable import now, read_json, replace_json
-from experiments.evaluation.weights import weights, weights_file
+from experiments.evaluation.weights import architecture, weights, weights_file
 from experiments.machine import hardware
 from experiments.processes import host
 from experiments.transfer.job import Job, record_file
@@ -47,7 +49,7 @@ def run_job(source: Source, job: Job, say: Say, kept: Path | None = None) -> Sco
     pixels = Pixels(config.augment.mean, config.augment.std)
     seed = config.train.seed if source.seed is None else source.seed
     if source.untrained:
-        encoder = untrained(config, train)
+        encoder = untrained(weights_file(source.path), config, train)
     return transfer(
         encoder, train, held_out, job.recipe, pixels, seed, choose_device(job.device), say,
         workers=job.workers, kept=kept,
@@ -70,15 +72,19 @@ def splits_of(job: Job) -> tuple[Split, Split]:
     return splits(job.recipe, Path(job.root) if job.root else None, job.on)
 
 
-def untrained(config: Config, train: Split) -> Encoder:
-    """The weights that a run of this config starts from; BatchNorm's statistics are those of some training images."""
+def untrained(file: Path, config: Config, train: Split) -> Encoder:
+    """The file's own architecture, with the weights that a run of this config and architecture starts from.
+
+    BatchNorm's statistics are those of some training images.
+    """
     from moco.augment import normalise
     from moco.batchnorm import measure_statistics, normalise_batch_at_hand
     from moco.encoders import build_encoder
-    from moco.model import part_of_batch, seeded
+    from moco.model import seeded
 
+    kind, side = architecture(file, config)
     with seeded(config.train.seed, "encoder"):
-        encoder = build_encoder(part_of_batch(config), config.data.image_size)
+        encoder = build_encoder(kind, side)
     images = [train[row].image_3HW[None].contiguous() for row in range(min(len(train), MEASURED))]
     normalise_batch_at_hand(encoder)
     measure_statistics(encoder, [normalise(image_13HW, config.augment) for image_13HW in images])
@@ -86,32 +92,48 @@ def untrained(config: Config, train: Split) -> Encoder:
 
 
 def record_of(run: Path, job: Job) -> dict[str, Any] | None:
-    """What the run has of this job; None if it has nothing, or was trained anew since."""
+    """What the run has of this job; None if it has nothing, was trained anew since, or was judged on other data."""
     record: dict[str, Any] | None = read_json(record_file(run, job))
     if record is None or record["encoder"] != _stamp(run):
         return None
-    return record
+    data = data_of(job)  # records of the scenes say no fingerprints if they are old, and there are none to say
+    same = record.get("images") == data["images"] and record.get("fingerprints", [None] * 2) == data["fingerprints"]
+    return record if same else None
+
+
+def data_of(job: Job) -> dict[str, list[Any]]:
+    """What was learned from and what was judged on, wherever it lies: a root that was moved is the same data."""
+    splits = splits_of(job)
+    return {"images": [len(split) for split in splits], "fingerprints": [split.fingerprint for split in splits]}
 
 
 def run_recorded(run: Path, job: Job, say: Say) -> Scores:
-    """`run_job` for a finished run, unless it has the record already. A long one goes on from its checkpoint."""
+    """`run_job` for a finished run, unless it has the record already. A long one goes on from its checkpoint.
+
+    A checkpoint is of one job, encoder and data: where any of them is another, it is not taken up.
+    """
     if (record := record_of(run, job)) is not None:
         scores: Scores = record["scores"]
         return scores
-    stamp, file, began = _stamp(run), record_file(run, job), time.monotonic()
+    stamp, data, file, began = _stamp(run), data_of(job), record_file(run, job), time.monotonic()
     file.parent.mkdir(exist_ok=True)
-    kept = None if job.recipe.data == "scenes" else file.with_name(f"{job.name}-{stamp[0]}.pt")
+    kept = None if job.recipe.data == "scenes" else checkpoint_file(file, stamp, data)
     scores = run_job(Source(run), job, say, kept)
     made = provenance.code()
     replace_json(file, {
         "task": job.recipe.task, "data": job.recipe.data, "on": job.on, "scores": scores, "recipe": asdict(job.recipe),
-        "images": [len(split) for split in splits_of(job)], "seconds": round(time.monotonic() - began, 1),
+        **data, "seconds": round(time.monotonic() - began, 1),
         "encoder": stamp, "time": now(), "commit": made.commit, "uncommitted": made.uncommitted, "host": host(),
         "hardware": hardware(job.device),
     })  # fmt: skip
     if kept is not None:
         kept.unlink(missing_ok=True)
     return scores
+
+
+def checkpoint_file(record: Path, stamp: list[int], data: dict[str, list[Any]]) -> Path:
+    plain = hashlib.sha256(json.dumps([stamp, data], sort_keys=True).encode()).hexdigest()
+    return record.with_name(f"{record.stem}-{plain[:8]}.pt")
 
 
 def _stamp(run: Path) -> list[int]:

@@ -20,11 +20,12 @@ NAMES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 
 @dataclass(frozen=True)
 class Row:
-    """`by_seed`: seed -> readouts, of the planned seeds that have them."""
+    """`by_seed`: seed -> readouts, of the planned seeds that have them; `label` of the sweep that planned them."""
 
     arm: str
     planned: int
     by_seed: Mapping[int, Scores]
+    label: str | None = None
 
     def values(self, readout: str) -> list[float]:
         found = (scores.get(readout) for scores in self.by_seed.values())
@@ -32,17 +33,19 @@ class Row:
 
 
 def rows_of(root: Path, cells: Sequence[Found], job: Job) -> list[Row]:
-    """One an arm."""
-    arms = dict.fromkeys(cell.arm or cell.run_id for cell in cells)
-    return [_row(root, [c for c in cells if (c.arm or c.run_id) == arm], arm, job) for arm in arms]
+    """One an arm of a sweep: the same name in two sweeps is two arms."""
+    arms: dict[tuple[str | None, str], list[Found]] = {}
+    for cell in cells:
+        arms.setdefault((cell.label, cell.arm or cell.run_id), []).append(cell)
+    return [_row(root, of_arm, *key, job) for key, of_arm in arms.items()]
 
 
-def _row(root: Path, cells: Sequence[Found], arm: str, job: Job) -> Row:
+def _row(root: Path, cells: Sequence[Found], label: str | None, arm: str, job: Job) -> Row:
     found: dict[int, Scores] = {}
     for cell in cells:
         if (root / cell.run_id / schema.ENCODER).exists() and (record := record_of(root / cell.run_id, job)):
             found[cell.seed or 0] = record["scores"]
-    return Row(arm, len(cells), found)
+    return Row(arm, len(cells), found, label)
 
 
 def title(readout: str) -> str:
@@ -51,16 +54,17 @@ def title(readout: str) -> str:
 
 
 def markdown(label: str, rows: Sequence[Row], job: Job) -> str:
-    """The table with its notes; the difference is paired by seed."""
+    """The table with its notes; the difference is paired by seed, within a sweep."""
     shown = HEADLINES[job.recipe.task]
     head = ["arm", "n", *map(title, shown), f"{title(shown[0])} minus {schema.RANDOM_INIT}"]
-    zero = next((row for row in rows if row.arm == schema.RANDOM_INIT), None)
+    zero = {row.label: row for row in rows if row.arm == schema.RANDOM_INIT}
+    several = len({row.label for row in rows}) > 1
     body = [
         [
-            row.arm,
+            f"{row.arm} ({row.label or 'no sweep'})" if several else row.arm,
             f"{len(row.by_seed)}/{row.planned}",
             *(spread(row.values(r)) for r in shown),
-            against(row, zero, shown[0]),
+            against(row, zero.get(row.label), shown[0]),
         ]
         for row in rows
     ]
@@ -104,7 +108,7 @@ def against(row: Row, zero: Row | None, readout: str) -> str:
 
 
 def write(root: Path, label: str, rows: Sequence[Row], job: Job) -> Path:
-    """The table, and beside it all readouts as JSON; returns the table's file."""
+    """The table of a whole sweep, and beside it all readouts as JSON; returns the table's file."""
     folder = root / FOLDER
     folder.mkdir(exist_ok=True)
     file = folder / f"{label}.{job.name}.md"

@@ -11,17 +11,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import schema
+from experiments import ranks, schema
 from experiments.cli import INTERRUPTED, base_configs
 from experiments.evaluation.pool import Outcome, Pool
 from experiments.evaluation.verb import print_readouts
 from experiments.evaluation.weights import say, weights_file
-from experiments.lookup import Found, find
+from experiments.lookup import Found, cells_of, find, sweeps_named
 from experiments.machine import make_slots
 from experiments.run_directory import runs_root
 from experiments.transfer.job import HEADLINES, Job, changed, record_file
 from experiments.transfer.one import Scores, Source, record_of, run_job, run_recorded
-from experiments.transfer.table import markdown, rows_of, title, write
+from experiments.transfer.table import Row, markdown, rows_of, title, write
 from moco.config import Config
 from moco.transfer.recipes import HELD_OUT, recipe_for
 
@@ -29,6 +29,18 @@ WORKER = (sys.executable, "-m", "experiments.transfer.worker")
 
 
 def transfer(options: argparse.Namespace, command: str) -> int:
+    ranks.adopt_step()
+    if ranks.size() > 1:
+        raise ValueError(f"WORLD_SIZE={ranks.size()}: transfer is one process; start it without torchrun, as one task")
+    try:
+        return _transfer(options)
+    except KeyboardInterrupt:
+        print("interrupted: finished runs keep their records, of a file nothing is kept; the same command goes on",
+              file=sys.stderr)  # fmt: skip
+        return INTERRUPTED
+
+
+def _transfer(options: argparse.Namespace) -> int:
     job = job_of(options)
     base = base_configs(options.baseline, [])[0] if options.baseline else None
     path, root = Path(options.target), runs_root()
@@ -104,6 +116,7 @@ def _sweep(root: Path, options: argparse.Namespace, found: Sequence[Found], job:
     ):
         if given not in (None, False):
             raise ValueError(f"{flag}: for one run or file; {options.target} names {len(found)} runs, with their own")
+    label = _label_of_whole(root, options.target, found)
     done = {run.run_id: run.name for run in found if (root / run.run_id / schema.ENCODER).exists()}
     if not done:
         raise ValueError(f"{options.target}: none of its {len(found)} runs is done; start it first")
@@ -113,16 +126,28 @@ def _sweep(root: Path, options: argparse.Namespace, found: Sequence[Found], job:
     code = _carry_out(root, todo, job, options.max_parallel) if todo else 0
     if code == INTERRUPTED:
         return code
-    label, rows = found[0].label or options.target, rows_of(root, found, job)
-    if not any(row.by_seed for row in rows):
-        return code
-    file = write(root, label, rows, job)
-    print(f"\n{markdown(label, rows, job)}\ntable: {file}")
+    rows = rows_of(root, found, job)
+    if any(row.by_seed for row in rows):
+        _show(root, label, options.target, rows, job)
+    return code
+
+
+def _label_of_whole(root: Path, target: str, found: Sequence[Found]) -> str | None:
+    """None if the runs are an arm's, a trial's or a job's. Asked at the start: a sweep may grow while its runs are at work."""
+    return next((m["label"] for m in sweeps_named(root, target)[:1] if cells_of(m) == list(found)), None)
+
+
+def _show(root: Path, label: str | None, target: str, rows: Sequence[Row], job: Job) -> None:
+    """The table of a whole sweep is a file, too; a part of one must not take its place."""
+    print(f"\n{markdown(label or target, rows, job)}")
+    if label is None:
+        print("no file of it: only a whole sweep has one, `transfer SWEEP`")
+        return
+    print(f"table: {write(root, label, rows, job)}")
     if not any(row.arm == schema.RANDOM_INIT and row.by_seed for row in rows):
         print(
             f"{schema.RANDOM_INIT}: not done; the sweep's own command with --only random-init makes its runs in seconds"
         )
-    return code
 
 
 def _tell_start(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CocoDetection
 
-from moco.transfer.samples import Objects, Sample
+from moco.transfer.samples import Objects, Sample, fingerprint_of
 from moco.transfer.scores import require_counting
 from moco.transfer.voc import as_tensor
 
@@ -36,6 +37,7 @@ class COCO:
     def __init__(self, root: Path, split: str, *, masks: bool) -> None:
         self.masks, self.training = masks, split == "train"
         self.name = f"COCO {FOLDERS[split]}"
+        self.listing = listing_of(root, FOLDERS[split])
         self.data = _opened(root, FOLDERS[split], ("bbox", "segmentation") if masks else ("bbox",))
         categories = sorted(self.data.coco.loadCats(self.data.coco.getCatIds()), key=lambda one: int(one["id"]))
         self.classes = tuple(str(one["name"]) for one in categories)
@@ -45,6 +47,11 @@ class COCO:
             if not kept:
                 raise ValueError(f"{self.name}: no image has a box; detection needs boxes")
             self.data.ids = kept
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the listing: it names the images."""
+        return fingerprint_of([self.listing.read_bytes()])
 
     def __len__(self) -> int:
         return len(self.data)
@@ -82,10 +89,14 @@ def _learnable(annotation: dict[str, Any]) -> bool:
     return not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0
 
 
+def listing_of(root: Path, folder: str) -> Path:
+    return root / "annotations" / f"instances_{folder}.json"
+
+
 def _opened(root: Path, folder: str, parts: tuple[str, ...]) -> Any:
     """torchvision's data set, each annotation with all `parts`. Raises ValueError with what is missing or damaged."""
     require_counting()
-    images, listing = root / folder, root / "annotations" / f"instances_{folder}.json"
+    images, listing = root / folder, listing_of(root, folder)
     for path in (images, listing):
         if not path.exists():
             raise ValueError(f"{path}: not there; {SOURCE}")

@@ -179,13 +179,37 @@ def _restore(model: nn.Module, optimiser: torch.optim.Optimizer, kept: Path | No
 @torch.no_grad()
 def measure_norms(model: nn.Module, split: Split, recipe: Recipe, seed: int, workers: int = 0) -> None:
     """BatchNorm's running statistics become the means over `recipe.measure_norms` fresh batches (precise BN)."""
-    device, norms = next(model.parameters()).device, [m for m in model.modules() if isinstance(m, NORMS[0])]
-    momenta, first = [norm.momentum for norm in norms], recipe.iterations
+    device, first = next(model.parameters()).device, recipe.iterations
     more = replace(recipe, iterations=first + recipe.measure_norms)
-    for count, (images, targets) in enumerate(batches(split, more, seed, first, workers), start=1):
-        for norm in norms:
-            norm.momentum = 1.0 / count
-        with step_randomness(device, seed, "transfer norms", count):
-            model.losses([i.to(device) for i in images], [_to(t, device) for t in targets])  # type: ignore[operator]
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    with averaging(model):
+        for count, (images, targets) in enumerate(batches(split, more, seed, first, workers), start=1):
+            with step_randomness(device, seed, "transfer norms", count):
+                model.losses([i.to(device) for i in images], [_to(t, device) for t in targets])  # type: ignore[operator]
+
+
+@contextmanager
+def averaging(model: nn.Module) -> Iterator[None]:
+    """Inside, every call of a BatchNorm weighs the same in its running statistics, however often a batch calls it.
+
+    A call with no element (no region to draw a mask in) moves no statistics and is not counted.
+    """
+    norms = [module for module in model.modules() if isinstance(module, NORMS[0])]
+    momenta, hooks = [norm.momentum for norm in norms], [norm.register_forward_pre_hook(_Share()) for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
+            hook.remove()
+            norm.momentum = momentum
+
+
+class _Share:
+    """Gives each call of one norm the momentum 1 / calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].numel():
+            self.calls += 1
+            norm.momentum = 1.0 / self.calls

@@ -6,7 +6,8 @@ the last pixel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,13 +44,19 @@ class Sample:
 
 
 class Split(Protocol):
-    """Samples by position; `classes` without the background; `name` is for messages."""
+    """Samples by position; `classes` without the background; `name` is for messages.
+
+    `fingerprint`: of the names of the images and of their annotations; None where the code alone says what they are.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def fingerprint(self) -> str | None: ...
 
     def __len__(self) -> int: ...
 
@@ -64,11 +71,23 @@ class Listed:
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
 
+    @property
+    def fingerprint(self) -> None:
+        return None
+
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, position: int) -> Sample:
         return self.samples[position]
+
+
+def fingerprint_of(parts: Iterable[bytes]) -> str:
+    """16 hexadecimal digits; where one part ends and the next begins counts."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()[:16]
 
 
 def objects_of(sample: Sample, split: Split, position: int, *, masks: bool) -> Objects:

@@ -8,6 +8,8 @@ M objects of an image, H, W its height and width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCDetection, VOCSegmentation
 
-from moco.transfer.samples import Objects, Sample
+from moco.transfer.samples import Objects, Sample, fingerprint_of
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -51,6 +53,19 @@ class VOC:
                 return self._sample(image, target, part.targets[position])
             position -= len(part)
         raise IndexError(position)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._annotations())
+
+    def _annotations(self) -> Iterator[bytes]:
+        """What each image is called, and what is said of it."""
+        for part in self.parts:
+            for image, target in zip(part.images, part.targets, strict=True):
+                if not Path(target).exists():
+                    raise ValueError(f"{target}: not there, though the list of {self.name} has it")
+                yield Path(image).name.encode()
+                yield Path(target).read_bytes()
 
     def _sample(self, image: Image.Image, target: Any, where: str) -> Sample:
         if self.segmentation:
