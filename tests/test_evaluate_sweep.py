@@ -263,6 +263,11 @@ def test_a_process_that_dies_takes_down_the_run_it_was_at_and_no_other() -> None
     ]
 
 
+def listening() -> None:
+    """In the child: the tests themselves may run where a shell has SIGINT ignored, in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_ends_the_processes_and_the_same_command_goes_on(made: Path, root: Path) -> None:
     runs = copied(made, root)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MOCO_RUNS": str(root), "MOCO_TRACKING": "off"}
@@ -278,8 +283,9 @@ def test_an_interrupt_ends_the_processes_and_the_same_command_goes_on(made: Path
         "linear_paper",
     ]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=listening,
+    ) as process:  # fmt: skip
         try:
             wait_until(lambda: any(is_being_judged(run) for run in runs), seconds=300)
         finally:

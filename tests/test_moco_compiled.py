@@ -54,6 +54,7 @@ def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiled_steps_equal_eager_ones_and_readouts_compile_nothing(tmp_path: Path) -> None:
     from torch._dynamo.utils import counters
 
+    counters.clear()
     eager, fast = stepped(compiled=False), stepped(compiled=True)
     assert float(fast.meter.sums["loss"]) == pytest.approx(float(eager.meter.sums["loss"]), rel=1e-5)
     state = fast.model.state_dict()

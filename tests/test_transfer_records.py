@@ -181,6 +181,15 @@ def test_annotations_that_are_missing_are_named_before_anything_is_trained(
     assert not (run / "transfer").exists()
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """The tests themselves may run where a shell has SIGINT ignored, in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize("of", ["run", "file"])
 def test_ctrl_c_is_one_line_and_130(
     of: str, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -198,9 +198,7 @@ def _submit(
     from experiments.evaluation.cluster import submit_runs
 
     if options.device:
-        raise ValueError(
-            f"--device {options.device}: on a cluster a run is judged as it was trained; leave it out"
-        )
+        raise ValueError(f"--device {options.device}: on a cluster a run is judged as it was trained; leave it out")
     if not paths:
         print("nothing to submit")
         return 0
