@@ -1,9 +1,8 @@
 import gc
 import sys
 
-gc.set_threshold(
-    1_000_000
-)  # thousands of runs are millions of objects, hardly any of them garbage: a fifth of a table's time
+# Thousands of runs are millions of objects, hardly any of them garbage: looking for it takes a fifth of a table's time.
+gc.set_threshold(1_000_000)
 
 from analysis.cli import main  # noqa: E402
 
