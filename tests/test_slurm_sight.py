@@ -107,6 +107,11 @@ def test_what_waits_for_a_node_that_then_sees_nothing_leaves_the_queue(tmp_path:
     assert set(ended.values()) == {"CANCELLED"}
 
 
+def listening() -> None:
+    """In the child: the tests themselves may run where a shell has SIGINT ignored, in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_one_that_cannot_wait_for_a_full_cluster_goes_on_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     full = slurm("sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600")
@@ -116,8 +121,9 @@ def test_one_that_cannot_wait_for_a_full_cluster_goes_on_and_ctrl_c_leaves_nothi
         assert found.node is None
         slurm("scancel", found.job)
         command = subprocess.Popen(
-            [*STAND_IN, *TWO], env=environment(MOCO_RUNS=str(tmp_path / "other")), stderr=subprocess.DEVNULL
-        )
+            [*STAND_IN, *TWO], env=environment(MOCO_RUNS=str(tmp_path / "other")), stderr=subprocess.DEVNULL,
+            preexec_fn=listening,
+        )  # fmt: skip
         wait_until(lambda: len(queue()) == 2)
         command.send_signal(signal.SIGINT)
         assert command.wait(60) != 0
