@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 INSTALL = {
+    "c++": "apt-get install g++",
     "chromium": "apt-get install chromium",
     "postgres": "apt-get install postgresql",
     "sbatch": "apt-get install slurm-wlm munge",

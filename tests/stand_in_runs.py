@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -51,3 +52,8 @@ def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def steps(run: RunDirectory) -> int:
     return int((run.status() or {}).get("step", 0))
+
+
+def listening() -> None:
+    """For `preexec_fn` of a process to interrupt: tests may run where a shell ignores SIGINT, in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -35,7 +35,7 @@ from moco.data import load
 from moco.evaluation.features import extract_all
 from moco.model import build_query
 from tests.judged_runs import LABEL, Evaluate, base, copied, evaluate, finished, planned
-from tests.stand_in_runs import ROOT, wait_until
+from tests.stand_in_runs import ROOT, listening, wait_until
 
 __all__ = ["evaluate"]
 
@@ -261,11 +261,6 @@ def test_a_process_that_dies_takes_down_the_run_it_was_at_and_no_other() -> None
         Outcome("c", None, "its process ended with exit code 3: no room left"),
         Outcome("d", fine),
     ]
-
-
-def listening() -> None:
-    """In the child: the tests themselves may run where a shell has SIGINT ignored, in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_an_interrupt_ends_the_processes_and_the_same_command_goes_on(made: Path, root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from moco.data import load
 from moco.methods import moco_v2
 from moco.train import Record, train
 from moco.trainer import Trainer, choose_device
+from tests.parts import require_part
 
 STEPS = 3
 
@@ -49,10 +49,11 @@ def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # torch's own, about itself
-@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here, which torch.compile needs on a CPU")
 @pytest.mark.usefixtures("new_cache")
 def test_compiled_steps_equal_eager_ones_and_readouts_compile_nothing(tmp_path: Path) -> None:
     from torch._dynamo.utils import counters
+
+    require_part("c++")
 
     counters.clear()
     eager, fast = stepped(compiled=False), stepped(compiled=True)

@@ -28,7 +28,7 @@ from tests.slurm_cluster import (
     states,
     until_the_queue_is_empty,
 )  # fmt: skip
-from tests.stand_in_runs import environment, wait_until
+from tests.stand_in_runs import environment, listening, wait_until
 
 __all__ = ["cluster"]
 
@@ -105,11 +105,6 @@ def test_what_waits_for_a_node_that_then_sees_nothing_leaves_the_queue(tmp_path:
     until_the_queue_is_empty()
     ended = {job: state for job, state in (queue_states() or {}).items() if job.startswith(elements[0])}
     assert set(ended.values()) == {"CANCELLED"}
-
-
-def listening() -> None:
-    """In the child: the tests themselves may run where a shell has SIGINT ignored, in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_one_that_cannot_wait_for_a_full_cluster_goes_on_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
