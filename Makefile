@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/
 RUNS ?= runs
+# Empty: Python keeps what it compiled, whatever the shell says. Half of a start is compiling otherwise (13 s against 6 s).
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo test check ui report clean
 

@@ -34,7 +34,7 @@ Views = Callable[[Image.Image], list[Tensor]]  # of one picture
 
 
 def benchmarks() -> dict[str, Benchmark]:
-    sizes = {"batch": 512, "side": 32, "files": 16, "large_side": 224, "compile": 1}
+    sizes = {"batch": 512, "side": 32, "files": 64, "large_side": 224, "compile": 1}
     compares = "images through MoCo v2's two views, against Pillow, one at a time"
     return {"augment": Benchmark("augment", compares, run, sizes)}
 

@@ -44,8 +44,8 @@ def open_rgb(path: str, at_least: int | None = None) -> Image.Image:
         with Image.open(path) as image:
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except MemoryError:
         raise
     except Exception as reason:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ... for a broken file
@@ -53,6 +53,8 @@ def open_rgb(path: str, at_least: int | None = None) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode.startswith("I;16") or image.mode == "I":
         return _from_16_bit(image)
     if image.mode == "F":

@@ -117,7 +117,7 @@ class Batches:
     def _batch(self, step: int, indices_B: Tensor, shown: Shown, crops: Crops, *, cropped: bool) -> Batch:
         query, *key = (
             one_view(
-                crop_u8.to(self.device, non_blocking=True), self.recipe, self.seed, step, view, cropped=cropped,
+                crop_u8.to(self.device, non_blocking=True).contiguous(), self.recipe, self.seed, step, view, cropped=cropped,
                 rows=rows if self.in_parts else None, compiled=self.compiled,
             )
             for crop_u8, view, rows in zip(crops, self.views, shown, strict=True)
@@ -148,7 +148,7 @@ class _Crops(Dataset[Crops]):
         tables = [uniforms(len(positions), self.seed, step, view) for view in self.views]
         places = [{row: place for place, row in enumerate(rows.rows_B.tolist())} for rows in shown]
         side = self.images.size
-        all_crops = tuple(torch.empty(len(place), 3, side, side, dtype=torch.uint8) for place in places)
+        all_crops = tuple(self.reading.empty(len(place), side) for place in places)
         needed = sorted({row for place in places for row in place})
         for first in range(0, len(needed), OPEN_AT_ONCE):
             pictures = {
@@ -159,15 +159,14 @@ class _Crops(Dataset[Crops]):
                 rows = [row for row in pictures if row in place]
                 if rows:
                     draw = {name: column[rows] for name, column in table.items()}
-                    crops[[place[row] for row in rows]] = self._crop([pictures[row] for row in rows], draw)
+                    self._crop([pictures[row] for row in rows], draw, [crops[place[row]] for row in rows])
         return all_crops
 
-    def _crop(self, pictures: list[Any], draw: dict[str, Tensor]) -> Tensor:
+    def _crop(self, pictures: list[Any], draw: dict[str, Tensor], crops: list[Tensor]) -> None:
         widths_B, heights_B = torch.tensor([picture.size for picture in pictures]).unbind(1)
         boxes_B4 = boxes(draw, heights_B, widths_B, self.recipe).tolist()
-        return torch.stack(
-            [self.reading.crop(picture, box, self.images.size) for picture, box in zip(pictures, boxes_B4, strict=True)]
-        )
+        for picture, box, crop in zip(pictures, boxes_B4, crops, strict=True):
+            crop.copy_(self.reading.crop(picture, box, self.images.size))
 
 
 def resized_crop(picture: Image.Image, box: list[int], size: int) -> Tensor:
@@ -178,13 +177,21 @@ def resized_crop(picture: Image.Image, box: list[int], size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How files become crops: `open` a path, `crop` a (top, left, height, width) of it to a size."""
+    """How files become crops: `open` a path, `crop` a (top, left, height, width) of it to a size.
+
+    Crops wait in the order in memory that they are made in; the device turns them around.
+    """
 
     open: Callable[[str], Any]
     crop: Callable[[Any, list[int], int], Tensor]
+    memory_format: torch.memory_format
+
+    def empty(self, count: int, size: int) -> Tensor:
+        return torch.empty(count, 3, size, size, dtype=torch.uint8, memory_format=self.memory_format)
 
 
-EXACT, QUICK = _Reading(open_rgb, resized_crop), _Reading(open_pixels, crop_pixels)
+EXACT = _Reading(open_rgb, resized_crop, torch.contiguous_format)
+QUICK = _Reading(open_pixels, crop_pixels, torch.channels_last)
 
 
 class _Keys:

@@ -35,7 +35,12 @@ def open_pixels(path: str) -> Pixels:
 
 
 def crop_pixels(picture: Pixels, box: list[int], size: int) -> Tensor:
-    """uint8 (3, S, S) of the box (top, left, height, width)."""
+    """uint8 (3, S, S) of the box (top, left, height, width), channels last in memory as the picture.
+
+    Cut out first: torch resizes a compact picture pixel by pixel, a window of a larger one channel by channel, in twice the
+    time.
+    """
     top, left, height, width = box
-    cut_13HW = picture.levels_3HW[None, :, top : top + height, left : left + width]
+    window_13HW = picture.levels_3HW[None, :, top : top + height, left : left + width]
+    cut_13HW = window_13HW.contiguous(memory_format=torch.channels_last)
     return F.interpolate(cut_13HW, (size, size), mode="bilinear", antialias=True)[0]
