@@ -1,8 +1,9 @@
 """A linear probe on features computed once, many settings together, against every epoch through the frozen backbone.
 
-Both train on the digits for as many epochs. The peer's 100 epochs are timed over the first few (they cost the same) and its
-accuracy is that of all of them, trained on features: the backbone is frozen and the images are not changed, so it is the
-same classifier.
+Both train on the digits for as many epochs; the peer is timed over its first few (they cost the same), its accuracy is that
+of all of them. lightly runs the recipe of its own script, with crops drawn anew and a validation pass in every epoch. The
+plain peer is spared both: normalised images in memory, no validation. Its accuracy comes from features taken once, for
+frozen backbone and unchanged images make the same classifier.
 
 N images, B batch, D features, C classes, S side.
 """
@@ -16,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from experiments.baselines import baseline
+from experiments.benchmark.augment import to_pil
 from experiments.benchmark.result import Benchmark, Options, Result, compared
 from experiments.benchmark.rounds import Contender, clock_of, interleave
 from moco.augment import normalise
 from moco.config import Augment
 from moco.data import load
-from moco.data.images import ImageData
+from moco.data.images import ImageData, Split
 from moco.evaluation.features import Labelled, labelled
 from moco.evaluation.linear_probe import GRID, Pair, linear_probe
 from moco.evaluation.scores import score
@@ -64,20 +66,22 @@ class Task:
 
 def run(options: Options) -> list[Result]:
     task = pretrained(options)
-    peer = Contender(options.against, lambda: through_backbone(task, options), options.whole("timed_epochs"))
-    single = (Pair(PEER_LR, 0.0),)
+    timed = options.whole("timed_epochs")
+    peer = Contender(options.against, lambda: through_backbone(task, options, timed), timed)
+    top1, single = task.test_top1(peer_to_the_end(task, options)), (Pair(PEER_LR, 0.0),)
     return [
-        against_backbone(task, peer, GRID, f"{len(GRID)} settings", 15.0, options),
-        against_backbone(task, peer, single, "one setting", 100.0, options),
+        against_backbone(task, peer, top1, GRID, f"{len(GRID)} settings", 15.0, options),
+        against_backbone(task, peer, top1, single, "one setting", 100.0, options),
     ]
 
 
 def against_backbone(
-    task: Task, peer: Contender, pairs: tuple[Pair, ...], name: str, wanted: float, options: Options
+    task: Task, peer: Contender, top1: float, pairs: tuple[Pair, ...], name: str, wanted: float, options: Options
 ) -> Result:
+    """`top1`: the peer's."""
     ours = Contender("ours", lambda: probe(task, pairs, options), options.whole("epochs"))
     measured = interleave([ours, peer], options.rounds, clock_of(options.device))
-    notes = accuracies(task, pairs, options)
+    notes = accuracies(task.test_top1(probe(task, pairs, options)), top1, options)
     return compared(
         f"linear probe, {name}", measured, "ours", peer.name, "epochs", options, wanted=wanted, notes=notes,
         pairs=len(pairs),
@@ -107,16 +111,32 @@ def probe(task: Task, pairs: tuple[Pair, ...], options: Options) -> Callable[[Te
     return linear_probe(train, validation, len(task.data.classes), options.whole("epochs"), 0, pairs).scores
 
 
-def through_backbone(task: Task, options: Options) -> nn.Module:
-    """The peer's first epochs: normalised images in memory, no validation passes, which flatters it."""
-    train, epochs, batch = task.data.train, options.whole("timed_epochs"), options.whole("batch")
-    images_NCSS = normalise(train.images.take(torch.arange(len(train))).to(task.device), task.recipe)
-    labels_N, classes = train.labels_N.to(task.device), len(task.data.classes)
-    if options.against == "lightly":
-        from experiments.benchmark.peers.lightly_readouts import linear
+def through_backbone(task: Task, options: Options, epochs: int) -> nn.Module:
+    """The peer's classifier after `epochs`."""
+    train, batch, classes = task.data.train, options.whole("batch"), len(task.data.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if options.against == "lightly":
+            return lightly_linear(task, epochs, batch)
+        images_NCSS = normalise(pixels(train).to(task.device), task.recipe)
+        labels_N = train.labels_N.to(task.device)
+        return plain_linear(task.backbone, images_NCSS, labels_N, task.dim, classes, epochs, epochs, batch)
 
-        return linear(task.backbone, images_NCSS, labels_N, task.dim, classes, epochs, batch, PEER_LR)
-    return plain_linear(task.backbone, images_NCSS, labels_N, task.dim, classes, epochs, epochs, batch)
+
+def lightly_linear(task: Task, epochs: int, batch: int) -> nn.Module:
+    from experiments.benchmark.peers.lightly_readouts import linear
+
+    train, validation = (
+        ([to_pil(image) for image in pixels(split)], split.labels_N.tolist())
+        for split in (task.data.train, task.data.validation)
+    )
+    side, classes = pixels(task.data.train).shape[-1], len(task.data.classes)
+    return linear(task.backbone, train, validation, side, task.recipe, task.dim, classes, epochs, batch, PEER_LR)
+
+
+def pixels(split: Split) -> Tensor:
+    """uint8 (N, 3, S, S)."""
+    return split.images.take(torch.arange(len(split)))
 
 
 def plain_linear(
@@ -140,8 +160,7 @@ def plain_linear(
     return head
 
 
-def accuracies(task: Task, pairs: tuple[Pair, ...], options: Options) -> tuple[str, ...]:
-    ours, peer = task.test_top1(probe(task, pairs, options)), task.test_top1(peer_to_the_end(task, options))
+def accuracies(ours: float, peer: float, options: Options) -> tuple[str, ...]:
     same = "as good or better" if ours >= peer else "WORSE"
     return (
         f"test top-1 after {options.whole('epochs')} epochs: ours {ours:.1f} %, peer's recipe {peer:.1f} %: {same}",
@@ -149,7 +168,9 @@ def accuracies(task: Task, pairs: tuple[Pair, ...], options: Options) -> tuple[s
 
 
 def peer_to_the_end(task: Task, options: Options) -> Callable[[Tensor], Tensor]:
-    """All epochs of the peer's recipe, on features."""
+    """All epochs of the peer's recipe; the plain one's on features."""
+    if options.against == "lightly":
+        return logits(through_backbone(task, options, options.whole("epochs")))
     train, _ = task.features()
     epochs, classes = options.whole("epochs"), len(task.data.classes)
     with torch.random.fork_rng(devices=[]):
@@ -157,7 +178,10 @@ def peer_to_the_end(task: Task, options: Options) -> Callable[[Tensor], Tensor]:
         head = plain_linear(
             nn.Identity(), train.features_ND, train.labels_N, task.dim, classes, epochs, epochs, options.whole("batch")
         )
+    return logits(head)
 
+
+def logits(head: nn.Module) -> Callable[[Tensor], Tensor]:
     def scores(features_ND: Tensor) -> Tensor:
         with torch.no_grad():
             logits_NC: Tensor = head(features_ND)

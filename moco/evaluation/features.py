@@ -86,7 +86,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def extract(
-    encoder: nn.Module, images: Images, recipe: Augment, device: str | torch.device, batch_size: int = 512
+    encoder: nn.Module, images: Images, recipe: Augment, device: str | torch.device, batch_size: int = 256
 ) -> Tensor:
     """float32 (N, D) on `device`: the encoder in eval mode on the evaluation view of each image.
 

@@ -11,10 +11,11 @@ N images, B batch, D features, E = D + 1 with the bias last, C classes, P pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moco.evaluation.features import Labelled
@@ -103,24 +104,47 @@ def fit(
     train: Labelled, standardise: Standardiser, classes: int, epochs: int, seed: int, pairs: Sequence[Pair]
 ) -> Tensor:
     """(E, C, P): the weights of each pair after `epochs` of SGD as torch's (velocity v <- 0.9 v + g, w <- w - lr v)."""
-    features_ND, labels_N = train.features_ND, train.labels_N
+    features_ND = train.features_ND
     lr_P = features_ND.new_tensor([pair.lr for pair in pairs])
     decay_P = features_ND.new_tensor([pair.weight_decay for pair in pairs])
     weights_ECP = features_ND.new_zeros(features_ND.shape[1] + 1, classes, len(pairs))
     velocity_ECP = torch.zeros_like(weights_ECP)
-    # Once for all epochs where the copy is small: this is a sixth of a step of one pair.
-    inputs_NE = standardise(features_ND) if features_ND.numel() <= MOST_NUMBERS else None
-    for rate, rows_B in schedule(len(train), epochs, seed, features_ND.device):
-        inputs_BE = standardise(features_ND[rows_B]) if inputs_NE is None else inputs_NE[rows_B]
+    for rate, inputs_BE, target_BC1 in minibatches(train, standardise, classes, epochs, seed):
         logits_BCP = (inputs_BE @ weights_ECP.flatten(1)).unflatten(1, (classes, len(pairs)))
         # Pairs lie last and the softmax runs over the middle: 20 times faster on a CPU than over a short last dimension.
         # Clamped because a product with subnormal numbers (below 1e-38) is 100 times slower; 1e-30 moves no weight.
-        error_BCP = logits_BCP.softmax(1).clamp_min_(1e-30)
-        error_BCP[torch.arange(len(rows_B), device=rows_B.device), labels_N[rows_B]] -= 1.0
-        velocity_ECP.flatten(1).addmm_(inputs_BE.T, error_BCP.flatten(1), beta=MOMENTUM, alpha=1.0 / len(rows_B))
+        error_BCP = logits_BCP.softmax(1).clamp_min_(1e-30).sub_(target_BC1)
+        velocity_ECP.flatten(1).addmm_(inputs_BE.T, error_BCP.flatten(1), beta=MOMENTUM, alpha=1.0 / len(inputs_BE))
         velocity_ECP[:-1].addcmul_(weights_ECP[:-1], decay_P)
         weights_ECP.addcmul_(velocity_ECP, lr_P, value=-rate)
     return weights_ECP
+
+
+def minibatches(
+    train: Labelled, standardise: Standardiser, classes: int, epochs: int, seed: int
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """(share of the learning rate, standardised inputs (B, E), one-hot targets (B, C, 1)) of every step.
+
+    What fits in memory is standardised once and put in order once an epoch: a third of a step of one pair otherwise.
+    """
+
+    def rows(rows_B: Tensor) -> tuple[Tensor, Tensor]:
+        inputs_BE = standardise(train.features_ND[rows_B])
+        return inputs_BE, F.one_hot(train.labels_N[rows_B], classes).to(inputs_BE.dtype)[:, :, None]
+
+    count, device = len(train), train.features_ND.device
+    small = count * max(train.features_ND.shape[1], classes) <= MOST_NUMBERS // 2  # two copies
+    inputs_NE, targets_NC1 = rows(torch.arange(count, device=device)) if small else (None, None)
+    for rates, order_N in schedule(count, epochs, seed):
+        order_N = order_N.to(device)
+        batches: Iterable[tuple[Tensor, Tensor]]
+        if inputs_NE is None or targets_NC1 is None:
+            batches = map(rows, order_N.tensor_split(len(rates)))
+        else:
+            whole = inputs_NE[order_N], targets_NC1[order_N]
+            batches = zip(whole[0].tensor_split(len(rates)), whole[1].tensor_split(len(rates)), strict=True)
+        for rate, (inputs_BE, target_BC1) in zip(rates, batches, strict=True):
+            yield rate, inputs_BE, target_BC1
 
 
 def batch_size(images: int) -> int:
@@ -128,17 +152,17 @@ def batch_size(images: int) -> int:
     return max(256, math.ceil(images / 312.5))
 
 
-def schedule(images: int, epochs: int, seed: int, device: torch.device) -> Iterator[tuple[float, Tensor]]:
-    """(share of the learning rate, rows of the minibatch) of every step.
+def schedule(images: int, epochs: int, seed: int) -> Iterator[tuple[list[float], Tensor]]:
+    """(share of the learning rate for each of its minibatches, order of the images) of every epoch.
 
-    The share falls as (1 + cos(pi t / T)) / 2. Each epoch visits every image once, in batches equal to within one image;
+    The share falls as (1 + cos(pi t / T)) / 2. An epoch visits every image once, in batches equal to within one image;
     the order is drawn on the CPU from (seed, epoch): the same in every arm and on every device.
     """
     batches = math.ceil(images / batch_size(images))
     for epoch in range(epochs):
-        order_N = torch.randperm(images, generator=generator("cpu", seed, "linear probe", epoch)).to(device)
-        for i, rows_B in enumerate(order_N.tensor_split(batches)):
-            yield (1.0 + math.cos(math.pi * (epoch * batches + i) / (epochs * batches))) / 2.0, rows_B
+        order_N = torch.randperm(images, generator=generator("cpu", seed, "linear probe", epoch))
+        done = (epoch * batches + i for i in range(batches))
+        yield [(1.0 + math.cos(math.pi * step / (epochs * batches))) / 2.0 for step in done], order_N
 
 
 def validation_top1(weights_ECP: Tensor, standardise: Standardiser, validation: Labelled) -> list[float]:
