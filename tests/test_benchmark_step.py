@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from experiments.benchmark.ceiling import arithmetic_share
 from experiments.benchmark.plain import PlainMoCo, PlainMoCoV3
 from experiments.benchmark.result import Options
 from experiments.benchmark.step import cases, narrow, of_case, random_views, unreal
@@ -63,3 +64,11 @@ def test_a_result_names_what_was_measured() -> None:
     assert eager.name == "narrow ResNet, 32 px, eager"
     assert best.ratio == eager.ratio  # nothing was compiled: the best mode is an eager one
     assert eager.ratio == pytest.approx(eager.ours / eager.peer)
+    assert any("with all else free" in note for note in eager.notes)
+
+
+def test_the_share_of_arithmetic_is_that_of_its_operators() -> None:
+    """A product of N x N matrices is 2 N^3 operations, a sum N^2: nearly all of the time, or none of it."""
+    a = torch.randn(512, 512)
+    assert arithmetic_share(lambda: (a @ a).sum().item(), "cpu") > 0.8
+    assert arithmetic_share(lambda: a.exp().sum().item(), "cpu") == 0.0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.benchmark.ceiling import arithmetic_share
 from experiments.benchmark.plain import Step, plain_step, plain_v3_step
 from experiments.benchmark.result import Benchmark, Options, Result, compared
 from experiments.benchmark.rounds import Contender, Measured, clock_of, interleave
@@ -96,8 +97,8 @@ def of_case(case: Case, options: Options) -> list[Result]:
         [Contender(name, times(case.steps, step), images) for name, step in contenders.items()],
         options.rounds, clock_of(options.device), warm_up=2,
     )  # fmt: skip
-    notes = [share_of_peak(plain, measured, options, len(views[0]))]
     eager = fastest(measured, [name for name in ours if "compiled" not in name])
+    notes = [share_of_peak(plain, measured, options, len(views[0])), limit(eager, ours[eager], measured, options)]
     best = fastest(measured, list(ours))
     every = "; ".join(f"{name} {measured.ratio(name, options.against).median:.2f}x" for name in ours)
     return [
@@ -192,6 +193,16 @@ def share_of_peak(step: Callable[[], None], measured: Measured, options: Options
         f"{flops / 1e9:.3g} GFLOP per image; in a {GEMM} x {GEMM} product float32 reaches {peaks[torch.float32] / 1e9:,.0f} "
         f"GFLOP/s, bf16 {peaks[torch.bfloat16] / 1e9:,.0f}; {best} {rates[best] * flops / peaks[torch.float32]:.0%} of "
         f"float32's, {options.against} {rates[options.against] * flops / peaks[torch.float32]:.0%}"
+    )
+
+
+def limit(name: str, step: Callable[[], None], measured: Measured, options: Options) -> str:
+    """What would be left if all but the arithmetic cost nothing, in words."""
+    share = arithmetic_share(step, options.device)
+    ratio = measured.ratio(name, options.against).median
+    return (
+        f"{share:.0%} of {name}'s time is inside convolutions, matrix products and attention: with all else free it "
+        f"would be at {ratio / share:.2f}x"
     )
 
 

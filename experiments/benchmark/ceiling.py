@@ -1,0 +1,29 @@
+"""How much of a step no rewriting can save: the time inside its convolutions, matrix products and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+ARITHMETIC = ("convolution", "mm", "attention")  # in the names of the operators that do nearly all of the FLOPs
+
+
+def arithmetic_share(step: Callable[[], None], device: str) -> float:
+    """Of the time of one step, without the profiler's own, that of the library calls which are arithmetic."""
+    on_gpu = torch.device(device).type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    step()
+    with profile(activities=activities) as seen:
+        step()
+    seconds = {
+        event.key: float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+        for event in seen.key_averages()
+    }
+    arithmetic = sum(value for name, value in seconds.items() if is_arithmetic(name))
+    return arithmetic / sum(seconds.values())
+
+
+def is_arithmetic(operator: str) -> bool:
+    return operator.startswith("aten::") and any(part in operator for part in ARITHMETIC)
