@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moco import checkpoint, distributed
+from moco.compilation import uncompiled
 from moco.config import Config
 from moco.data import load
 from moco.data.images import ImageData
 from moco.data.loader import Batch
 from moco.evaluation.readouts import curves, final_values, validation_values
 from moco.identity import to_plain
-from moco.trainer import Diverged, Trainer, choose_device, uncompiled
+from moco.trainer import Diverged, Trainer, choose_device
 
 CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.pt"
 __all__ = ["CHECKPOINT", "ENCODER", "Diverged", "Record", "Resumed", "train"]

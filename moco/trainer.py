@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,12 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from moco import checkpoint, diagnostics, distributed
 from moco.augment import normalise
 from moco.batchnorm import local_statistics, measure_statistics, share_statistics
+from moco.compilation import compile_encoders, uncompiled
 from moco.config import Config, Queue, check_processes
 from moco.contrast import build
 from moco.data.images import ImageData
 from moco.data.loader import Batch, Batches
 from moco.identity import run_id
-from moco.model import Direction, Method, Outcome
+from moco.model import Direction, Outcome
 from moco.negatives import KeyQueue, Sample
 from moco.optim import build_optimiser, scaled_lr, set_rates
 from moco.schedule import learning_rate, weight_decay_at
@@ -62,27 +61,6 @@ def parallel(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # where torch.compile looks, on a CPU
-
-
-def compile_encoders(model: Method, device: torch.device, parts: int) -> None:
-    """For the batches of the steps, whose shape never changes; `uncompiled` is for all others."""
-    if parts > 1:  # each part has a momentum of its own for BatchNorm (`share_statistics`): a graph each
-        raise ValueError(
-            f"train.compile = True and train.accumulate = {parts}: compiling needs whole batches; drop one"
-        )
-    if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
-        raise ValueError("train.compile = True: needs a C++ compiler on this machine; install g++ or set it to false")
-    for encoder in {model.query.encoder, getattr(model.key, "encoder", model.query.encoder)}:
-        encoder.compile(dynamic=False)
-
-
-def uncompiled() -> AbstractContextManager[None]:
-    """Readouts and probes come in shapes of their own: compiling for each would cost more than they do."""
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return stance
-
-
 class Trainer:
     """Model, optimiser and counters of a run. `step` is the number of steps done.
 
@@ -97,7 +75,7 @@ class Trainer:
         self.model = build(config, len(data.pretrain), len(data.classes)).to(device)
         self.model.to(memory_format=self.memory_format)
         if config.train.compile:
-            compile_encoders(self.model, device, config.train.accumulate)
+            compile_encoders(self.model, device, config.train)
         self.parallel = parallel(self.model)
         self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
@@ -138,6 +116,8 @@ class Trainer:
     def take_step(self, batch: Batch) -> None:
         """Algorithm 1 of v1, in the order of the authors' code: the key encoder moves first, the queue last."""
         model, views = self.model, self._views(batch)
+        if self.config.train.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # outputs of the last step may be overwritten
         set_rates(self.optimiser, self.learning_rate(), self.weight_decay())
         model.begin(self.step, self.total_steps)
         own_B = torch.arange(batch.rows.start, batch.rows.stop, device=self.device)

@@ -18,7 +18,7 @@ from moco.data.loader import Batch
 from moco.methods import moco_v3_vit
 from moco.trainer import Trainer
 
-SMALL = {"narrow": 1, "resnet18": 0, "resnet50": 0, "vit_small": 0, "batch": 8, "compile": 0}
+SMALL = {"narrow": 1, "resnet18": 0, "resnet50": 0, "vit_small": 0, "batch": 8, "compile": 0, "graphs": 0}
 
 
 def first_loss(config: Config, views: tuple[Tensor, Tensor]) -> tuple[Trainer, float]:

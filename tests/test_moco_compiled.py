@@ -18,7 +18,7 @@ from tests.parts import require_part
 STEPS = 3
 
 
-def config(*, compiled: bool) -> Config:
+def config(*, compiled: bool, graphs: bool = False) -> Config:
     base = moco_v2()
     return replace(
         base,
@@ -28,12 +28,12 @@ def config(*, compiled: bool) -> Config:
         key_encoder=Momentum(0.9, shuffle=False),
         negatives=Queue(256),
         evaluation=replace(base.evaluation, knn_every=0, linear_epochs=2),
-        train=replace(base.train, epochs=1, batch_size=64, compile=compiled, device="cpu"),
+        train=replace(base.train, epochs=1, batch_size=64, compile=compiled, cuda_graphs=graphs, device="cpu"),
     )
 
 
-def stepped(*, compiled: bool) -> Trainer:
-    one = config(compiled=compiled)
+def stepped(*, compiled: bool, graphs: bool = False) -> Trainer:
+    one = config(compiled=compiled, graphs=graphs)
     trainer = Trainer(one, load(one.data, print), torch.device("cpu"))
     for batch in list(trainer.batches.epoch(0))[:STEPS]:
         trainer.take_step(batch)
@@ -62,8 +62,11 @@ def test_compiled_steps_equal_eager_ones_and_readouts_compile_nothing(tmp_path: 
     assert list(state) == list(eager.model.state_dict())
     for name, tensor in eager.model.state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    assert counters["stats"]["unique_graphs"] == 3  # query encoder, key encoder, views
+    replayed = stepped(compiled=True, graphs=True).model.state_dict()
+    for name, tensor in state.items():  # the same code on a CPU, through the same calls as on a GPU
+        assert torch.equal(replayed[name], tensor), name
     graphs = counters["stats"]["unique_graphs"]
-    assert graphs == 3  # query encoder, key encoder, views
     records = [r for r in train(config(compiled=True), tmp_path) if isinstance(r, Record)]
     assert "test/knn20_top1" in records[-1].values
     assert counters["stats"]["unique_graphs"] == graphs  # of kNN, probe and drift there are none
@@ -84,6 +87,16 @@ def test_parts_of_a_batch_are_not_compiled() -> None:
         ValueError, match=r"train.compile = True and train.accumulate = 4: compiling needs whole batches"
     ):
         Trainer(one, load(one.data, print), torch.device("cpu"))
+
+
+def test_graphs_replay_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"train.cuda_graphs = True: replays what is compiled; set train.compile=true"):
+        replace(config(compiled=False).train, cuda_graphs=True)
+    one = config(compiled=True, graphs=True)
+    data = load(one.data, print)
+    monkeypatch.setattr("moco.compilation.size", lambda: 2)
+    with pytest.raises(ValueError, match=r"train.cuda_graphs = True and 2 processes: graphs are for one; set it"):
+        Trainer(one, data, torch.device("cpu"))
 
 
 def test_a_gpu_that_is_not_there_is_one_line() -> None:

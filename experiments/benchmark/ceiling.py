@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ ARITHMETIC = ("convolution", "mm", "attention")  # in the names of the operators
 def arithmetic_share(step: Callable[[], None], device: str) -> float:
     """Of the time of one step, without the profiler's own, that of the library calls which are arithmetic."""
     on_gpu = torch.device(device).type == "cuda"
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler talks of GPUs where there are none
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     step()
     with profile(activities=activities) as seen:

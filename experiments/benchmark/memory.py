@@ -69,7 +69,7 @@ def measure(name: str, device: str, batch: int, threads: int) -> int | None:
     def steps() -> None:
         for precision in PRECISIONS:
             if name == precision:
-                step = ours_of(config, (precision, False), views, device)
+                step = ours_of(config, (precision, "eager"), views, device)
                 break
         else:
             step = peer_of(config, name, views, device)

@@ -29,6 +29,7 @@ from moco.trainer import Trainer
 Views = tuple[Tensor, Tensor]
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+Way = Literal["eager", "compiled", "graphs"]  # graphs: compiled, and replayed on a GPU
 GEMM = 2048  # side of the matrices whose product is the peak that the step is held against
 
 
@@ -77,7 +78,7 @@ def vit_small(batch: int) -> Case:
 
 def benchmarks() -> dict[str, Benchmark]:
     what = "a training step: images (two views each) through our trainer, the plain step, lightly's"
-    settings = {"narrow": 1, "resnet18": 1, "resnet50": 0, "vit_small": 0, "batch": 0, "compile": 0}
+    settings = {"narrow": 1, "resnet18": 1, "resnet50": 0, "vit_small": 0, "batch": 0, "compile": 0, "graphs": 0}
     return {"step": Benchmark("step", what, run, settings)}
 
 
@@ -87,8 +88,9 @@ def run(options: Options) -> list[Result]:
 
 def of_case(case: Case, options: Options) -> list[Result]:
     views = random_views(case.config, options.device)
-    modes = [(precision, False) for precision in PRECISIONS]
-    modes += [(precision, True) for precision in PRECISIONS] if options.whole("compile") else []
+    ways: list[Way] = ["eager", *(("compiled",) if options.whole("compile") else ())]
+    ways += ["graphs"] if options.whole("graphs") else []
+    modes = [(precision, way) for way in ways for precision in PRECISIONS]
     ours = {name_of(mode): ours_of(case.config, mode, views, options.device) for mode in modes}
     plain = peer_of(case.config, options.against, views, options.device)
     contenders = {**ours, options.against: plain}
@@ -97,7 +99,7 @@ def of_case(case: Case, options: Options) -> list[Result]:
         [Contender(name, times(case.steps, step), images) for name, step in contenders.items()],
         options.rounds, clock_of(options.device), warm_up=2,
     )  # fmt: skip
-    eager = fastest(measured, [name for name in ours if "compiled" not in name])
+    eager = fastest(measured, [name_of((precision, "eager")) for precision in PRECISIONS])
     notes = [share_of_peak(plain, measured, options, len(views[0])), limit(eager, ours[eager], measured, options)]
     best = fastest(measured, list(ours))
     every = "; ".join(f"{name} {measured.ratio(name, options.against).median:.2f}x" for name in ours)
@@ -108,8 +110,9 @@ def of_case(case: Case, options: Options) -> list[Result]:
     ]  # fmt: skip
 
 
-def name_of(mode: tuple[Precision, bool]) -> str:
-    return f"{mode[0]} compiled" if mode[1] else mode[0]
+def name_of(mode: tuple[Precision, Way]) -> str:
+    precision, way = mode
+    return precision if way == "eager" else f"{precision} {way}"
 
 
 def fastest(measured: Measured, names: list[str]) -> str:
@@ -131,10 +134,12 @@ def random_views(config: c.Config, device: str) -> Views:
     return first.to(device), second.to(device)
 
 
-def ours_of(config: c.Config, mode: tuple[Precision, bool], views: Views, device: str) -> Callable[[], None]:
+def ours_of(config: c.Config, mode: tuple[Precision, Way], views: Views, device: str) -> Callable[[], None]:
     """A step of the real trainer, with its notes for the next record, on views that are there already."""
-    precision, compiled = mode
-    train = replace(config.train, precision=precision, compile=compiled, device=device, log_every=10**9)
+    precision, way = mode
+    train = replace(
+        config.train, precision=precision, compile=way != "eager", cuda_graphs=way == "graphs", device=device, log_every=10**9
+    )  # fmt: skip
     trainer = Trainer(replace(config, train=train), unreal(config), torch.device(device))
     indices_B = torch.arange(len(views[0]), device=device)
 

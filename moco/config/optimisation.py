@@ -119,6 +119,9 @@ class Train:
     compile: bool = cosmetic(
         False
     )  # encoders and views by torch.compile: minutes once, then kept; for runs of ten minutes
+    cuda_graphs: bool = cosmetic(
+        False
+    )  # replay the compiled encoders: for networks whose kernels end too soon for Python
     device: str = cosmetic("auto")  # auto, cpu, cuda, cuda:1, ...
     log_every: int = cosmetic(10)  # steps between two records
     checkpoint_minutes: float = cosmetic(5.0)  # at most this much work is lost; also saved at each evaluation
@@ -131,6 +134,10 @@ class Train:
             self.batch_size % self.accumulate == 0,
             f"train.batch_size = {self.batch_size} and train.accumulate = {self.accumulate}: "
             "the batch must divide into equal parts",
+        )
+        require(
+            self.compile or not self.cuda_graphs,
+            f"train.cuda_graphs = {self.cuda_graphs}: replays what is compiled; set train.compile=true too, or drop it",
         )
         require(self.log_every >= 1, f"train.log_every = {self.log_every}: must be at least 1")
         require(

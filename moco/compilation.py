@@ -1,0 +1,37 @@
+"""`train.compile`: the encoders of the steps by `torch.compile`, and what must stay out of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import AbstractContextManager
+
+import torch
+
+from moco.config import Train
+from moco.distributed import size
+from moco.model import Method
+
+COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # where torch.compile looks, on a CPU
+
+
+def compile_encoders(model: Method, device: torch.device, train: Train) -> None:
+    """For the batches of the steps, whose shape never changes; `uncompiled` is for all others. Raises ValueError."""
+    parts, processes = train.accumulate, size()
+    if parts > 1:  # each part has a momentum of its own for BatchNorm (`share_statistics`): a graph each
+        raise ValueError(
+            f"train.compile = True and train.accumulate = {parts}: compiling needs whole batches; drop one"
+        )
+    if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
+        raise ValueError("train.compile = True: needs a C++ compiler on this machine; install g++ or set it to false")
+    if train.cuda_graphs and processes > 1:  # DistributedDataParallel would keep gradients that a replay overwrites
+        raise ValueError(f"train.cuda_graphs = True and {processes} processes: graphs are for one; set it to false")
+    for encoder in {model.query.encoder, getattr(model.key, "encoder", model.query.encoder)}:
+        # A graph is replayed on a GPU alone; on a CPU both modes make the same code.
+        encoder.compile(dynamic=False, mode="reduce-overhead" if train.cuda_graphs else None)
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Readouts and probes come in shapes of their own: compiling for each would cost more than they do."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
