@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-ARITHMETIC = ("convolution", "mm", "attention")  # in the names of the operators that do nearly all of the FLOPs
+ARITHMETIC = ("conv", "mm", "attention")  # in the names of the operators that do nearly all of the FLOPs
 
 
 def arithmetic_share(step: Callable[[], None], device: str) -> float:
