@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torchvision.transforms import RandomResizedCrop
 from moco.augment import View, crop_boxes, two_views, two_views_of_crops
 from moco.config import Augment, Config, Data, InfoNCE, Queue, ResNet, Train
 from moco.data import load
+from moco.data.decode import Unreadable
 from moco.data.images import Resident, Split, Streamed
 from moco.data.loader import Batch, Batches
 from tests.data_files import write_folder
@@ -153,6 +155,27 @@ def test_streamed_batches_are_two_views_of_full_resolution_crops(root: Path) -> 
         assert torch.equal(batch.key_view_B3SS, key)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_broke_since_is_named(tmp_path: Path, workers: int) -> None:
+    config = configured(write_folder(tmp_path / "set", per_class=23), stream=True, workers=workers)
+    config = replace(config, train=replace(config.train, batch_size=4))
+    loaded = batches(config)
+    assert isinstance(loaded.images, Streamed)
+    broken = loaded.images.paths[0]
+    Path(broken).write_bytes(b"no picture")
+    with pytest.raises(Unreadable, match=f"^{re.escape(broken)}: cannot identify image file"):
+        list(loaded.epoch(0))
+
+
+def test_readers_hold_no_file_open_for_a_step_that_is_over(root: Path) -> None:
+    """An epoch of ImageNet has 5,000 steps, and a process may have 1,024 files open."""
+    config = configured(root, stream=True, workers=1)
+    config = replace(config, train=replace(config.train, batch_size=4))
+    held = [len(os.listdir("/proc/self/fd")) for _ in batches(config).epoch(0)]
+    assert len(held) == 10
+    assert held[-1] <= held[3]
+
+
 def measures(boxes_B4: torch.Tensor) -> tuple[torch.Tensor, ...]:
     top_B, left_B, height_B, width_B = boxes_B4.unbind(1)
     return top_B, left_B, height_B * width_B, width_B / height_B
@@ -204,6 +227,7 @@ from dataclasses import replace
 import torch
 from moco.config import Config, Data, ResNet, Train
 from moco.data import load
+from moco.data.decode import Unreadable
 from moco.data.loader import Batches
 if __name__ == "__main__":
     seen = []

@@ -21,7 +21,7 @@ from torchvision import transforms
 
 from experiments.benchmark.result import Benchmark, Options, Result, compared
 from experiments.benchmark.rounds import Contender, Measured, clock_of, interleave
-from moco.augment import Rows, two_views, two_views_of_crops
+from moco.augment import two_views, two_views_of_crops
 from moco.config import Augment, Config, Data, Momentum, Train
 from moco.data.images import Split, Streamed
 from moco.data.loader import Batches, Crops
@@ -84,7 +84,7 @@ def turns_of_large(files: Streamed, options: Options) -> dict[str, Callable[[], 
     exact, quick, views = crops_of(files), crops_of(files, quick=True), peer_views(options.against, files.size)
 
     def views_of_crops(compiled: bool) -> tuple[Tensor, Tensor]:
-        query, key = (crop.to(options.device) for crop in (quick if compiled else exact)())
+        query, key = (crop.to(options.device).contiguous() for crop in (quick if compiled else exact)())
         return two_views_of_crops(query, key, AUGMENT_V2, 0, 0, compiled=compiled)
 
     ours = {mode: partial(views_of_crops, compiled) for mode, compiled in modes(options).items()}
@@ -104,8 +104,8 @@ def crops_of(files: Streamed, *, quick: bool = False) -> Callable[[], Crops]:
     split = Split(files, torch.zeros(count, dtype=torch.int64), torch.arange(count))
     batches = Batches(split, config, torch.device("cpu"))
     assert batches.reader is not None, "files are streamed"
-    reader, every = batches.reader, Rows(torch.arange(count), count)
-    return lambda: next(reader.read([(0, list(range(count)), (every, every))]))
+    reader, every = batches.reader, list(range(count))
+    return lambda: next(reader.read([(0, every, [every, every])]))
 
 
 def results_of_large(measured: Measured, ours: list[str], options: Options) -> list[Result]:

@@ -22,7 +22,7 @@ from moco import distributed
 from moco.augment import Rows, View, one_view
 from moco.augment.draws import boxes, uniforms
 from moco.config import Augment, Config
-from moco.data.decode import BILINEAR, open_rgb, to_tensor
+from moco.data.decode import BILINEAR, Unreadable, open_rgb, to_tensor
 from moco.data.images import Resident, Split, Streamed
 from moco.data.quick import crop_pixels, open_pixels
 from moco.randomness import generator, key_order
@@ -33,7 +33,9 @@ DEVICE_SHARE = 0.25  # of the free device memory that resident images may take
 VIEWS: tuple[View, ...] = ("query", "key")
 
 Shown = tuple[Rows, ...]  # of the whole batch: which of them the query view has, and the key view
-Key = tuple[int, list[int], Shown]  # step, positions of the whole batch in the split
+# Step, positions of the whole batch in the split, rows that each view shows. Plain numbers: a tensor that is sent to a reader
+# is a file descriptor that stays open as long as the key.
+Key = tuple[int, list[int], list[list[int]]]
 Crops = tuple[Tensor, ...]  # uint8 (B, 3, S, S), of the query and of the key
 
 
@@ -109,10 +111,12 @@ class Batches:
 
     def _stream(self, order_TB: Tensor, first: int) -> Iterator[Batch]:
         assert self.reader is not None
-        keys = [(step, indices_B.tolist(), self._shown(step)) for step, indices_B in enumerate(order_TB, first)]
-        crops = self.reader.read(keys)
-        for (step, _, shown), indices_B, crop in zip(keys, order_TB.to(self.device), crops, strict=True):
-            yield self._batch(step, indices_B, shown, crop, cropped=True)
+        crops = self.reader.read([self._key(step, indices_B) for step, indices_B in enumerate(order_TB, first)])
+        for step, (indices_B, crop) in enumerate(zip(order_TB.to(self.device), crops, strict=True), first):
+            yield self._batch(step, indices_B, self._shown(step), crop, cropped=True)
+
+    def _key(self, step: int, indices_B: Tensor) -> Key:
+        return step, indices_B.tolist(), [rows.rows_B.tolist() for rows in self._shown(step)]
 
     def _batch(self, step: int, indices_B: Tensor, shown: Shown, crops: Crops, *, cropped: bool) -> Batch:
         query, *key = (
@@ -133,9 +137,9 @@ def _fits(images_N3SS: Tensor, device: torch.device) -> bool:
     return images_N3SS.nbytes <= DEVICE_SHARE * free
 
 
-class _Crops(Dataset[Crops]):
+class _Crops(Dataset["Crops | Unreadable"]):
     """One item is a batch, or a process' rows of it: files decoded once, cropped for each view (RandomResizedCrop) and
-    resized by Pillow."""
+    resized by Pillow. A file that broke is an item, too: raised in a reader it would arrive as a traceback, in words."""
 
     def __init__(
         self, images: Streamed, recipe: Augment, seed: int, views: tuple[View, ...] = VIEWS, *, quick: bool = False
@@ -143,10 +147,15 @@ class _Crops(Dataset[Crops]):
         self.images, self.recipe, self.seed, self.views = images, recipe, seed, views
         self.reading = QUICK if quick else EXACT
 
-    def __getitem__(self, key: Key) -> Crops:
-        step, positions, shown = key
+    def __getitem__(self, key: Key) -> Crops | Unreadable:
+        try:
+            return self._batch(*key)
+        except Unreadable as broken:
+            return broken
+
+    def _batch(self, step: int, positions: list[int], shown: list[list[int]]) -> Crops:
         tables = [uniforms(len(positions), self.seed, step, view) for view in self.views]
-        places = [{row: place for place, row in enumerate(rows.rows_B.tolist())} for rows in shown]
+        places = [{row: place for place, row in enumerate(rows)} for rows in shown]
         side = self.images.size
         all_crops = tuple(self.reading.empty(len(place), side) for place in places)
         needed = sorted({row for place in places for row in place})
@@ -213,7 +222,7 @@ class _Reader:
     def __init__(self, images: Streamed, config: Config, device: torch.device, views: tuple[View, ...]) -> None:
         workers = config.data.workers
         self.keys = _Keys()
-        self.loader: DataLoader[Crops] = DataLoader(
+        self.loader: DataLoader[Crops | Unreadable] = DataLoader(
             _Crops(images, config.augment, config.train.seed, views, quick=config.data.quick_crops),
             batch_size=None,
             sampler=self.keys,
@@ -225,8 +234,12 @@ class _Reader:
         )
 
     def read(self, keys: list[Key]) -> Iterator[Crops]:
+        """Raises `Unreadable`."""
         self.keys.keys = keys
-        return iter(self.loader)
+        for item in self.loader:
+            if isinstance(item, Unreadable):
+                raise item
+            yield item
 
 
 def _leave_group(worker: int) -> None:
