@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -11,8 +12,6 @@ import torch
 from moco.config import Train
 from moco.distributed import size
 from moco.model import Method
-
-COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # where torch.compile looks, on a CPU
 
 
 def compile_encoders(model: Method, device: torch.device, train: Train) -> None:
@@ -22,13 +21,25 @@ def compile_encoders(model: Method, device: torch.device, train: Train) -> None:
         raise ValueError(
             f"train.compile = True and train.accumulate = {parts}: compiling needs whole batches; drop one"
         )
-    if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
-        raise ValueError("train.compile = True: needs a C++ compiler on this machine; install g++ or set it to false")
+    names, package = compilers(device)
+    if not any(shutil.which(name) for name in names):
+        raise ValueError(
+            f"train.compile = True: needs a compiler on this machine ({' or '.join(names)}); install {package} or set it "
+            "to false"
+        )
     if train.cuda_graphs and processes > 1:  # DistributedDataParallel would keep gradients that a replay overwrites
         raise ValueError(f"train.cuda_graphs = True and {processes} processes: graphs are for one; set it to false")
     for encoder in {model.query.encoder, getattr(model.key, "encoder", model.query.encoder)}:
         # A graph is replayed on a GPU alone; on a CPU both modes make the same code.
         encoder.compile(dynamic=False, mode="reduce-overhead" if train.cuda_graphs else None)
+
+
+def compilers(device: torch.device) -> tuple[list[str], str]:
+    """Commands that torch.compile tries there, and what to install: C++ for its loops on a CPU, C for Triton's launchers."""
+    if device.type == "cpu":
+        usual = "clang++" if sys.platform == "darwin" else "g++"
+        return [*os.environ.get("CXX", usual).split()[:1]], usual
+    return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"
 
 
 def uncompiled() -> AbstractContextManager[None]:

@@ -45,7 +45,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
     except RuntimeError:
-        raise ValueError(f"train.device = {name}: must be auto, cpu, cuda or cuda:N") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"train.device = {name}: must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise ValueError(f"train.device = {name}: torch sees {gpus} CUDA GPUs here; choose auto or cpu, or another N")
     return device

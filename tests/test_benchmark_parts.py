@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -208,3 +209,20 @@ def test_the_bank_is_of_unit_length_and_separable() -> None:
     torch.testing.assert_close(bank.features_ND, F.normalize(bank.features_ND))
     votes_QC = knn.one_hot_votes(queries_QD @ bank.features_ND.T, bank.labels_N, 20, 20)
     assert len(votes_QC.argmax(dim=1).unique()) > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("table --set runs=3", "--set runs=3: must be 4 or more"),
+        ("sweep --threads 2", "--threads 2: means nothing to sweep, .*; leave it out"),
+        ("startup --device cuda", "--device cuda: means nothing to startup, .*; leave it out"),
+        ("queue --against lightly", "--against lightly: (not installed|means nothing to queue), .*"),
+        ("step --set narrow=0 resnet18=0 --json", "step: no network is left; set one of narrow, .* to 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(arguments: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", *arguments.split()]) == 2
+    said, told = capsys.readouterr()
+    assert said == ""
+    assert re.fullmatch(f"error: {words}", told.strip()), told

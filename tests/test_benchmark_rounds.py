@@ -135,18 +135,19 @@ def test_a_cost_that_does_not_grow_is_compared_end_to_end() -> None:
 
 
 def test_settings_of_the_command_line() -> None:
-    benchmark = Benchmark("x", "", lambda options: [], {"batch": 512, "share": 0.5})
-    assert with_settings(benchmark.settings, ["batch=64"]) == {"batch": 64, "share": 0.5}
-    assert with_settings(benchmark.settings, ["share=1"]) == {"batch": 512, "share": 1.0}
+    benchmark = Benchmark("x", "", lambda options: [], {"batch": 512, "share": 0.5}, least={"share": 0})
+    assert with_settings(benchmark, ["batch=64"]) == {"batch": 64, "share": 0.5}
+    assert with_settings(benchmark, ["share=1"]) == {"batch": 512, "share": 1.0}
     for wrong, words in {
         "bach=1": "--set bach=1: no such setting; did you mean batch?",
         "zzz=1": "--set zzz=1: no such setting; there are batch, share",
         "batch=1.5": "--set batch=1.5: must be a whole number, such as 512",
         "batch": "--set batch: must be a whole number, such as 512",
         "share=-1": "--set share=-1: must be 0 or more",
+        "batch=0": "--set batch=0: must be 1 or more",
     }.items():
         with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
-            with_settings(benchmark.settings, [wrong])
+            with_settings(benchmark, [wrong])
 
 
 def test_flags_are_those_of_the_kernel(tmp_path: Path) -> None:

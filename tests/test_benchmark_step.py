@@ -57,6 +57,19 @@ def test_the_plain_v3_step_is_our_step() -> None:
     assert loss.item() / (4 * plain.temperature) == pytest.approx(ours / trainer.model.scale, rel=1e-5)
 
 
+@pytest.mark.parametrize("batch", [4, 6, 16, 25])
+def test_the_plain_queue_holds_the_newest_keys(batch: int) -> None:
+    """Whether or not the batch divides the queue of 16, or is larger."""
+    plain, said = PlainMoCo(nn.Linear(3, 2), 2, 16, 0.9, 0.1), torch.zeros(0, 2)
+    for step in range(9):
+        keys_BC = torch.arange(batch * 2.0).view(batch, 2) + 1000 * step
+        plain.enqueue(keys_BC)
+        said = torch.cat([said, keys_BC])
+    assert sorted(plain.queue_CK[0].tolist()) == sorted(said[-16:, 0].tolist())
+    oldest = plain.queue_CK[0].roll(-plain.pointer)
+    assert oldest.tolist() == said[-16:, 0].tolist()
+
+
 def test_a_result_names_what_was_measured() -> None:
     options = Options(rounds=1, settings=SMALL)
     (case,) = cases(options)

@@ -75,7 +75,10 @@ def test_compiled_steps_equal_eager_ones_and_readouts_compile_nothing(tmp_path: 
 def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     one, data = config(compiled=True), load(Data(name="digits"), print)
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ValueError, match=r"train.compile = True: needs a C\+\+ compiler on this machine; install g"):
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(
+        ValueError, match=r"train.compile = True: needs a compiler on this machine \(g\+\+\); install g"
+    ):
         Trainer(one, data, torch.device("cpu"))
 
 
@@ -97,6 +100,12 @@ def test_graphs_replay_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("moco.compilation.size", lambda: 2)
     with pytest.raises(ValueError, match=r"train.cuda_graphs = True and 2 processes: graphs are for one; set it"):
         Trainer(one, data, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "gpu", "cuda:x"])
+def test_what_is_no_device_is_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^train.device = {name}: must be auto, cpu, cuda or cuda:N$"):
+        choose_device(name)
 
 
 def test_a_gpu_that_is_not_there_is_one_line() -> None:

@@ -1,1 +1,1 @@
-"""Speed measured against others, interleaved in one process: `python -m experiments benchmark NAME`."""
+"""Speed measured against others, in turns: `python -m experiments benchmark NAME`."""

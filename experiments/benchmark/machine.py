@@ -65,4 +65,5 @@ def one_line(facts: dict[str, Any]) -> str:
     where = (
         facts["gpu"] or f"{facts['cpu']}, {' '.join(f for f in facts['flags'] if f.startswith(('amx', 'avx512_b')))}"
     )
-    return f"{where}; {facts['cores']} cores, {facts['threads']} threads; torch {facts['versions']['torch']}"
+    threads = "" if facts["threads"] is None else f", {facts['threads']} threads"
+    return f"{where}; {facts['cores']} cores{threads}; torch {facts['versions']['torch']}"

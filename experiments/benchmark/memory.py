@@ -48,11 +48,12 @@ def spread(ours: list[float], peer: list[float]) -> tuple[float, float]:
 
 
 def in_own_process(name: str, options: Options) -> float:
-    """Bytes. Raises ValueError where the system does not tell a process' peak."""
+    """Bytes. Raises ValueError where the system does not tell a process' peak, and for a step that does not fit."""
     asked = [name, options.device, str(options.whole("batch")), str(options.threads)]
     done = subprocess.run([sys.executable, "-m", __name__, *asked], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr.strip().splitlines()[-1:]}")
+        reason = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+        raise ValueError(f"memory: the {name} step: {reason}; if it does not fit, lower --set batch")
     extra: float | None = json.loads(done.stdout.splitlines()[-1])
     if extra is None:
         raise ValueError("memory: this system does not tell a process' peak; it needs Linux's /proc")

@@ -37,15 +37,17 @@ class PlainMoCo(nn.Module):
 
     @torch.no_grad()
     def keys(self, view_B3SS: Tensor) -> Tensor:
-        order_B = torch.randperm(len(view_B3SS), device=view_B3SS.device)
-        keys_BC = F.normalize(self.key(view_B3SS[order_B]), dim=1)
-        return keys_BC[order_B.argsort()]
+        keys_BC = F.normalize(self.key(view_B3SS), dim=1)
+        return keys_BC
 
     @torch.no_grad()
     def enqueue(self, keys_BC: Tensor) -> None:
-        count = len(keys_BC)
-        self.queue_CK[:, self.pointer : self.pointer + count] = keys_BC.T
-        self.pointer = (self.pointer + count) % self.queue_CK.shape[1]
+        size = self.queue_CK.shape[1]
+        newest_BC = keys_BC[-size:]
+        first = self.pointer + len(keys_BC) - len(newest_BC)
+        places_B = torch.arange(first, first + len(newest_BC), device=keys_BC.device) % size
+        self.queue_CK[:, places_B] = newest_BC.T
+        self.pointer = (self.pointer + len(keys_BC)) % size
 
     def forward(self, query_view_B3SS: Tensor, key_view_B3SS: Tensor) -> Tensor:
         queries_BC = F.normalize(self.query(query_view_B3SS), dim=1)

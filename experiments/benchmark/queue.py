@@ -19,7 +19,7 @@ DOUBLINGS = (1, 2, 4, 8)
 
 def benchmarks() -> dict[str, Benchmark]:
     compares = "the time of a MoCo step on the shapes against the length of the queue"
-    return {"queue": Benchmark("queue", compares, run, {"keys": 256, "steps": 4})}
+    return {"queue": Benchmark("queue", compares, run, {"keys": 256, "steps": 4}, obeys=("device", "threads"))}
 
 
 def run(options: Options) -> list[Result]:

@@ -61,12 +61,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`compares`: what with what, in one line. `settings`: what `--set` may change, with its defaults."""
+    """`compares`: what with what, in one line. `settings`: what `--set` may change, with its defaults.
+
+    `least`: the smallest value of a setting, 1 where it is not named. `obeys`: which options mean something here.
+    """
 
     name: str
     compares: str
     run: Callable[[Options], list[Result]]
     settings: Mapping[str, Number] = field(default_factory=dict)
+    least: Mapping[str, Number] = field(default_factory=dict)
+    obeys: tuple[str, ...] = ("against", "device", "threads")
     rounds: int = 5  # unless --rounds says otherwise
 
 

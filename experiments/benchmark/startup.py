@@ -20,7 +20,7 @@ MOST_SECONDS = 1.0
 
 def benchmarks() -> dict[str, Benchmark]:
     compares = "a digits run's time outside training against all of it; --dry-run against one second"
-    return {"startup": Benchmark("startup", compares, run, {"runs": 8, "epochs": 40})}
+    return {"startup": Benchmark("startup", compares, run, {"runs": 8, "epochs": 40}, obeys=("threads",))}
 
 
 def run(options: Options) -> list[Result]:

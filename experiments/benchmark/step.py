@@ -19,7 +19,7 @@ from experiments.benchmark.plain import Step, plain_step, plain_v3_step
 from experiments.benchmark.result import Benchmark, Options, Result, compared
 from experiments.benchmark.rounds import Contender, Measured, clock_of, interleave
 from moco import config as c
-from moco.data.images import ImageData, Resident, Split
+from moco.data.images import ImageData, Split
 from moco.data.loader import Batch
 from moco.encoders import Encoder, build_encoder
 from moco.heads import build_head, build_predictor
@@ -31,6 +31,7 @@ Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 Way = Literal["eager", "compiled", "graphs"]  # graphs: compiled, and replayed on a GPU
 GEMM = 2048  # side of the matrices whose product is the peak that the step is held against
+GPU_GEMM, GPU_PRODUCTS = 8192, 16  # there, so that a turn takes a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,18 @@ def vit_small(batch: int) -> Case:
 def benchmarks() -> dict[str, Benchmark]:
     what = "a training step: images (two views each) through our trainer, the plain step, lightly's"
     settings = {"narrow": 1, "resnet18": 1, "resnet50": 0, "vit_small": 0, "batch": 0, "compile": 0, "graphs": 0}
-    return {"step": Benchmark("step", what, run, settings)}
+    return {"step": Benchmark("step", what, run, settings, least=dict.fromkeys(settings, 0))}
 
 
 def run(options: Options) -> list[Result]:
+    if not cases(options):
+        raise ValueError("step: no network is left; set one of narrow, resnet18, resnet50, vit_small to 1")
     return [result for case in cases(options) for result in of_case(case, options)]
 
 
 def of_case(case: Case, options: Options) -> list[Result]:
+    torch.compiler.reset()  # of all cases together dynamo would compile the first few, and run the rest eagerly
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     views = random_views(case.config, options.device)
     ways: list[Way] = ["eager", *(("compiled",) if options.whole("compile") else ())]
     ways += ["graphs"] if options.whole("graphs") else []
@@ -119,7 +124,7 @@ def fastest(measured: Measured, names: list[str]) -> str:
     return max(names, key=measured.rate)
 
 
-def times(count: int, step: Callable[[], None]) -> Callable[[], None]:
+def times(count: int, step: Callable[[], object]) -> Callable[[], None]:
     def turn() -> None:
         for _ in range(count):
             step()
@@ -149,10 +154,23 @@ def ours_of(config: c.Config, mode: tuple[Precision, Way], views: Views, device:
     return step
 
 
+@dataclass(frozen=True)
+class Black:
+    """As many images as the queue wants to see, on no device: nobody looks at them."""
+
+    count: int
+    side: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, indices_B: Tensor) -> Tensor:
+        return torch.zeros(len(indices_B), 3, self.side, self.side, dtype=torch.uint8)
+
+
 def unreal(config: c.Config) -> ImageData:
-    """As many images as the queue wants to see, all the same one: they take no memory, and nobody looks at them."""
-    side, count = config.data.image_size, max(65_536, config.train.batch_size)
-    images = Resident(torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(count, -1, -1, -1))
+    count = max(65_536, config.train.batch_size)
+    images = Black(count, config.data.image_size)
     split = Split(images, torch.zeros(count, dtype=torch.int64), torch.arange(count))
     return ImageData(split, split, split, split, ("one",))
 
@@ -191,11 +209,12 @@ def share_of_peak(step: Callable[[], None], measured: Measured, options: Options
     with FlopCounterMode(display=False) as counter:
         step()
     flops = counter.get_total_flops() / batch
+    side = gemm_side(options.device)
     rates = {name: measured.rate(name) for name in measured.units}
     peaks = {dtype: peak(options, dtype) for dtype in (torch.float32, torch.bfloat16)}
     best = max((name for name in rates if name.startswith("fp32")), key=lambda name: rates[name])
     return (
-        f"{flops / 1e9:.3g} GFLOP per image; in a {GEMM} x {GEMM} product float32 reaches {peaks[torch.float32] / 1e9:,.0f} "
+        f"{flops / 1e9:.3g} GFLOP per image; in a {side} x {side} product float32 reaches {peaks[torch.float32] / 1e9:,.0f} "
         f"GFLOP/s, bf16 {peaks[torch.bfloat16] / 1e9:,.0f}; {best} {rates[best] * flops / peaks[torch.float32]:.0%} of "
         f"float32's, {options.against} {rates[options.against] * flops / peaks[torch.float32]:.0%}"
     )
@@ -206,13 +225,23 @@ def limit(name: str, step: Callable[[], None], measured: Measured, options: Opti
     share = arithmetic_share(step, options.device)
     ratio = measured.ratio(name, options.against).median
     return (
-        f"{share:.0%} of {name}'s time is inside convolutions, matrix products and attention: with all else free it "
-        f"would be at {ratio / share:.2f}x"
+        f"{share:.0%} of the time in {name}'s operators is convolutions, matrix products and attention: with all else "
+        f"free it would be at {ratio / share:.2f}x"
     )
 
 
 def peak(options: Options, dtype: torch.dtype) -> float:
-    """FLOP per second of the clock that counts."""
-    a = torch.randn(GEMM, GEMM, device=options.device, dtype=dtype)
-    measured = interleave([Contender("gemm", lambda: a @ a, 2.0 * GEMM**3)], 5, clock_of(options.device))
+    """FLOP per second of the clock that counts; on a GPU float32 with TF32, as its convolutions."""
+    side = gemm_side(options.device)
+    products = 1 if side == GEMM else GPU_PRODUCTS
+    a = torch.randn(side, side, device=options.device, dtype=dtype)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if products > 1 else before)
+    gemm = Contender("gemm", times(products, lambda: a @ a), products * 2.0 * side**3)
+    measured = interleave([gemm], 5, clock_of(options.device))
+    torch.set_float32_matmul_precision(before)
     return max(measured.rates("gemm"))
+
+
+def gemm_side(device: str) -> int:
+    return GEMM if device == "cpu" else GPU_GEMM

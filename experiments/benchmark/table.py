@@ -28,7 +28,11 @@ ARMS = (0.005, 0.01, 0.02, 0.05)  # of the temperature: any four arms will do
 
 def benchmarks() -> dict[str, Benchmark]:
     sizes = {"runs": 100, "epochs": 1}
-    return {"table": Benchmark("table", "the time of a table against its number of runs", run, sizes)}
+    return {
+        "table": Benchmark(
+            "table", "the time of a table against its number of runs", run, sizes, least={"runs": len(ARMS)}, obeys=()
+        )
+    }
 
 
 def run(options: Options) -> list[Result]:

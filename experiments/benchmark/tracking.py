@@ -32,7 +32,7 @@ QUESTION = Sweep(
 
 def benchmarks() -> dict[str, Benchmark]:
     compares = "training with MLflow's mirror beside it against training without, one run at a time"
-    return {"tracking": Benchmark("tracking", compares, run, {"runs": 2, "epochs": 40}, rounds=3)}
+    return {"tracking": Benchmark("tracking", compares, run, {"runs": 2, "epochs": 40}, rounds=3, obeys=("threads",))}
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from experiments.benchmark.registry import FILES, benchmark
-from experiments.benchmark.result import PEERS, Number, Options, as_json, as_text
+from experiments.benchmark.result import PEERS, Benchmark, Number, Options, as_json, as_text
 from experiments.parser import AddVerb
 
-DESCRIPTION = """Measure ours against a peer, in turns within one process, and print the ratio first. On a CPU rates are per
+DESCRIPTION = """Measure ours against a peer, in turns, and print the ratio first. On a CPU rates are per
 core-second (the CPU time of all threads), on a GPU per second. Numbers measured so far: experiments/BENCHMARKS.md."""
 
 
@@ -38,11 +38,14 @@ def measure(options: argparse.Namespace, command: str) -> int:
         raise ValueError(f"--threads {options.threads}: must be at least 1")
     check(options.against)
     chosen = benchmark(options.name)
-    settings = with_settings(chosen.settings, options.set)
+    settings = with_settings(chosen, options.set)
+    check_obeyed(chosen, options)
     compute_on(options.device, options.threads)
     asked = Options(options.against, options.device, options.rounds or chosen.rounds, options.threads, settings)
     results = chosen.run(asked)
     facts = machine(options.device)
+    if "threads" not in chosen.obeys:
+        facts["threads"] = None
     if options.json:
         print(as_json(options.name, results, facts))
         return 0
@@ -52,9 +55,17 @@ def measure(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def with_settings(defaults: Mapping[str, Number], assignments: Sequence[str]) -> dict[str, Number]:
+def check_obeyed(chosen: Benchmark, options: argparse.Namespace) -> None:
+    """Raises ValueError for an option that would change nothing."""
+    for name, usual in {"against": "plain", "device": "cpu", "threads": 1}.items():
+        asked = getattr(options, name)
+        if asked != usual and name not in chosen.obeys:
+            raise ValueError(f"--{name} {asked}: means nothing to {chosen.name}, {chosen.compares}; leave it out")
+
+
+def with_settings(chosen: Benchmark, assignments: Sequence[str]) -> dict[str, Number]:
     """Defaults with NAME=NUMBER of the command line. Raises ValueError."""
-    settings = dict(defaults)
+    settings = dict(chosen.settings)
     for assignment in assignments:
         name, _, number = assignment.partition("=")
         if name not in settings:
@@ -66,7 +77,7 @@ def with_settings(defaults: Mapping[str, Number], assignments: Sequence[str]) ->
         except ValueError:
             kind = "a whole number" if isinstance(settings[name], int) else "a number"
             raise ValueError(f"--set {assignment}: must be {kind}, such as {settings[name]}") from None
-        if value < 0:
-            raise ValueError(f"--set {assignment}: must be 0 or more")
+        if value < (least := chosen.least.get(name, 1)):
+            raise ValueError(f"--set {assignment}: must be {least} or more")
         settings[name] = value
     return settings
