@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from experiments.benchmark import training
 from experiments.benchmark.ceiling import arithmetic_share
 from experiments.benchmark.plain import PlainMoCo, PlainMoCoV3
 from experiments.benchmark.result import Options
@@ -85,3 +86,17 @@ def test_the_share_of_arithmetic_is_that_of_its_operators() -> None:
     a = torch.randn(512, 512)
     assert arithmetic_share(lambda: (a @ a).sum().item(), "cpu") > 0.8
     assert arithmetic_share(lambda: a.exp().sum().item(), "cpu") == 0.0
+
+
+def test_a_training_of_both_sides_sees_the_same_images() -> None:
+    """1,293 digits to train on: ten batches of 128 an epoch. The trainer counts its steps, the peer's loader its batches."""
+    asked = Options(rounds=1, settings={"epochs": 1, "batch": 128, "compile": 0})
+    config = training.recipe(asked)
+    waits = training.whole(config)
+    assert len(waits) == 1  # a record every ten steps
+    assert 0.0 < waits[0] < 1.0
+    pictures = [training.to_pil(image) for image in training.pre_training_images(config)]
+    seen: list[int] = []
+    steps = training.peer_loop(config, pictures, asked, step_of=lambda *_: lambda query, key: seen.append(len(query)))
+    steps()
+    assert seen == [128] * 10
