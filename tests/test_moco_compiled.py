@@ -23,9 +23,9 @@ def config(*, compiled: bool, graphs: bool = False) -> Config:
     return replace(
         base,
         data=Data(name="digits"),
-        encoder=ResNet(depth=8, width=4, stem="strided"),
+        encoder=ResNet(depth=8, width=4, stem="strided", batch_norm_splits=2),
         head=Head((8,), 8),
-        key_encoder=Momentum(0.9, shuffle=False),
+        key_encoder=Momentum(0.9),
         negatives=Queue(256),
         evaluation=replace(base.evaluation, knn_every=0, linear_epochs=2),
         train=replace(base.train, epochs=1, batch_size=64, compile=compiled, cuda_graphs=graphs, device="cpu"),
@@ -33,10 +33,15 @@ def config(*, compiled: bool, graphs: bool = False) -> Config:
 
 
 def stepped(*, compiled: bool, graphs: bool = False) -> Trainer:
-    one = config(compiled=compiled, graphs=graphs)
-    trainer = Trainer(one, load(one.data, print), torch.device("cpu"))
-    for batch in list(trainer.batches.epoch(0))[:STEPS]:
+    """After steps on the eager views: those of a compiled run differ by 2e-6, which three steps make a hundredth of."""
+    one, plain = config(compiled=compiled, graphs=graphs), config(compiled=False)
+    data = load(one.data, print)
+    trainer = Trainer(one, data, torch.device("cpu"))
+    batches = list(Trainer(plain, data, torch.device("cpu")).batches.epoch(0))[:STEPS]
+    for batch in batches:
         trainer.take_step(batch)
+    rendered = next(trainer.batches.epoch(0))
+    torch.testing.assert_close(rendered.query_view_B3SS, batches[0].query_view_B3SS, rtol=0, atol=1e-5)
     return trainer
 
 
@@ -61,7 +66,7 @@ def test_compiled_steps_equal_eager_ones_and_readouts_compile_nothing(tmp_path: 
     state = fast.model.state_dict()
     assert list(state) == list(eager.model.state_dict())
     for name, tensor in eager.model.state_dict().items():
-        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(state[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
     assert counters["stats"]["unique_graphs"] == 3  # query encoder, key encoder, views
     replayed = stepped(compiled=True, graphs=True).model.state_dict()
     for name, tensor in state.items():  # the same code on a CPU, through the same calls as on a GPU
