@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+NO_CHECKPOINT = "not a file that torch wrote, or a damaged one"
+
 
 def save(state: dict[str, Any], path: Path) -> None:
     """Write beside, flush to the disk, rename: a reader sees the old file or the new one."""
@@ -30,7 +32,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # KeyError, IndexError, struct.error...: bytes of any kind drive torch's unpickler
         raise ValueError(f"{path}: not a readable checkpoint ({_reason(error)})") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path}: not a checkpoint: it holds a {type(state).__name__}, a dict of tensors is expected")
@@ -39,9 +41,11 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """torch's own words for a file that is not plain data are advice on how to execute it."""
+    if not isinstance(error, (pickle.UnpicklingError, RuntimeError, EOFError, OSError)):
+        return NO_CHECKPOINT
     said = str(error)
     if found := re.search(r"GLOBAL (\S+)", said):
         return f"it holds {found[1]}, which is code or an object of a library; nothing in a file is executed"
     if said.startswith("Weights only load failed"):
-        return "not a file that torch wrote, or a damaged one"
+        return NO_CHECKPOINT
     return said.splitlines()[0] if said else type(error).__name__

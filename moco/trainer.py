@@ -48,7 +48,7 @@ def choose_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"train.device = {name}: must be auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= gpus:
+    if device.type == "cuda" and not 0 <= (device.index or 0) < gpus:  # torch keeps 8 bits: 999 arrives as -25
         raise ValueError(f"train.device = {name}: torch sees {gpus} CUDA GPUs here; choose auto or cpu, or another N")
     return device
 

@@ -110,3 +110,27 @@ def test_a_file_of_another_kind_is_one_line_without_advice_to_execute_it(
     assert capsys.readouterr().err == (
         f"error: {tmp_path / 'notes.txt'}: not a readable checkpoint (not a file that torch wrote, or a damaged one)\n"
     )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a,b,c\n1,2,3\n",
+        b"hello there",
+        b"name\tvalue\n",
+        b"{}",
+        b"\x89PNG\r\n\x1a\n",
+        b"h\x00.",
+        b"]q",
+        b"0",
+        b"\x80\x02.",
+    ],
+    ids=["csv", "hello", "tsv", "json", "png", "memo", "list", "pop", "pickle of nothing"],
+)
+def test_whatever_the_bytes_it_is_one_line(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """torch's unpickler takes the bytes for instructions, and fails in as many ways."""
+    (tmp_path / "file.pth").write_bytes(content)
+    assert main(["evaluate", str(tmp_path / "file.pth"), "--protocol", "knn"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'file.pth'}: not a readable checkpoint (not a file that torch wrote, or a damaged one)\n"
+    )

@@ -113,7 +113,9 @@ def test_what_is_no_device_is_one_line(name: str) -> None:
         choose_device(name)
 
 
-def test_a_gpu_that_is_not_there_is_one_line() -> None:
-    beyond = torch.cuda.device_count()
-    with pytest.raises(ValueError, match=rf"train.device = cuda:{beyond}: torch sees {beyond} CUDA GPUs here"):
+@pytest.mark.parametrize("beyond", [torch.cuda.device_count(), 200])
+def test_a_gpu_that_is_not_there_is_one_line(beyond: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"train.device = cuda:{beyond}: torch sees {torch.cuda.device_count()} CUDA GPUs here"
+    ):
         choose_device(f"cuda:{beyond}")

@@ -18,7 +18,7 @@ from experiments.lookup import Found
 from experiments.run_directory import RunDirectory
 from experiments.sweep import make_cell
 from experiments.transfer import verb
-from experiments.transfer.job import Job, changed, record_file
+from experiments.transfer.job import Job, changed, log_file, record_file
 from experiments.transfer.one import record_of
 from experiments.transfer.student import interval, quantile
 from experiments.transfer.table import markdown, rows_of
@@ -165,6 +165,7 @@ def test_a_sweep_is_worked_off_by_processes(runs: Path, monkeypatch: pytest.Monk
     record = json.loads(record_file(run, job).read_text())
     assert record["scores"] == outcome.values
     assert record["images"] == [160, 120]
+    assert " iteration 2/2, " in log_file(run, job).read_text()
     assert record_of(run, job) is None  # here there are 4 scenes and 2
 
 
@@ -180,6 +181,20 @@ def test_a_sweep_is_worked_off_by_processes(runs: Path, monkeypatch: pytest.Monk
         (["--task", "detection", "--set", "itertions=3"], "itertions: no such field; did you mean iterations?"),
         (["--task", "detection", "--set", "lr=fast"], "lr=fast: must be a number"),
         (["--task", "detection", "--set", "batch=1"], "BatchNorm needs 2 images or more"),
+        (["--task", "detection", "--set", "sizes=64,0"], "sizes = (64, 0): must all be at least 1"),
+        (["--task", "detection", "--set", "max_size=0"], "max_size = 0: must be at least 1"),
+        (["--task", "detection", "--set", "anchors="], "anchors = (): detection needs the size of one at least"),
+        (["--task", "detection", "--set", "anchors=16,-3"], "anchors = (16, -3): must all be at least 1"),
+        (["--task", "detection", "--set", "proposals=0,10"], "proposals = (0, 10): must all be at least 1"),
+        (["--task", "detection", "--set", "measure_norms=-3"], "measure_norms = -3: must be 0 or more"),
+        (["--task", "detection", "--set", "weight_decay=-1"], "weight_decay = -1.0: must be 0 or more"),
+        (["--task", "detection", "--set", "warmup=-1"], "warmup = -1: must be 0 or more"),
+        (
+            ["--task", "segmentation", "--set", "batch=1", "batch_norm=frozen", "head=deeplab"],
+            "batch = 1: the BatchNorm of head=deeplab",
+        ),
+        (["--task", "segmentation", "--device", "gpu"], "--device gpu: must be auto, cpu, cuda or cuda:N"),
+        (["--task", "segmentation", "--device", "cuda:99"], "--device cuda:99: torch sees "),
         (["--task", "detection", "--on", "train"], "--on train: must be one of test, validation"),
         (
             ["--task", "detection", "--data", "voc", "--on", "validation", "--root", "."],

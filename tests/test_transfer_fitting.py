@@ -87,6 +87,20 @@ def test_the_same_seed_gives_the_same_bits_and_a_resumed_run_too(
     assert equal(whole, fitted(4, tmp_path / "kept.pt"))
 
 
+def test_a_minute_of_slow_iterations_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iterations of 25 s by the clock, checkpoints every 1000 of them: what is kept is at most 3 old."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    recipe, kept = replace(short("segmentation"), iterations=9), tmp_path / "kept.pt"
+    model, saved = learner(encoder_of(), 10, recipe, PIXELS, seed=5), []
+    for step in fit(model, scenes("train", 2), recipe, 5, kept=kept):
+        saved.append(int(torch.load(kept, weights_only=True)["step"]) if kept.exists() else 0)
+        clock[0] += 25.0
+        if step.number == 8:
+            break
+    assert saved == [0, 0, 0, 3, 3, 3, 6, 6]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_frozen_backbone_keeps_every_tensor_and_a_trained_one_changes_them(task: str) -> None:
     before = {name: tensor for name, tensor in encoder_of().backbone.state_dict().items() if "num_batches" not in name}

@@ -12,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as runs
+from torch import Tensor, nn
 
 from moco.config import ResNet
 from moco.encoders import build_encoder
 from moco.transfer.places import splits
 from moco.transfer.recipes import RECIPES, recipe_for
 from moco.transfer.samples import Sample, Split
-from moco.transfer.tasks import Pixels, transfer
+from moco.transfer.tasks import Pixels, scores_of, transfer
 
 OBJECT = "<object><name>{}</name><difficult>{}</difficult><bndbox>{}</bndbox></object>"
 CORNERS = "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
@@ -107,6 +108,25 @@ def test_voc_boxes_are_counted_from_zero_and_difficult_ones_only_learned_from(tm
     later = train[1].objects
     assert later is not None
     assert later.labels_M.tolist() == [12]
+
+
+def test_what_lies_in_a_difficult_object_of_voc_is_wrong_if_it_is_much_smaller(tmp_path: Path) -> None:
+    """Found first, it leaves precision 1/2 at every recall; what is on the difficult object itself is not counted."""
+    base = voc(tmp_path) / "VOCdevkit" / "VOC2007"
+    annotate(base / "Annotations" / "000001.xml", [("person", 0, (1, 1, 10, 10)), ("person", 1, (11, 1, 40, 30))])
+    _, test = opened("detection", "voc", tmp_path)
+
+    class Finds(nn.Module):
+        def __init__(self, first: list[float]) -> None:
+            super().__init__()
+            self.place, self.boxes_M4 = nn.Parameter(torch.zeros(())), torch.tensor([first, [0.0, 0, 10, 10]])
+
+        def predict(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+            return [{"boxes": self.boxes_M4, "scores": torch.tensor([0.9, 0.5]), "labels": torch.tensor([15, 15])}]
+
+    recipe = recipe_for("detection", "voc")
+    small, same = (dict(scores_of(Finds(box), test, recipe)) for box in ([12.0, 2, 15, 5], [10.0, 0, 40, 30]))
+    assert (small["box_ap/person"], same["box_ap/person"]) == (pytest.approx(50.0), pytest.approx(100.0))
 
 
 def test_voc_classes_of_pixels_are_the_palettes_numbers(tmp_path: Path) -> None:

@@ -30,8 +30,10 @@ def found(boxes: list[list[float]], scores: list[float], labels: list[int]) -> F
     }  # fmt: skip
 
 
-def scores(pairs: list[tuple[Found, Objects]], classes: tuple[str, ...] = ("a",)) -> dict[str, float | None]:
-    counts = AveragePrecision(classes, masks=False)
+def scores(
+    pairs: list[tuple[Found, Objects]], classes: tuple[str, ...] = ("a",), *, crowds: bool = True
+) -> dict[str, float | None]:
+    counts = AveragePrecision(classes, masks=False, crowds=crowds)
     for one, target in pairs:
         counts.add([one], [target])
     return dict(counts.scores())
@@ -53,6 +55,23 @@ def test_what_is_ignored_is_neither_found_nor_missed() -> None:
     got = scores([(found([BOX, FAR], [0.5, 0.9], [1, 1]), objects([BOX, FAR], [1, 1], [False, True]))])
     assert got["box_ap"] == pytest.approx(100.0)
     assert scores([(found([], [], []), objects([FAR], [1], [True]))])["box_ap"] is None
+
+
+def test_a_difficult_object_takes_no_more_than_what_overlaps_it_and_a_crowd_all_that_lies_in_it() -> None:
+    """A small box inside a large one that is ignored, IoU 0.01: wrong beside a difficult object, precision 1/2 at all recalls.
+
+    Two boxes on the object itself are looked past, in both.
+    """
+    large, inside = [50.0, 50.0, 150.0, 150.0], [60.0, 60.0, 70.0, 70.0]
+    target = objects([BOX, large], [1, 1], [False, True])
+    for boxes, expected in (
+        ([BOX, inside], {True: 100.0, False: 50.0}),
+        ([BOX, large, large], {True: 100.0, False: 100.0}),
+    ):
+        one = found(boxes, [0.5, 0.9, 0.8][: len(boxes)], [1] * len(boxes))
+        assert {crowds: scores([(one, target)], crowds=crowds)["box_ap"] for crowds in expected} == pytest.approx(
+            expected
+        )
 
 
 def test_a_class_that_no_image_has_is_missing_not_zero() -> None:
@@ -80,26 +99,34 @@ def test_masks_are_counted_by_their_pixels() -> None:
 
 
 def slow_ap(pairs: list[tuple[Found, Objects]], label: int, threshold: float) -> float:
-    """Greedy by score, each object once; precision made monotone, looked at in 101 points of recall."""
+    """Greedy by score, each object once; precision made monotone, looked at in 101 points of recall.
+
+    What finds nothing that counts, but overlaps something difficult, is as if it had not been said.
+    """
     ranked = sorted(
         ((float(s), image, box) for image, (one, _) in enumerate(pairs)
          for s, box, own in zip(one["scores"], one["boxes"], one["labels"], strict=True) if own == label),
         key=lambda entry: -entry[0],
     )  # fmt: skip
-    wanted = {image: target.boxes_M4[target.labels_M == label] for image, (_, target) in enumerate(pairs)}
+    own = {image: target.take(target.labels_M == label) for image, (_, target) in enumerate(pairs)}
+    wanted = {image: target.boxes_M4[~target.ignored_M] for image, target in own.items()}
+    difficult = {image: target.boxes_M4[target.ignored_M] for image, target in own.items()}
     total, taken, right = sum(map(len, wanted.values())), set[tuple[int, int]](), []
     for _, image, box in ranked:
         overlaps = box_iou(box[None], wanted[image])[0].tolist() if len(wanted[image]) else []
         free = [(iou, place) for place, iou in enumerate(overlaps) if iou >= threshold and (image, place) not in taken]
         if free:
             taken.add((image, max(free)[1]))
-        right.append(bool(free))
+        if free or not bool((box_iou(box[None], difficult[image]) >= threshold).any()):
+            right.append(bool(free))
     recall = np.cumsum(right) / total
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)
     return float(np.mean([max(precision[recall >= point], default=0.0) for point in np.linspace(0, 1, 101)]))
 
 
-def test_random_boxes_have_the_average_precision_that_is_written_out() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_random_boxes_have_the_average_precision_that_is_written_out(share: float) -> None:
+    """`share` of the objects is difficult."""
     draw = generator("cpu", "random boxes")
 
     def boxes(count: int) -> list[list[float]]:
@@ -112,8 +139,10 @@ def test_random_boxes_have_the_average_precision_that_is_written_out() -> None:
         guesses = (torch.tensor(target) + torch.randn(4, 4, generator=draw) * 1.5).tolist() + boxes(6)
         labels = [1, 2, 1, 2]
         more = torch.randint(1, 3, (6,), generator=draw).tolist()
-        pairs.append((found(guesses, torch.rand(10, generator=draw).tolist(), labels + more), objects(target, labels)))
-    got = scores(pairs, ("a", "b"))
+        ignored = (torch.rand(4, generator=draw) < share).tolist()
+        one = found(guesses, torch.rand(10, generator=draw).tolist(), labels + more)
+        pairs.append((one, objects(target, labels, ignored)))
+    got = scores(pairs, ("a", "b"), crowds=False)
     table = [[slow_ap(pairs, label, 0.5 + 0.05 * step) for step in range(10)] for label in (1, 2)]
     assert got["box_ap/a"] == pytest.approx(100 * np.mean(table[0]), abs=1e-6)
     assert got["box_ap"] == pytest.approx(100 * np.mean(table), abs=1e-6)

@@ -14,10 +14,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from experiments import schema
 from experiments.machine import Slot
 from experiments.pool import last_line
 from experiments.processes import child_environment
@@ -64,19 +65,21 @@ class Pool:
                 thread.join()
 
     def _serve(self, slot: Slot) -> None:
-        """One slot: a worker, and after its death another one."""
-        while not self._stopped.is_set():
-            path = self._next()
-            if path is None:
-                return
-            with tempfile.NamedTemporaryFile(prefix="moco-evaluate-", suffix=".log") as log:
-                worker = self._start(slot, Path(log.name))
+        """One slot: a worker, and after its death another one. A run that none can be started for has that as its outcome."""
+        while (path := self._next()) is not None:
+            with ExitStack() as kept:
+                try:
+                    log = Path(kept.enter_context(_folder())) / schema.LOG
+                    worker = self._start(slot, log)
+                except OSError as error:
+                    self._done.put(Outcome(path.name, None, f"no process could be started for it: {error}"))
+                    continue
                 while path is not None and (outcome := self._ask(worker, path)) is not None:
                     self._done.put(outcome)
                     path = self._next()
                 code = _closed(worker)
                 if path is not None:
-                    self._done.put(Outcome(path.name, None, _last_words(code, Path(log.name))))
+                    self._done.put(Outcome(path.name, None, _last_words(code, log)))
 
     def _next(self) -> Path | None:
         if self._stopped.is_set():
@@ -108,6 +111,11 @@ class Pool:
             return None
         said = json.loads(answer)
         return Outcome(path.name, said.get("values"), said.get("error"))
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """For what a worker says; a machine may tidy it away meanwhile."""
+    return tempfile.TemporaryDirectory(prefix="moco-evaluate-", ignore_cleanup_errors=True)
 
 
 def _closed(worker: subprocess.Popen[str]) -> int:

@@ -76,3 +76,8 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 def record_file(run: Path, job: Job) -> Path:
     return run / FOLDER / f"{job.name}.json"
+
+
+def log_file(run: Path, job: Job) -> Path:
+    """What was said on the way to the record, when a sweep's worker made it."""
+    return record_file(run, job).with_suffix(".log")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import provenance
+from experiments import provenance, schema
 from experiments.durable import now, read_json, replace_json
 from experiments.evaluation.weights import architecture, weights, weights_file
 from experiments.machine import hardware
 from experiments.processes import host
+from experiments.run_directory import Busy
 from experiments.transfer.job import Job, record_file
 from moco.config import Classifier, Config
 
@@ -110,13 +113,43 @@ def data_of(job: Job) -> dict[str, list[Any]]:
 def run_recorded(run: Path, job: Job, say: Say) -> Scores:
     """`run_job` for a finished run, unless it has the record already. A long one goes on from its checkpoint.
 
-    A checkpoint is of one job, encoder and data: where any of them is another, it is not taken up.
+    A checkpoint is of one job, encoder and data: where any of them is another, it is not taken up. Raises Busy if another
+    process is at the same job of the run.
     """
     if (record := record_of(run, job)) is not None:
-        scores: Scores = record["scores"]
-        return scores
+        return _scores(record)
+    with fine_tuning(run, job):
+        if (record := record_of(run, job)) is not None:  # whoever had the lock has just written it
+            return _scores(record)
+        return _recorded(run, job, say)
+
+
+def _scores(record: dict[str, Any]) -> Scores:
+    scores: Scores = record["scores"]
+    return scores
+
+
+@contextmanager
+def fine_tuning(run: Path, job: Job) -> Iterator[None]:
+    """One process at a time; the kernel frees the lock when it dies. Raises ValueError where nothing can be written."""
+    lock = record_file(run, job).with_suffix(".lock")
+    try:
+        lock.parent.mkdir(exist_ok=True)
+        file = lock.open("a")
+    except OSError as error:
+        raise ValueError(
+            f"{lock.parent}: {error.strerror}: the run can keep no record; fine-tune its {schema.ENCODER}, which only prints"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"{run}: another process is at {job.words} with it") from None
+        yield
+
+
+def _recorded(run: Path, job: Job, say: Say) -> Scores:
     stamp, data, file, began = _stamp(run), data_of(job), record_file(run, job), time.monotonic()
-    file.parent.mkdir(exist_ok=True)
     kept = None if job.recipe.data == "scenes" else checkpoint_file(file, stamp, data)
     scores = run_job(Source(run), job, say, kept)
     made = provenance.code()

@@ -1,7 +1,7 @@
 """`python -m experiments transfer`: a file is judged and that is printed; a run, or all runs of a sweep, keep records.
 
-Exit 0: all finished runs that were meant have the record. 1: some failed, they are listed. 2: wrong input, nothing was begun.
-130: interrupted, the same command goes on.
+Exit 0: all finished runs that were meant have the record. 1: some failed or are at work in another process, they are listed.
+2: wrong input, nothing was begun. 130: interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from experiments.evaluation.verb import print_readouts
 from experiments.evaluation.weights import say, weights_file
 from experiments.lookup import Found, cells_of, find, sweeps_named
 from experiments.machine import make_slots
-from experiments.run_directory import runs_root
+from experiments.run_directory import Busy, runs_root
 from experiments.transfer.job import HEADLINES, Job, changed, record_file
 from experiments.transfer.one import Scores, Source, record_of, run_job, run_recorded
 from experiments.transfer.table import Row, markdown, rows_of, title, write
@@ -73,9 +73,19 @@ def _check(job: Job) -> None:
     from moco.transfer.scores import require_counting
     from moco.transfer.tasks import check_splits
 
+    _check_device(job.device)
     if job.recipe.task != "segmentation":
         require_counting()
     check_splits(*splits_of(job), job.recipe)
+
+
+def _check_device(name: str) -> None:
+    from moco.trainer import choose_device
+
+    try:
+        choose_device(name)
+    except ValueError as error:
+        raise ValueError(str(error).replace("train.device =", "--device")) from None
 
 
 def _file(path: Path, base: Config | None, job: Job, options: argparse.Namespace) -> int:
@@ -96,7 +106,11 @@ def _run(run: Path, job: Job, options: argparse.Namespace) -> int:
             "--seed and --baseline: for a file of weights; a run has its own seed and its own pixel statistics"
         )
     _check(job)
-    rows = {"": run_recorded(run, job, say)}
+    try:
+        rows = {"": run_recorded(run, job, say)}
+    except Busy as busy:
+        print(f"{busy}; nothing was begun")
+        return 1
     if options.random_init:
         rows[f" ({schema.RANDOM_INIT})"] = run_job(Source(run, untrained=True), job, say)
     _print(rows, job)
@@ -116,6 +130,8 @@ def _sweep(root: Path, options: argparse.Namespace, found: Sequence[Found], job:
     ):
         if given not in (None, False):
             raise ValueError(f"{flag}: for one run or file; {options.target} names {len(found)} runs, with their own")
+    if job.device.startswith("cuda:"):
+        raise ValueError(f"--device {job.device}: the runs of a sweep share out all GPUs; say cuda, or choose one run")
     label = _label_of_whole(root, options.target, found)
     done = {run.run_id: run.name for run in found if (root / run.run_id / schema.ENCODER).exists()}
     if not done:

@@ -3,6 +3,7 @@
     python -m experiments.transfer.worker JOB
 
 Down comes a run directory a line; up goes a JSON line for each: {"run", "values"} or {"run", "error"}. It ends with its input.
+What is said meanwhile, and the traceback of an error that is not the user's, goes to the end of `RUN/transfer/<job>.log`.
 """
 
 from __future__ import annotations
@@ -12,27 +13,35 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.transfer.job import Job
+from experiments.durable import now
+from experiments.run_directory import Busy
+from experiments.transfer.job import Job, log_file
 from experiments.transfer.one import run_recorded
 from experiments.worker import one_line
 
 
 def report(run: Path, job: Job) -> dict[str, Any]:
     """What became of one run; never raises for a trouble that is the run's own."""
+    log = log_file(run, job)
     try:
-        return {"run": str(run), "values": run_recorded(run, job, _say)}
-    except ValueError as error:
+        return {"run": str(run), "values": run_recorded(run, job, partial(_say, log))}
+    except (ValueError, Busy) as error:
         return {"run": str(run), "error": str(error)}
     except Exception as error:
-        traceback.print_exc()
-        return {"run": str(run), "error": one_line(error)}
+        _say(log, traceback.format_exc().rstrip())
+        return {"run": str(run), "error": f"{one_line(error)}; log: {log}" if log.exists() else one_line(error)}
 
 
-def _say(line: str) -> None:
+def _say(log: Path, line: str) -> None:
+    """A log that cannot be written (a full disk) ends no training."""
     print(line, file=sys.stderr, flush=True)
+    with suppress(OSError), log.open("a") as file:
+        file.write(f"{now()} {line}\n")
 
 
 def main(arguments: Sequence[str]) -> int:

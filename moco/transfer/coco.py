@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,9 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CocoDetection
 
+from moco.transfer.images import check_there, picture
 from moco.transfer.samples import Objects, Sample, fingerprint_of
 from moco.transfer.scores import require_counting
-from moco.transfer.voc import as_tensor
 
 FOLDERS = {"train": "train2017", "test": "val2017"}
 SOURCE = "images and annotations are at https://cocodataset.org/#download"
@@ -47,6 +48,7 @@ class COCO:
             if not kept:
                 raise ValueError(f"{self.name}: no image has a box; detection needs boxes")
             self.data.ids = kept
+        check_there([self._path(id) for id in self.data.ids], self.listing)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -57,10 +59,13 @@ class COCO:
         return len(self.data)
 
     def __getitem__(self, position: int) -> Sample:
-        image, annotations = self.data[position]
-        picture_3HW = as_tensor(image)
-        kept = [one for one in annotations if _learnable(one) or not self.training]
+        id = self.data.ids[position]
+        picture_3HW = picture(self._path(id))
+        kept = [one for one in self._annotations(id) if _learnable(one) or not self.training]
         return Sample(picture_3HW, objects=self._objects(kept, *picture_3HW.shape[1:]))
+
+    def _path(self, id: int) -> str:
+        return os.path.join(str(self.data.root), str(self.data.coco.imgs[id]["file_name"]))
 
     def _annotations(self, id: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.data.coco.loadAnns(self.data.coco.getAnnIds(id))
@@ -104,7 +109,8 @@ def _opened(root: Path, folder: str, parts: tuple[str, ...]) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells its times
             opened = CocoDetection(str(images), str(listing))
             _ = [one[part] for one in opened.coco.dataset["annotations"] for part in parts]
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+            _ = [one["file_name"] for one in opened.coco.dataset["images"]]
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise ValueError(
             f"{listing}: not a listing of objects with {' and '.join(parts)} ({type(error).__name__}: {error})"
         ) from None

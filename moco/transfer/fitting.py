@@ -5,7 +5,8 @@ B images of a batch, N of a split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,7 +26,7 @@ from moco.transfer.views import detection_view, segmentation_view
 
 NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 WARM_FROM = 1e-3  # of the rate, at the first warm-up iteration
-CHECKPOINT_EVERY = 1000  # iterations
+CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 1000, 60.0  # iterations, or what an interrupt may cost
 
 
 class Learner(Protocol):
@@ -97,6 +98,16 @@ def batches(split: Split, recipe: Recipe, seed: int, first: int, workers: int) -
     return DataLoader(views, batch_sampler=order, num_workers=workers, collate_fn=_as_lists, generator=draw)
 
 
+def read(loader: Iterable[tuple[list[Tensor], list[Any]]]) -> Iterator[tuple[list[Tensor], list[Any]]]:
+    """What a loading process says is wrong with the data, in its own one line: torch puts a traceback around it."""
+    try:
+        yield from loader
+    except ValueError as error:
+        if not str(error).startswith("Caught ValueError in DataLoader worker"):
+            raise
+        raise ValueError(str(error).rstrip().splitlines()[-1].removeprefix("ValueError: ")) from None
+
+
 def _as_lists(pairs: list[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:
     return [image for image, _ in pairs], [target for _, target in pairs]
 
@@ -138,9 +149,9 @@ def fit(
     """Train in place. With `kept`, a checkpoint is left there now and then, and the same call goes on from it."""
     device = next(model.parameters()).device
     optimiser = optimiser_of(model, recipe)
-    first = _restore(model, optimiser, kept, device)
+    first, saved = _restore(model, optimiser, kept, device), time.monotonic()
     model.train()
-    for step, (images, targets) in enumerate(batches(split, recipe, seed, first, workers), start=first):
+    for step, (images, targets) in enumerate(read(batches(split, recipe, seed, first, workers)), start=first):
         lr = rate(recipe, step)
         for group in optimiser.param_groups:
             group["lr"] = lr
@@ -150,8 +161,10 @@ def fit(
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
         yield Step(step + 1, lr, {name: loss.detach() for name, loss in losses.items()})
-        if kept is not None and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == recipe.iterations):
+        late = time.monotonic() - saved >= CHECKPOINT_SECONDS
+        if kept is not None and (late or (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == recipe.iterations):
             _keep(model, optimiser, step + 1, kept)
+            saved = time.monotonic()
 
 
 def _to(target: Objects | Tensor, device: torch.device) -> Objects | Tensor:
@@ -182,7 +195,7 @@ def measure_norms(model: nn.Module, split: Split, recipe: Recipe, seed: int, wor
     device, first = next(model.parameters()).device, recipe.iterations
     more = replace(recipe, iterations=first + recipe.measure_norms)
     with averaging(model):
-        for count, (images, targets) in enumerate(batches(split, more, seed, first, workers), start=1):
+        for count, (images, targets) in enumerate(read(batches(split, more, seed, first, workers)), start=1):
             with step_randomness(device, seed, "transfer norms", count):
                 model.losses([i.to(device) for i in images], [_to(t, device) for t in targets])  # type: ignore[operator]
 

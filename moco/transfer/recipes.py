@@ -10,12 +10,14 @@ there only with this list:
 - Boxes: torchvision's regression loss is a smooth L1 (beta 1/9), its RoIAlign has no half-pixel shift; detectron2 has an
   L1 and the shift.
 - AP is COCO's (101 points of recall) on every data set; detectron2's VOC evaluator takes 11 points on VOC07. A difficult
-  object of VOC is trained on, and in the test neither found nor missed, as there.
+  object of VOC is trained on, and in the test neither found nor missed. What overlaps it enough is not counted, unless it
+  finds an object that counts; there the object that it overlaps most decides.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -64,10 +66,20 @@ class Recipe:
     scales: tuple[float, float] = (0.5, 2.0)
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "rois", "roi_size", "channels", "hidden", "crop", "test_size"):
+        for name in ("iterations", "batch", "rois", "roi_size", "channels", "hidden", "crop", "test_size", "max_size"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: must be at least 1")
+        for name in ("measure_norms", "weight_decay", "warmup"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{name} = {value}: must be 0 or more")
+        for name in ("sizes", "anchors", "proposals", "test_proposals"):
+            value = getattr(self, name)
+            require(all(one >= 1 for one in value), f"{name} = {value}: must all be at least 1")
         require(self.batch >= 2 or self.batch_norm == "frozen", "batch = 1: BatchNorm needs 2 images or more to train")
-        require(self.lr > 0, f"lr = {self.lr}: must be above 0")
+        require(
+            self.batch >= 2 or self.task != "segmentation" or self.head != "deeplab",
+            "batch = 1: the BatchNorm of head=deeplab, one value an image, needs 2 images or more; choose head=fcn",
+        )
+        require(0 < self.lr < math.inf, f"lr = {self.lr}: must be above 0")
         require_share("flip", self.flip)
         require(all(0 < share < 1 for share in self.drops), f"drops = {self.drops}: shares of the run, between 0 and 1")
         require(0 < self.scales[0] <= self.scales[1], f"scales = {self.scales}: must be 0 < low <= high")
@@ -75,6 +87,10 @@ class Recipe:
         require(
             self.task == "segmentation" or bool(self.sizes),
             "sizes = (): detection needs the short side of its training images",
+        )
+        require(
+            self.task == "segmentation" or bool(self.anchors),
+            "anchors = (): detection needs the size of one at least, e.g. anchors=32,64",
         )
         require(
             self.task != "segmentation" or self.data != "coco",

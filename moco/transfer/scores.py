@@ -34,10 +34,15 @@ def require_counting() -> None:
 
 
 class AveragePrecision:
-    """COCO's AP, AP50, AP75 of boxes, and of masks: over IoU 0.5 to 0.95, 101 points of recall, at most 100 an image."""
+    """COCO's AP, AP50, AP75 of boxes, and of masks: over IoU 0.5 to 0.95, 101 points of recall, at most 100 an image.
 
-    def __init__(self, classes: Sequence[str], *, masks: bool) -> None:
+    `crowds`: what is ignored are crowds, and what was found overlaps one by its own share inside; else single objects, which
+    it overlaps as any other (VOC's difficult ones).
+    """
+
+    def __init__(self, classes: Sequence[str], *, masks: bool, crowds: bool = True) -> None:
         require_counting()
+        self.crowds = crowds
         self.classes, self.kinds = tuple(classes), ("box", "mask") if masks else ("box",)
         self._images: list[dict[str, int]] = []
         self._wanted: list[dict[str, Any]] = []
@@ -92,10 +97,29 @@ class AveragePrecision:
                 table.dataset = {"images": self._images, "annotations": _numbered(entries), "categories": categories}
                 table.createIndex()
             counts = COCOeval(wanted, found, kind)
+            if not self.crowds:
+                _overlap_over_the_union(counts)
             counts.evaluate()
             counts.accumulate()
         precision: npt.NDArray[np.float64] = counts.eval["precision"][:, :, :, 0, -1]
         return precision
+
+
+def _overlap_over_the_union(counts: Any) -> None:
+    """pycocotools ignores crowds only: their flag is out of its sight while it measures overlaps."""
+    measure = counts.computeIoU
+
+    def overlaps(image: int, label: int) -> Any:
+        wanted = counts._gts[image, label]
+        flags = [one["iscrowd"] for one in wanted]
+        for one in wanted:
+            one["iscrowd"] = 0
+        measured = measure(image, label)
+        for one, flag in zip(wanted, flags, strict=True):
+            one["iscrowd"] = flag
+        return measured
+
+    counts.computeIoU = overlaps
 
 
 def _numbered(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -104,7 +104,7 @@ def scores_of(model: nn.Module, split: Split, recipe: Recipe) -> Iterator[Score]
 
 def _detected(model: nn.Module, split: Split, recipe: Recipe) -> Iterator[Score]:
     masks, device = recipe.task == "instance", next(model.parameters()).device
-    counts = AveragePrecision(split.classes, masks=masks)
+    counts = AveragePrecision(split.classes, masks=masks, crowds=recipe.data != "voc")
     for first in range(0, len(split), BLOCK):
         rows = range(first, min(first + BLOCK, len(split)))
         samples = [split[row] for row in rows]

@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from torchvision.datasets import VOCDetection, VOCSegmentation
 
+from moco.transfer.images import check_there, painted, picture, reading
 from moco.transfer.samples import Objects, Sample, fingerprint_of
 
 CLASSES = (
@@ -49,8 +48,7 @@ class VOC:
     def __getitem__(self, position: int) -> Sample:
         for part in self.parts:
             if position < len(part):
-                image, target = part[position]
-                return self._sample(image, target, part.targets[position])
+                return self._read(part, position)
             position -= len(part)
         raise IndexError(position)
 
@@ -62,15 +60,18 @@ class VOC:
         """What each image is called, and what is said of it."""
         for part in self.parts:
             for image, target in zip(part.images, part.targets, strict=True):
-                if not Path(target).exists():
-                    raise ValueError(f"{target}: not there, though the list of {self.name} has it")
                 yield Path(image).name.encode()
-                yield Path(target).read_bytes()
+                with reading(target):
+                    said = Path(target).read_bytes()
+                yield said
 
-    def _sample(self, image: Image.Image, target: Any, where: str) -> Sample:
+    def _read(self, part: Any, position: int) -> Sample:
+        image_3HW, where = picture(part.images[position]), part.targets[position]
         if self.segmentation:
-            return Sample(as_tensor(image), classes_HW=torch.from_numpy(np.array(target)))  # the palette's numbers
-        return Sample(as_tensor(image), objects=self.objects(target["annotation"].get("object", []), where))
+            return Sample(image_3HW, classes_HW=painted(where))
+        with reading(where):
+            said = part.parse_voc_xml(ElementTree.parse(where).getroot())
+        return Sample(image_3HW, objects=self.objects(said["annotation"].get("object", []), where))
 
     def objects(self, listed: list[dict[str, Any]], where: str) -> Objects:
         """VOC counts pixels from 1, both ends included: left and top move by 1, right and bottom are beyond the last."""
@@ -96,12 +97,6 @@ def _opened(root: Path, year: str, part: str, *, segmentation: bool) -> Any:
         hint = " (give the folder that holds VOCdevkit)" if (root / f"VOC{year}").exists() else ""
         raise ValueError(f"{needed}: not there{hint}; {GET.format(year=year, part=part)}")
     opened = (VOCSegmentation if segmentation else VOCDetection)(str(root), year=year, image_set=part)
-    absent = [path for path in (*opened.images[:1], *opened.targets[:1]) if not Path(path).exists()]
-    if absent:
-        raise ValueError(f"{absent[0]}: not there, though {needed} lists it")
+    check_there(opened.images, needed)
+    check_there(opened.targets, needed)
     return opened
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    """uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
