@@ -3,7 +3,8 @@
     $MOCO_RUNS/code/<hash>/          our packages as they were, read-only, and snapshot.json: which commit, which changes
 
 The hash is that of the files and of the commit they were taken at. A copy is made beside its place and renamed, so it is
-there whole or not at all. One that no unfinished run of a submission needs any more is removed after a day.
+there whole or not at all. One that no unfinished run of a submission and no job of an evaluation needs any more is removed
+after a day.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from uuid import uuid4
 import moco
 from experiments import provenance, schema
 from experiments.durable import replace_json
+from experiments.evaluation.submitted import all_submitted, live
 from experiments.run_directory import RunDirectory
 from experiments.states import AT_REST
 from experiments.submissions import all_submissions
@@ -83,13 +85,16 @@ def _sources(package: Path) -> list[Path]:
 
 
 def forget_unused(root: Path) -> list[str]:
-    """Remove snapshots that are older than a day and that no run waits for; returns their names."""
+    """Remove snapshots that are older than a day and that no run and no evaluation waits for; returns their names."""
     old = {path.name: path for path in (root / schema.CODE_FOLDER).glob("*") if _age(path) > DAY_SECONDS}
     if not old:
         return []
     for submission in all_submissions(root):
         if submission["code"] in old and any(_waits(root, run, job) for run, job in submission["jobs"].items()):
             del old[submission["code"]]
+    for judging in all_submitted(root):
+        if judging["code"] in old and any(live(job, judging["time"]) for job in set(judging["jobs"].values())):
+            del old[judging["code"]]
     for path in old.values():
         shutil.rmtree(path, ignore_errors=True)
     return sorted(old)

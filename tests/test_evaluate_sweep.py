@@ -6,9 +6,12 @@ import fcntl
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +34,10 @@ from experiments.run_directory import RunDirectory
 from experiments.tracking.mirror import mirror_of
 from experiments.tracking.points import Sent
 from moco import checkpoint
+from moco.config import Evaluation
 from moco.data import load
-from moco.evaluation.features import extract_all
+from moco.evaluation.features import Features, extract_all
+from moco.evaluation.protocols import PROTOCOLS, Protocol
 from moco.model import build_query
 from tests.judged_runs import LABEL, Evaluate, base, copied, evaluate, finished, planned
 from tests.stand_in_runs import ROOT, listening, wait_until
@@ -129,6 +134,55 @@ def test_a_run_is_judged_by_what_it_lacks_and_a_file_is_only_read(made: Path, ro
 @pytest.fixture
 def run(made: Path, root: Path) -> RunDirectory:
     return copied(made, root)[0]
+
+
+def test_protocols_that_are_given_one_flag_each_are_all_meant(run: RunDirectory, evaluate: Evaluate) -> None:
+    file, root = str(run.path / schema.ENCODER), run.path.parent
+    both = evaluate(root, file, "--protocol", "knn", "--protocol", "retrieval").out
+    assert both == evaluate(root, file, "--protocol", "knn", "retrieval").out
+    assert [name in both for name in ("test/knn20_top1", "test/retrieval_map")] == [True, True]
+
+
+def test_of_an_interrupted_file_what_was_judged_has_been_printed(run: RunDirectory) -> None:
+    before = sorted(run.path.iterdir())
+    command = (sys.executable, "-m", "experiments", "evaluate", str(run.path / schema.ENCODER), "--protocol")
+    with subprocess.Popen(
+        [*command, "knn", "linear_paper"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            printed = [process.stdout.readline().split() for _ in range(4)]
+        finally:
+            process.send_signal(signal.SIGINT)
+        told, errors = process.communicate(timeout=300)
+    test = (run.results() or {})["test"]
+    assert printed[2:] == [[f"test/{name}", f"{test[name]:.4g}"] for name in ("knn20_top1", "knn200_top1")]
+    assert (process.returncode, told) == (130, "")
+    assert errors.splitlines()[-1] == "interrupted: of a file nothing is kept but what is printed above"
+    assert sorted(run.path.iterdir()) == before
+
+
+def cannot(features: Features, evaluation: Evaluation, seed: int) -> Iterator[tuple[str, float | None]]:
+    raise ValueError("cannot: there is nothing to judge it by")
+    yield
+
+
+def test_what_a_run_had_gained_before_an_error_is_said_and_brought_to_mlflow(
+    run: RunDirectory, evaluate: Evaluate
+) -> None:
+    evaluate.patch.setitem(PROTOCOLS, "cannot", Protocol(__name__, "cannot", ("cannot_top1",), "never"))
+    evaluate.patch.setenv("MOCO_TRACKING", "on")
+    evaluate.patch.setenv("MLFLOW_TRACKING_URI", "")
+    said = evaluate(run.path.parent, run.run_id, "--protocol", "retrieval", "cannot", code=1)
+    value = (run.results() or {})["test"]["retrieval_map"]
+    assert f"{value:.4g}" in next(line for line in said.out.splitlines() if line.startswith("test/retrieval_map "))
+    assert f"added to {run.path}\n" in said.out
+    assert said.err.splitlines()[-1] == "error: cannot: there is nothing to judge it by"
+    with closing(sqlite3.connect(run.path.parent / schema.MLFLOW_DATABASE)) as connection:
+        assert (value,) in connection.execute("select value from metrics where key = 'test/retrieval_map'").fetchall()
+    again = evaluate(run.path.parent, run.run_id, "--protocol", "cannot", code=2)
+    assert (again.out, again.err) == ("", "error: cannot: there is nothing to judge it by\n")
 
 
 def judgement(**values: float) -> Judgement:
@@ -261,6 +315,24 @@ def test_a_process_that_dies_takes_down_the_run_it_was_at_and_no_other() -> None
         Outcome("c", None, "its process ended with exit code 3: no room left"),
         Outcome("d", fine),
     ]
+
+
+@pytest.mark.parametrize("lacking", ["the program", "a folder for the log"])
+def test_a_process_that_cannot_be_started_is_the_outcome_of_every_run(
+    lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread of the test's own: what is never told would be waited for forever."""
+    command = (str(tmp_path / "none"),) if lacking == "the program" else (sys.executable, "-c", DIES)
+    if lacking != "the program":
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    pool, told = Pool([Path("/x/a"), Path("/x/d")], [Slot(0, {})], [], command), list[Outcome]()
+    waiting = threading.Thread(target=lambda: told.extend(pool.results()), daemon=True)
+    waiting.start()
+    waiting.join(60)
+    assert [(one.run_id, one.values) for one in told] == [("a", None), ("d", None)]
+    for one in told:
+        assert str(one.error).startswith("no process could be started for it: [Errno 2] No such file or directory")
+        assert str(tmp_path / "none") in str(one.error)
 
 
 def test_an_interrupt_ends_the_processes_and_the_same_command_goes_on(made: Path, root: Path) -> None:

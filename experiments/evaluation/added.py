@@ -12,7 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,12 @@ def judging(run: RunDirectory) -> Iterator[None]:
         except BlockingIOError:
             raise Busy(f"{run.path}: another process judges it") from None
         yield
+
+
+def until_free(path: Path) -> None:
+    """Wait for whoever judges the run; that it cannot be judged at all is said by who tries."""
+    with suppress(OSError), (path / schema.JUDGING).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _stamp(run: RunDirectory) -> tuple[int, int]:

@@ -37,19 +37,6 @@ class Judgement:
         return self.values | ends
 
 
-def judge(path: Path, protocols: Sequence[str], base: Config | None = None, device: str | None = None) -> Judgement:
-    """All of them as one. Errors as `judgements`."""
-    values: dict[str, float | None] = {}
-    by_epoch: dict[int, dict[str, float | None]] = {}
-    seconds = 0.0
-    for _, judged in judgements(path, protocols, base, device):
-        values |= judged.values
-        for epoch, of_epoch in judged.by_epoch.items():
-            by_epoch.setdefault(epoch, {}).update(of_epoch)
-        seconds += judged.seconds
-    return Judgement(values, by_epoch, seconds)
-
-
 def judgements(
     path: Path, protocols: Sequence[str], base: Config | None = None, device: str | None = None
 ) -> Iterator[tuple[str, Judgement]]:

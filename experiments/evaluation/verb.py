@@ -1,7 +1,7 @@
 """`python -m experiments evaluate`: a file is judged and that is printed; a run, or all runs of a sweep, gain readouts.
 
 Exit 0: all finished runs that were meant have the readouts. 1: some could not be judged, they are listed. 2: wrong input,
-nothing was begun. 130: interrupted, the same command goes on.
+nothing was added. 130: interrupted, the same command goes on; of a file nothing is kept but what is printed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from experiments import ranks, schema
 from experiments.cli import INTERRUPTED, base_configs
-from experiments.evaluation.added import complete, evaluate_run, known, missing
-from experiments.evaluation.judge import DEFAULT, headlines, judge
+from experiments.evaluation.added import check_done, complete, evaluate_run, known, missing
+from experiments.evaluation.judge import DEFAULT, headlines, judgements
 from experiments.evaluation.pool import Pool
 from experiments.evaluation.progress import Progress
 from experiments.launch import tracking_off
@@ -28,9 +28,12 @@ from experiments.manifest import all_manifests
 from experiments.processes import child_environment
 from experiments.reconcile import state_of
 from experiments.run_directory import Busy, RunDirectory, runs_root
+from experiments.tracking.store import URI_VARIABLE
 from moco.config import Config
 from moco.evaluation.protocols import protocol
 from slurm.profiles import Profile, load_profile
+
+WIDTH = len("readout/retrieval_within_test_recall1")  # of the names in a column that is printed bit by bit
 
 
 def evaluate(options: argparse.Namespace, command: str) -> int:
@@ -68,10 +71,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _profile(name: str) -> Profile:
-    """It may also say where runs live."""
+    """It may also say where runs live, and which MLflow remembers them."""
     profile = load_profile(name)
-    if profile.runs_root and not os.environ.get("MOCO_RUNS"):
-        os.environ["MOCO_RUNS"] = os.path.expanduser(profile.runs_root)
+    for variable, value in (("MOCO_RUNS", profile.runs_root), (URI_VARIABLE, profile.tracking)):
+        if value and not os.environ.get(variable):
+            os.environ[variable] = os.path.expanduser(value)
     return profile
 
 
@@ -82,11 +86,15 @@ def _only_here(options: argparse.Namespace) -> None:
 
 
 def _file(path: Path, protocols: Sequence[str], options: argparse.Namespace, base: Config | None) -> int:
-    """Nothing is written."""
+    """Nothing is written, so each protocol's readouts are printed as soon as they are there."""
     _only_here(options)
-    judged = judge(path, protocols, base, options.device)
-    if ranks.rank() == 0:
-        print_readouts(judged.last())
+    try:
+        for _, judged in judgements(path, protocols, base, options.device):
+            if ranks.rank() == 0:
+                print_readouts(judged.last(), WIDTH)
+    except KeyboardInterrupt:
+        print("interrupted: of a file nothing is kept but what is printed above", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -95,28 +103,49 @@ def _run(path: Path, protocols: Sequence[str], options: argparse.Namespace, base
     _only_here(options)
     if base is not None:
         return _file(path, protocols, options, base)
+    run = check_done(path)
+    before = known(run)
     try:
         new = evaluate_run(path, protocols, options.device)
-    except Busy as busy:
-        print(f"{busy}; nothing was added")
-        return 1
+    except BaseException as error:
+        return _cut_short(run, before, error)
     if ranks.rank():
         return 0
-    has = known(RunDirectory(path))
+    has = known(run)
     there = {f"test/{name}": has[f"test/{name}"] for name in headlines(protocols) if f"test/{name}" in has}
-    print_readouts({**{name: value for name, value in there.items() if name not in new}, **new})
+    there = {name: value for name, value in there.items() if name not in new}
     if new:
-        print(f"added to {path}")
-        _bring_to_mlflow(path.parent, [path.name])
+        _say_added(path, {**there, **new})
     else:
+        print_readouts(there)
         print(f"the run has them already; to compute them again: evaluate {path / schema.ENCODER}")
     return 0
 
 
-def print_readouts(readouts: dict[str, float | None]) -> None:
+def _cut_short(run: RunDirectory, before: Mapping[str, float], error: BaseException) -> int:
+    """What was added before the error is said, and then the error is no wrong input. Raises what is not one line."""
+    added = {} if ranks.rank() else {name: value for name, value in known(run).items() if name not in before}
+    if added:
+        _say_added(run.path, added)
+    if isinstance(error, Busy):
+        print(f"{error}; {'no more' if added else 'nothing'} was added")
+    elif isinstance(error, ValueError) and added:
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        raise error
+    return 1
+
+
+def _say_added(path: Path, readouts: Mapping[str, float | None]) -> None:
+    print_readouts(readouts)
+    print(f"added to {path}", flush=True)
+    _bring_to_mlflow(path.parent, [path.name])
+
+
+def print_readouts(readouts: Mapping[str, float | None], at_least: int = 0) -> None:
     width = max(map(len, readouts), default=0)
     for name, value in readouts.items():
-        print(f"{name:<{width}}  {'-' if value is None else f'{value:.4g}'}")
+        print(f"{name:<{max(width, at_least)}}  {'-' if value is None else f'{value:.4g}'}", flush=True)
 
 
 def _sweep(
@@ -130,6 +159,8 @@ def _sweep(
         raise ValueError(
             f"--device {options.device}: the runs of a sweep share out all GPUs; say cuda, or choose one run"
         )
+    if options.device and profile is not None:
+        raise ValueError(f"--device {options.device}: on a cluster a run is judged as it was trained; leave it out")
     if options.max_parallel is not None and options.max_parallel < 1:
         raise ValueError(f"--max-parallel {options.max_parallel}: must be at least 1")
     done = _finished(root, found)
@@ -143,7 +174,10 @@ def _sweep(
         print(f"{have} of {len(done)} finished runs have {', '.join(protocols)} already")
     paths = [root / run_id for run_id in todo]
     if profile is not None:
-        return _submit(root, label, paths, protocols, options, profile)
+        from experiments.evaluation.cluster import submit_and_say
+
+        submit_and_say(root, label, paths, protocols, profile, options.max_parallel)
+        return 0
     code = _judge_all(root, label, todo, paths, protocols, options) if todo else 0
     if code != INTERRUPTED:
         _bring_to_mlflow(root, list(todo))
@@ -189,25 +223,6 @@ def _judge_all(
         for run_id, error in failed.items():
             print(f"  {names[run_id]}: {error}")
     return 1 if failed else 0
-
-
-def _submit(
-    root: Path, label: str, paths: Sequence[Path], protocols: Sequence[str], options: argparse.Namespace,
-    profile: Profile,
-) -> int:  # fmt: skip
-    from experiments.evaluation.cluster import submit_runs
-
-    if options.device:
-        raise ValueError(f"--device {options.device}: on a cluster a run is judged as it was trained; leave it out")
-    if not paths:
-        print("nothing to submit")
-        return 0
-    job = submit_runs(root, label, paths, protocols, profile, options.max_parallel)
-    print(
-        f"submitted {len(paths)} runs to {profile.name} as job {job}; when it has ended, the same command submits what is left"
-    )
-    print(f"python -m experiments sync {shlex.quote(label)}  brings them to MLflow; scancel {job}  ends the job")
-    return 0
 
 
 def _bring_to_mlflow(root: Path, run_ids: Iterable[str]) -> None:

@@ -37,7 +37,11 @@ def register(add: AddVerb) -> None:
         help="a file of weights, a run directory, or any name `find` knows: a run, an arm, a sweep",
     )
     again.add_argument(
-        "--protocol", nargs="+", metavar="NAME", help="one or more of those below (default: linear knn few_label)"
+        "--protocol",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="one or more of those below (default: linear knn few_label)",
     )
     again.add_argument("--baseline", metavar="NAME", help="images for a file of another tool, or other images than a run's "
                        f"own (then only printed): {', '.join(BASELINES)}")  # fmt: skip
@@ -54,7 +58,12 @@ def register(add: AddVerb) -> None:
               description="Write the encoder of a finished run for other tools, with a model card.")  # fmt: skip
     out.add_argument("target", metavar="RUN", help="a run directory, or any name `find` knows")
     out.add_argument(
-        "--to", nargs="+", required=True, metavar="TOOL", help="torchvision, timm, detectron2, safetensors"
+        "--to",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="TOOL",
+        help="torchvision, timm, detectron2, safetensors",
     )
     out.add_argument("--out", default="exports", metavar="FOLDER", help="default: exports/<run id>")
     out.set_defaults(run=export)
