@@ -109,7 +109,7 @@ def test_forked_runs_do_not_notice_that_a_sibling_or_the_zygote_is_killed(tmp_pa
     own = Zygote(environment(**SLOT.environment))
     runs = [prepared(tmp_path, tiny(seed, epochs=6)) for seed in (0, 1, 2)]
     pids = [start(own, run) for run in runs]
-    assert len({os.getsid(pid) for pid in pids}) == 3
+    wait_until(lambda: [os.getsid(pid) for pid in pids] == pids)  # a session of its own, soon after the fork
     wait_until(lambda: all(grown(run, 0) for run in runs), seconds=300)
     os.kill(pids[1], signal.SIGKILL)
     assert end_of(own, pids[1]) == -signal.SIGKILL

@@ -12,7 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,18 @@ def _journal(run: RunDirectory) -> dict[str, float]:
     return {name: value for record in run.records() for name, value in record["values"].items()}
 
 
-def evaluate_run(path: Path, protocols: Sequence[str], device: str | None = None) -> dict[str, float | None]:
+def evaluate_run(
+    path: Path, protocols: Sequence[str], device: str | None = None, *, wait: bool = False
+) -> dict[str, float | None]:
     """Judge the run by those protocols that it lacks and add what each says as soon as it has; returns the new values.
 
     Of several processes each computes and rank 0 writes. Raises ValueError for a run that is not done or was trained anew
-    meanwhile, Busy if another process judges it.
+    meanwhile, Busy if another process judges it; with `wait`, that one is waited for.
     """
     from experiments import ranks
 
     run = check_done(path)
-    with judging(run), _heard(run):
+    with judging(run, wait=wait), _heard(run):
         todo = missing(run, protocols)
         if not todo:
             complete(run)
@@ -92,7 +94,7 @@ def _heard(run: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def judging(run: RunDirectory) -> Iterator[None]:
+def judging(run: RunDirectory, *, wait: bool = False) -> Iterator[None]:
     """One process at a time; the kernel frees the lock when it dies. Raises Busy, also for ranks of other commands."""
     from experiments import ranks
 
@@ -107,16 +109,10 @@ def judging(run: RunDirectory) -> Iterator[None]:
         ) from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise Busy(f"{run.path}: another process judges it") from None
         yield
-
-
-def until_free(path: Path) -> None:
-    """Wait for whoever judges the run; that it cannot be judged at all is said by who tries."""
-    with suppress(OSError), (path / schema.JUDGING).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _stamp(run: RunDirectory) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments import schema
 from experiments.cluster import submission_of
-from experiments.evaluation.added import missing, until_free
+from experiments.evaluation.added import missing
 from experiments.evaluation.submitted import one_at_a_time, record, waiting
 from experiments.evaluation.worker import report
 from experiments.job import RunFailed
@@ -117,8 +117,7 @@ def work(file: str) -> dict[str, str]:
     head, *runs = Path(file).read_text().splitlines()
     said = {}
     for run in map(Path, runs):
-        until_free(run)  # of a job with other protocols
-        outcome = report(run, head.split())
+        outcome = report(run, head.split(), wait=True)  # for a job with other protocols
         said[run.name] = outcome.get("error") or "judged"
         print(f"{run.name}: {said[run.name]}", flush=True)
     _bring_to_mlflow(Path(runs[0]).parent)

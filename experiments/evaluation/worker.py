@@ -22,10 +22,10 @@ from experiments.run_directory import Busy
 from experiments.worker import one_line
 
 
-def report(path: Path, protocols: Sequence[str], device: str | None = None) -> dict[str, Any]:
-    """What became of one run; never raises for a trouble that is the run's own."""
+def report(path: Path, protocols: Sequence[str], device: str | None = None, *, wait: bool = False) -> dict[str, Any]:
+    """What became of one run; never raises for a trouble that is the run's own. `wait` for who judges it already."""
     try:
-        return {"run": str(path), "values": evaluate_run(path, protocols, device)}
+        return {"run": str(path), "values": evaluate_run(path, protocols, device, wait=wait)}
     except (ValueError, Busy) as error:
         return {"run": str(path), "error": str(error)}
     except Exception as error:  # its traceback is in the run's log
