@@ -190,9 +190,13 @@ def _as_before(statuses: Mapping[Path, schema.Status | None], fresh: set[Path]) 
 
 def _forget(run: RunDirectory) -> None:
     """Remove a directory that this launch made, unless someone has begun the run."""
-    with suppress(Busy, OSError), run.locked():
-        if (run.status() or {}).get("state", schema.QUEUED) == schema.QUEUED:
-            shutil.rmtree(run.path)
+    try:
+        with suppress(Busy), run.locked():
+            if (run.status() or {}).get("state", schema.QUEUED) == schema.QUEUED:
+                shutil.rmtree(run.path)
+    except OSError:
+        if not (run.path / schema.LOCK).exists():  # the disk had no room for it: nobody can have begun the run
+            shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _note_job(run: RunDirectory, id: str) -> None:
