@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from experiments import provenance, schema
+from experiments.cluster import _forget
 from experiments.provenance import Code
 from experiments.reconcile import state_of
+from experiments.run_directory import RunDirectory
 from experiments.sight import SIGHT
 from experiments.snapshot import PACKAGES, Snapshot, forget_unused
 from experiments.submissions import difference, record, submissions
@@ -172,6 +174,24 @@ def test_a_disk_that_fills_midway_is_rolled_back(tmp_path: Path, left: int) -> N
     taken = len(files) + len({parent for name in files for parent in Path(name).parents})
     said = on_a_small_disk(tmp_path, f"size=200m,nr_inodes={taken + left}").stderr
     assert re.fullmatch(r"error: [^\n]*: No space left on device; free some space, or set MOCO_RUNS [^\n]*\n", said)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_that_has_no_room_for_a_lock_is_forgotten_too(tmp_path: Path) -> None:
+    """The cluster's tests may mount. Three inodes: the root of the disk, the run's folder, its config."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=3", "none", str(small)], check=True)
+    try:
+        one = RunDirectory(small / "run")
+        one.path.mkdir()
+        (one.path / schema.CONFIG).write_text("{}")
+        with pytest.raises(OSError, match="No space left"), one.locked():
+            pass
+        _forget(one)
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -90,8 +90,6 @@ def run(options: Options) -> list[Result]:
 
 
 def of_case(case: Case, options: Options) -> list[Result]:
-    torch.compiler.reset()  # of all cases together dynamo would compile the first few, and run the rest eagerly
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
     views = random_views(case.config, options.device)
     ways: list[Way] = ["eager", *(("compiled",) if options.whole("compile") else ())]
     ways += ["graphs"] if options.whole("graphs") else []
@@ -100,10 +98,12 @@ def of_case(case: Case, options: Options) -> list[Result]:
     plain = peer_of(case.config, options.against, views, options.device)
     contenders = {**ours, options.against: plain}
     images = case.steps * len(views[0])
-    measured = interleave(
-        [Contender(name, times(case.steps, step), images) for name, step in contenders.items()],
-        options.rounds, clock_of(options.device), warm_up=2,
-    )  # fmt: skip
+    torch.compiler.reset()  # of all cases together dynamo would compile the first few, and run the rest eagerly
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        measured = interleave(
+            [Contender(name, times(case.steps, step), images) for name, step in contenders.items()],
+            options.rounds, clock_of(options.device), warm_up=2,
+        )  # fmt: skip
     eager = fastest(measured, [name_of((precision, "eager")) for precision in PRECISIONS])
     notes = [share_of_peak(plain, measured, options, len(views[0])), limit(eager, ours[eager], measured, options)]
     best = fastest(measured, list(ours))

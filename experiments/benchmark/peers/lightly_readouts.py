@@ -65,7 +65,7 @@ def linear(
     device = next(backbone.parameters()).device
     classifier = LinearClassifier(
         backbone, batch_size_per_device=batch, lr=lr, feature_dim=dim, num_classes=classes, topk=(1, min(5, classes))
-    )  # fmt: skip
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
