@@ -12,15 +12,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from analysis.factors import effects_of, weights_of
 from analysis.stats import SEEDS_TO_CLAIM, Comparison, contrast, contrast_by_seed, one_sided_p
-from experiments import schema
-from experiments.schema import Clause, Manifest
+from analysis.table import Claim, Part, Verdict
+from experiments.store import schema
+from experiments.store.schema import Clause, Manifest
 
 Values = Mapping[str, Mapping[int, float]]  # arm -> seed -> percent
-Verdict = Literal["reproduced", "contradicted", "underpowered"]
 
 ALPHA: Final = 0.025  # on each side
 
@@ -33,24 +33,6 @@ class Statement:
     p_against: float
     weakest: tuple[str, Comparison | None]
     strongest: tuple[str, Comparison | None]  # against it
-
-
-@dataclass(frozen=True)
-class Part:
-    """One clause of the shape, judged. `rests_on` names the difference that decides, or would have to."""
-
-    says: str
-    verdict: Literal["holds", "does not hold", "open"]
-    rests_on: str
-    numbers: Comparison | None
-    p: float  # of the side that the verdict takes; of the statement where it is open
-
-
-@dataclass(frozen=True)
-class Claim:
-    says: str  # the sweep's own words
-    verdict: Verdict
-    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)

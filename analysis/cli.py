@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from analysis.style import FIGURE_FORMATS
-from experiments import schema
+from experiments.store import schema
 
 TABLE_SUFFIXES = {".txt": "text", ".md": "md", ".csv": "csv", ".tex": "tex", ".html": "html"}
 EPILOG = """\
@@ -43,9 +43,9 @@ def _write(out: Path, text: str) -> None:
 
 
 def table(arguments: Arguments) -> None:
-    from analysis.render import TERMINAL_WIDTH, render
+    from analysis.ablation import ablation_table
+    from analysis.formats import TERMINAL_WIDTH, render
     from analysis.sources import source
-    from analysis.tables import ablation_table
 
     format = _table_format(arguments)
     manifest, cells = source(arguments.mlflow).load(arguments.sweep)

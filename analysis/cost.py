@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from experiments import schema
+from experiments.store import schema
 
 _GPU = re.compile(r"\b(NVIDIA|Tesla|GeForce|Quadro|RTX|GPU|Instinct|[AHBVL]\d{2,3}\b)", re.IGNORECASE)
 

@@ -11,44 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from typing import Literal
 
 from analysis.stats import Comparison, contrast, correct
-from analysis.tables import Cells, Row, by_seed
-from experiments import schema
-from experiments.schema import Manifest
+from analysis.table import Cells, Crossed, Effect, Kind, Row, by_seed
+from experiments.store import schema
+from experiments.store.schema import Manifest
 
 Weights = dict[str, float]  # arm -> weight
-Kind = Literal["effect", "interaction"]
-
-
-@dataclass(frozen=True)
-class Effect:
-    """`name` in full; `at` is the level of the row factor that it belongs to, empty for a 2^k design."""
-
-    name: str
-    kind: Kind
-    at: str
-    of: str  # the level of the column factor that it is of; empty for a 2^k design
-    comparison: Comparison | None
-
-
-@dataclass(frozen=True)
-class Crossed:
-    """One readout over the levels. `factors` has the one with the most levels first; `levels` are in their order."""
-
-    readout: str
-    factors: tuple[str, ...]
-    levels: Mapping[str, tuple[str, ...]]
-    baseline: Mapping[str, str]  # factor -> level of the baseline arm
-    rows: Mapping[tuple[str, ...], Row]  # a level of each of `factors` -> its arm
-    effects: tuple[Effect, ...]
-
-    @property
-    def two_way(self) -> bool:
-        return len(self.factors) == 2
 
 
 def levels_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:

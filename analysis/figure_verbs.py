@@ -24,12 +24,12 @@ def _figure_path(arguments: Arguments) -> Path:
 
 
 def plot(arguments: Arguments) -> None:
-    from analysis import kinds
-    from analysis.figures import Picture, save
-    from analysis.learning_curves import MOST_LINES, MOST_SEEDS, check_key, curves_figure
-    from analysis.plots import axis_figure
+    from analysis.figures import gallery
+    from analysis.figures.axis import axis_figure
+    from analysis.figures.curves import MOST_LINES, MOST_SEEDS, check_key, curves_figure
+    from analysis.figures.look import Picture, save
+    from analysis.figures.thinning import few
     from analysis.sources import source
-    from analysis.thinning import few
 
     asked: list[str] = arguments.readout or []
     journal = [name for name in asked if "/" in name]
@@ -37,12 +37,14 @@ def plot(arguments: Arguments) -> None:
         raise ValueError(f"--readout {' '.join(asked)}: readouts and curves need a figure each")
     if asked and arguments.kind:
         raise ValueError(f"--kind {arguments.kind} --readout {' '.join(asked)}: give one or the other")
-    if arguments.kind not in (None, LIST, *kinds.KINDS):
-        raise ValueError(f"--kind {arguments.kind}: not one of {', '.join(kinds.KINDS)}; --kind {LIST} describes them")
+    if arguments.kind not in (None, LIST, *gallery.KINDS):
+        raise ValueError(
+            f"--kind {arguments.kind}: not one of {', '.join(gallery.KINDS)}; --kind {LIST} describes them"
+        )
     out, runs = _figure_path(arguments), source(arguments.mlflow)
     loaded = runs.load(arguments.sweep)
     if arguments.kind == LIST:
-        sys.stdout.write(kinds.listing(loaded.manifest))
+        sys.stdout.write(gallery.listing(loaded.manifest))
         return
     figure: Picture
     if journal:
@@ -52,7 +54,7 @@ def plot(arguments: Arguments) -> None:
     elif asked:
         figure = axis_figure(*loaded, asked)
     else:
-        figure = kinds.draw(arguments.kind or kinds.default_kind(loaded.manifest), runs, loaded)
+        figure = gallery.draw(arguments.kind or gallery.default_kind(loaded.manifest), runs, loaded)
     save(figure, out)
     print(out)
 
@@ -63,10 +65,10 @@ def report(arguments: Arguments) -> None:
     if arguments.all:
         _report_all(arguments)
         return
-    from analysis import links
-    from analysis.report import report as page
+    from analysis import tracked
+    from analysis.frame import runs_root, to_stderr
+    from analysis.report.report import report as page
     from analysis.sources import source
-    from analysis.store import runs_root, to_stderr
 
     out: Path = arguments.out or Path(f"{arguments.sweep.partition('@')[0]}.html")
     if out.suffix.lower() not in (".html", ".htm"):
@@ -74,10 +76,10 @@ def report(arguments: Arguments) -> None:
     runs = source(arguments.mlflow)
     loaded = runs.load(arguments.sweep)
     web = arguments.mlflow if (arguments.mlflow or "").startswith("http") else None
-    server, pages = arguments.server or web or links.known_server(runs_root()), None
+    server, pages = arguments.server or web or tracked.known_server(runs_root()), None
     if server:
         try:
-            pages = links.pages_at(server, loaded.manifest)
+            pages = tracked.pages_at(server, loaded.manifest)
         except ValueError as error:
             if arguments.server:
                 raise
@@ -89,8 +91,8 @@ def report(arguments: Arguments) -> None:
 
 
 def _report_all(arguments: Arguments) -> None:
-    from analysis.contents import write_all
-    from analysis.store import runs_root
+    from analysis.frame import runs_root
+    from analysis.report.index import write_all
 
     folder: Path = arguments.out or REPORTS
     if folder.is_file() or folder.suffix.lower() in (".html", ".htm"):

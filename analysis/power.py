@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from scipy.special import chdtri, nctdtr, ndtr, stdtrit
 
-from analysis import sequential
+from analysis import stats
 from analysis.cost import unit_of
 from analysis.stats import LEVEL, SEEDS_TO_CLAIM
-from analysis.tables import Row, Table
-from analysis.wording import MOST_PAIRS
+from analysis.table import Advice, Row, Table
+from analysis.words import MOST_PAIRS
 
 POWER: Final = 0.8
 NODES: Final = 2000  # quantiles of the chi distribution
@@ -66,26 +65,6 @@ def largest_std(std: float, n: int, confidence: float = 0.8) -> float:
     return std * math.sqrt((n - 1) / float(chdtri(n - 1, confidence)))
 
 
-@dataclass(frozen=True)
-class Advice:
-    """What it takes to tell one arm from the baseline, if difference and spread are those seen in `pairs` seeds."""
-
-    arm: str
-    baseline: str
-    difference: float  # points
-    std: float  # of the paired differences
-    pairs: int
-    level: float  # of the interval: 1 - 0.05 / (arms that are not told apart yet), as Holm's correction would ask
-    needed: int | None  # paired seeds; None: more than MOST_PAIRS
-    at_most: int | None  # with the spread at its upper end
-    more_runs: int | None  # of the arm and of the baseline
-    more_hours: float | None  # one device each
-    unit: str  # GPU-h or CPU-h
-
-    def as_data(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
 def _open(table: Table) -> list[Row]:
     """The arms with a difference and a spread to reckon with, but no claim."""
     arms = [row for row in table.rows if row.role == "arm" and row.comparison and not row.comparison.separable]
@@ -96,7 +75,7 @@ def _advice(row: Row, table: Table, level: float, power: float) -> Advice:
     seen = row.comparison
     assert seen is not None
     assert seen.std is not None
-    critical = sequential.critical_t if seen.sequential else fixed_t
+    critical = stats.critical_t if seen.sequential else fixed_t
     needed = pairs_needed(seen.difference, seen.std, level, power, critical)
     upper = pairs_needed(seen.difference, largest_std(seen.std, seen.n), level, power, critical)
     more = {r.arm: None if needed is None else max(0, needed - r.n_done) for r in (row, table.rows[0])}

@@ -23,19 +23,19 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis.tables import DIVERGED, Table
-from experiments import schema, states
-from experiments.schema import Manifest
+from analysis.table import DIVERGED, Table
+from experiments.store import schema, states
+from experiments.store.schema import Manifest
 
 VERSION: Final = 1
 STATISTICS: Final = (
     "stats",
-    "sequential",
-    "tables",
+    "ablation",
+    "table",
     "factors",
     "claims",
     "power",
-    "runs",
+    "frame",
 )  # modules that make the numbers
 # Of every seal; one over runs with readouts that were added later names its own in `fields`.
 RUN_FIELDS: Final = (*schema.AT_END, "seconds", "commits", "hardware")

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from analysis.runs import read_object
+from analysis.frame import manifests, read_object, to_stderr
 from analysis.stats import Comparison, Summary, compare, summarise, t_interval
-from analysis.store import manifests, to_stderr
-from experiments import schema
-from experiments.schema import SearchRecord, TrialRecord
+from experiments.store import schema
+from experiments.store.schema import SearchRecord, TrialRecord
 
 SHOWN = 10  # trials in the table
 BASE = "base"  # arm of the confirmation, and source of the trial with the base's own values

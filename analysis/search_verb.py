@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from analysis.frame import runs_root
 from analysis.search import find_search, table
-from analysis.store import runs_root
 
 
 def search(arguments: argparse.Namespace) -> int:
@@ -15,8 +15,8 @@ def search(arguments: argparse.Namespace) -> int:
     sys.stdout.write(table(runs_root(), record))
     if arguments.table:
         return 0
-    from analysis.figures import save
-    from analysis.search_figures import figures
+    from analysis.figures.look import save
+    from analysis.figures.search import figures
 
     folder: Path = arguments.out or Path(record["name"])
     if not record["ranking"]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import polars as pl
 
-from analysis.store import Loaded, curves, load_sweep, runs_root, to_stderr
+from analysis.frame import Loaded, curves, load_sweep, runs_root, to_stderr
 
 Log = Callable[[str], None]
 
@@ -47,6 +47,6 @@ def source(address: str | None = None) -> Source:
     """
     if not address:
         return RunDirectories(runs_root())
-    from analysis.mlflow_reader import Tracked
+    from analysis.tracked import Tracked
 
     return Tracked.at(address)

@@ -6,9 +6,10 @@ import argparse
 import json
 from typing import Any
 
-from analysis import wording
-from analysis.store import load_sweep, runs_root
-from analysis.tables import Row, Table, ablation_table
+from analysis import words
+from analysis.ablation import ablation_table
+from analysis.frame import load_sweep, runs_root
+from analysis.table import Row, Table
 
 Arguments = argparse.Namespace
 
@@ -31,7 +32,7 @@ def power(arguments: Arguments) -> int:
         data = {"label": table.label, "metric": table.metric, "power": arguments.power}
         _print_json(data | {"advice": [a.as_data() for a in advice]})
         return 0
-    for line in map(wording.advice_line, advice):
+    for line in map(words.advice_line, advice):
         print(line)
     few = [row.arm for row in table.rows if row.role == "arm" and (row.comparison is None or row.comparison.n < 2)]
     if few:
@@ -44,7 +45,7 @@ def power(arguments: Arguments) -> int:
 def _decided(row: Row) -> dict[str, Any]:
     c = row.comparison
     numbers = {"n": 0} if c is None else {"n": c.n, "difference": c.difference, "p": c.p_t_holm}
-    return {"decided": c is not None and c.separable, "verdict": wording.verdict(c), **numbers}
+    return {"decided": c is not None and c.separable, "verdict": words.verdict(c), **numbers}
 
 
 def decide(arguments: Arguments) -> int:

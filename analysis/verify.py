@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from analysis.render import render
+from analysis.ablation import ablation_table
+from analysis.formats import render
+from analysis.frame import load_sweep, to_stderr
 from analysis.seal import RUN_FIELDS, Seal, seals_in
-from analysis.store import load_sweep, to_stderr
-from analysis.tables import Table, ablation_table
+from analysis.table import Table
 
 SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # differs with the code, and says nothing of the numbers
 Run = list[Any]  # arm, seed, run id, state, then {field: value}

@@ -11,9 +11,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from experiments.parser import Parser
-from experiments.ranks import standard_error
-from experiments.verbs import benchmark, control, doctor, runs, search, state, transfer, views
+from experiments.commands import benchmark, control, doctor, runs, state, tracking, transfer
+from experiments.plan.parser import Parser
+from experiments.run.distributed import standard_error
+from experiments.search import result as search
 
 
 def parser() -> Parser:
@@ -21,7 +22,7 @@ def parser() -> Parser:
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = result.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser).add_parser
 
-    for family in (runs, state, control, doctor, views, search, benchmark, transfer):
+    for family in (runs, state, control, doctor, tracking, search, benchmark, transfer):
         family.register(add)
     return result
 

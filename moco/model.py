@@ -5,6 +5,7 @@ B queries at hand, M images of the whole batch, C embedding, N candidates, S sid
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,10 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco import config as c
-from moco.encoders import Encoder, build_encoder
-from moco.heads import build_classifier, build_head
-from moco.negatives import Sample
-from moco.randomness import seed_of
+from moco.batchnorm import share_statistics
+from moco.distributed import gather, own, size
+from moco.encoders import Encoder, build_classifier, build_encoder, build_head, build_predictor
+from moco.losses import chance_loss, info_nce
+from moco.negatives import Sample, Source, build_source
+from moco.randomness import key_order, seed_of
+from moco.schedule import momentum_at
 
 
 @contextmanager
@@ -128,3 +132,162 @@ def part_of_batch(config: c.Config) -> c.ResNet | c.ViT:
     return replace(
         config.encoder, batch_norm_splits=max(1, config.encoder.batch_norm_splits // config.train.accumulate)
     )
+
+
+# The methods: what one step asks of the networks. One `match` in one `build`, no method is named anywhere else.
+#
+# B queries at hand, M images of the whole batch, C embedding, N candidates, S side.
+
+
+class Contrast(Method):
+    """The methods that contrast. Encoder, head, predictor and negatives are drawn from generators of their own, so that arms
+    that differ in one share the others."""
+
+    def __init__(self, config: c.Config, images: int) -> None:
+        super().__init__()
+        self.config, seed = config, config.train.seed
+        self.loss = config.part(c.InfoNCE)
+        self.query = build_query(config, classes=0)
+        self.predictor: nn.Module | None = None
+        if isinstance(config.predictor, c.Predictor):
+            with seeded(seed, "predictor"):
+                self.predictor = build_predictor(config.predictor, config.part(c.Head).dim)
+        directions = 2 if self.loss.symmetric else 1
+        self.sources = nn.ModuleList([build_source(config, images, view) for view in range(directions)])
+        self.candidates = self.source(0).candidates
+        self.scale = 1.0 if self.loss.factor is None else self.loss.factor * self.loss.temperature
+        self.chance = self.scale * chance_loss(self.candidates)
+
+    def source(self, direction: int) -> Source:
+        source = self.sources[direction]
+        assert isinstance(source, Source)
+        return source
+
+    def queries(self, view_B3SS: Tensor) -> Tensor:
+        if self.predictor is None:
+            queries_BC: Tensor = self.query(view_B3SS)
+            return queries_BC
+        return unit(self.predictor(self.query.project(view_B3SS)))
+
+    def outcome(self, queries: list[Tensor], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
+        """The mean InfoNCE over the directions; scores and loss are float32 at least (autocast is off here)."""
+        directions = []
+        with torch.autocast(queries[0].device.type, enabled=False):
+            for number, (queries_BC, keys_MC) in enumerate(zip(queries, keys, strict=True)):
+                scores_BN, is_positive_BN = self.source(number).scores(queries_BC, keys_MC, sample)
+                directions.append(Direction(queries_BC, scores_BN, is_positive_BN))
+            losses = [info_nce(d.scores_BN, d.is_positive_BN, self.loss.temperature) for d in directions]
+            return Outcome(torch.stack(losses).mean() * self.scale, tuple(directions))
+
+    def whole(self, view_B3SS: Tensor, step: int, *, shuffle: bool, through: nn.Module) -> Tensor:
+        """Embeddings (M, C) of the whole batch; with ShuffleBN through a permuted batch (v1, section 3.3).
+
+        Of several processes each was given its rows of the permuted batch by the loader.
+        """
+        if not shuffle:
+            return gather(self.in_parts(view_B3SS, through))
+        order_M = key_order(self.config.train.seed, step, size() * len(view_B3SS)).to(
+            view_B3SS.device, non_blocking=True
+        )
+        shuffled_MC = gather(self.in_parts(view_B3SS[order_M] if size() == 1 else view_B3SS, through))
+        return torch.empty_like(shuffled_MC).index_copy(0, order_M, shuffled_MC)
+
+    def in_parts(self, view_B3SS: Tensor, through: nn.Module) -> Tensor:
+        """As many parts as the queries go in, so that BatchNorm sees parts of the same size."""
+        count = self.config.train.accumulate
+        if count == 1:
+            whole_BC: Tensor = through(view_B3SS)
+            return whole_BC
+        parts = []
+        for number, part_B3SS in enumerate(view_B3SS.chunk(count)):
+            share_statistics(through, number, count)
+            parts.append(through(part_B3SS))
+        return torch.cat(parts)
+
+
+class MomentumContrast(Contrast):
+    """Keys from a moving average of the query encoder (v1, v2, v2+, v3)."""
+
+    def __init__(self, config: c.Config, images: int) -> None:
+        super().__init__(config, images)
+        self.key_projector = copy.deepcopy(self.query).requires_grad_(False)
+        self.momentum = config.part(c.Momentum)
+
+    @property
+    def key(self) -> nn.Module:
+        return self.key_projector
+
+    @torch.no_grad()
+    def begin(self, step: int, total_steps: int) -> None:
+        """theta_k <- m theta_k + (1 - m) theta_q (v1, eq. 2): parameters only; BatchNorm's buffers are each encoder's own."""
+        keys: list[Tensor] = list(self.key_projector.parameters())
+        queries: list[Tensor] = list(self.query.parameters())
+        torch._foreach_lerp_(keys, queries, 1.0 - momentum_at(self.momentum, step, total_steps))
+
+    @torch.no_grad()
+    def keys(self, views: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:
+        """Of the second view for the first direction, of the first view for the second."""
+        return tuple(
+            self.whole(view, step, shuffle=self.momentum.shuffle, through=self.key_projector)
+            for view, _ in zip(reversed(views), self.sources, strict=False)
+        )
+
+    def forward(self, views: tuple[Tensor, ...], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
+        return self.outcome([self.queries(view) for view, _ in zip(views, keys, strict=False)], keys, sample)
+
+    def end(self, outcome: list[Outcome], keys: tuple[Tensor, ...], sample: Sample) -> None:
+        for number, keys_MC in enumerate(keys):
+            self.source(number).update(keys_MC, sample)
+
+
+class SharedContrast(Contrast):
+    """Keys from the query encoder, with their gradients (end-to-end, SimCLR, SupCon)."""
+
+    def forward(self, views: tuple[Tensor, ...], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
+        first_BC = self.queries(views[0])
+        shuffle = self.config.part(c.Shared).shuffle
+        second_MC = self.whole(views[1], sample.step, shuffle=shuffle, through=self.query)
+        if len(self.sources) == 1:
+            return self.outcome([first_BC], (second_MC,), sample)
+        return self.outcome([first_BC, own(second_MC)], (second_MC, gather(first_BC)), sample)
+
+
+class StoredContrast(Contrast):
+    """One view against stored embeddings (InstDisc)."""
+
+    def forward(self, views: tuple[Tensor, ...], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
+        queries_BC = self.queries(views[0])
+        return self.outcome([queries_BC], (queries_BC.detach(),), sample)
+
+    def end(self, outcome: list[Outcome], keys: tuple[Tensor, ...], sample: Sample) -> None:
+        queries_BC = torch.cat([part.directions[0].queries_BC.detach() for part in outcome])
+        self.source(0).update(gather(queries_BC), sample)
+
+
+class Supervised(Method):
+    """Cross entropy over the classes: InfoNCE at temperature 1 whose candidates are the classes."""
+
+    cosines = False
+
+    def __init__(self, config: c.Config, classes: int) -> None:
+        super().__init__()
+        self.candidates, self.chance = classes, chance_loss(classes)
+        self.query = build_query(config, classes)
+
+    def forward(self, views: tuple[Tensor, ...], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
+        logits_BN = self.query(views[0]).float()
+        is_positive_BN = F.one_hot(sample.labels_M[sample.own_B], self.candidates).bool()
+        return Outcome(info_nce(logits_BN, is_positive_BN, 1.0), (Direction(logits_BN, logits_BN, is_positive_BN),))
+
+
+def build(config: c.Config, images: int, classes: int) -> Method:
+    """The method of a config for a training split of that many images of that many classes. Raises ValueError."""
+    match config.key_encoder, config.loss:
+        case _, c.CrossEntropy():
+            return Supervised(config, classes)
+        case c.Momentum(), _:
+            return MomentumContrast(config, images)
+        case c.Shared(), _:
+            return SharedContrast(config, images)
+        case _:
+            return StoredContrast(config, images)

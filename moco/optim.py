@@ -3,13 +3,70 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moco import config as c
-from moco.lars import LARS
+
+# LARS, as MoCo v3 trains its ResNet with it. P parameters of more than one dimension.
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum whose step is scaled for each weight tensor by trust x |w| / |g + decay x w|.
+
+    Tensors of one dimension or none (biases, BatchNorm) are neither decayed nor scaled, and a tensor whose weights or
+    update are all 0 is not scaled. Source: You et al. (arXiv:1708.03888), equations 4 and 6, as facebookresearch/moco-v3
+    applies them: the scale comes before the momentum, the learning rate after it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        trust: float = 0.001,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move all parameters that have a gradient; the gradients stay as they are."""
+        assert closure is None, "LARS takes no closure"
+        for group in self.param_groups:
+            moving = [p for p in group["params"] if p.grad is not None]
+            matrices = [p for p in moving if p.ndim > 1]
+            vectors = [p for p in moving if p.ndim <= 1]
+            self._move(matrices, adapted_updates(matrices, group["weight_decay"], group["trust"]), group)
+            self._move(vectors, [p.grad for p in vectors], group)
+
+    def _move(self, parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
+        if not parameters:
+            return
+        for p in parameters:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, updates)
+        torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+
+
+def adapted_updates(parameters: list[Tensor], weight_decay: float, trust: float) -> list[Tensor]:
+    """New tensors (g + decay w) x trust |w| / |g + decay w|; no value of them is asked from the device."""
+    if not parameters:
+        return []
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    updates = torch._foreach_add(gradients, parameters, alpha=weight_decay)
+    lengths_P, update_lengths_P = (torch.stack(torch._foreach_norm(tensors)) for tensors in (parameters, updates))
+    both_P = (lengths_P > 0) & (update_lengths_P > 0)
+    scales_P = torch.where(both_P, trust * lengths_P / update_lengths_P, 1.0)
+    torch._foreach_mul_(updates, list(scales_P.unbind()))
+    return list(updates)
+
 
 REFERENCE_BATCH = 256  # of the authors' learning rates
 

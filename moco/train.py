@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moco import checkpoint, distributed
-from moco.compilation import uncompiled
 from moco.config import Config
+from moco.config.plain import to_plain
 from moco.data import load
-from moco.data.images import ImageData
 from moco.data.loader import Batch
+from moco.data.splits import ImageData
 from moco.evaluation.readouts import curves, final_values, validation_values
-from moco.identity import to_plain
-from moco.trainer import Diverged, Trainer, choose_device
+from moco.trainer import Diverged, Trainer, choose_device, uncompiled
 
 CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.pt"
 __all__ = ["CHECKPOINT", "ENCODER", "Diverged", "Record", "Resumed", "train"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,16 +18,52 @@ from torch.nn.parallel import DistributedDataParallel
 from moco import checkpoint, diagnostics, distributed
 from moco.augment import normalise
 from moco.batchnorm import local_statistics, measure_statistics, share_statistics
-from moco.compilation import compile_encoders, uncompiled
-from moco.config import Config, Queue, check_processes
-from moco.contrast import build
-from moco.data.images import ImageData
+from moco.config import Config, Queue, Train, check_processes
+from moco.config.plain import run_id
 from moco.data.loader import Batch, Batches
-from moco.identity import run_id
-from moco.model import Direction, Outcome
+from moco.data.splits import ImageData
+from moco.distributed import size
+from moco.model import Direction, Method, Outcome, build
 from moco.negatives import KeyQueue, Sample
 from moco.optim import build_optimiser, scaled_lr, set_rates
 from moco.schedule import learning_rate, weight_decay_at
+
+# `train.compile`: the encoders of the steps by `torch.compile`, and what must stay out of it.
+
+
+def compile_encoders(model: Method, device: torch.device, train: Train) -> None:
+    """For the batches of the steps, whose shape never changes; `uncompiled` is for all others. Raises ValueError."""
+    parts, processes = train.accumulate, size()
+    if parts > 1:  # each part has a momentum of its own for BatchNorm (`share_statistics`): a graph each
+        raise ValueError(
+            f"train.compile = True and train.accumulate = {parts}: compiling needs whole batches; drop one"
+        )
+    names, package = compilers(device)
+    if not any(shutil.which(name) for name in names):
+        raise ValueError(
+            f"train.compile = True: needs a compiler on this machine ({' or '.join(names)}); install {package} or set it "
+            "to false"
+        )
+    if train.cuda_graphs and processes > 1:  # DistributedDataParallel would keep gradients that a replay overwrites
+        raise ValueError(f"train.cuda_graphs = True and {processes} processes: graphs are for one; set it to false")
+    for encoder in {model.query.encoder, getattr(model.key, "encoder", model.query.encoder)}:
+        # A graph is replayed on a GPU alone; on a CPU both modes make the same code.
+        encoder.compile(dynamic=False, mode="reduce-overhead" if train.cuda_graphs else None)
+
+
+def compilers(device: torch.device) -> tuple[list[str], str]:
+    """Commands that torch.compile tries there, and what to install: C++ for its loops on a CPU, C for Triton's launchers."""
+    if device.type == "cpu":
+        usual = "clang++" if sys.platform == "darwin" else "g++"
+        return [*os.environ.get("CXX", usual).split()[:1]], usual
+    return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Readouts and probes come in shapes of their own: compiling for each would cost more than they do."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
 
 PROBE_IMAGES = 64  # whose keys are followed to see how fast the key encoder moves
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from slurm.launch import ASK_SECONDS, ENDED, NOT_SEEN, Refused, ask, cancel, sentence, settings
 from slurm.profiles import Profile
+from slurm.submit import ASK_SECONDS, ENDED, NOT_SEEN, Refused, ask, cancel, sentence, settings
 
 PATIENCE = 20.0  # seconds, for a node that is free
 LOOK_SECONDS = 0.1

@@ -6,8 +6,8 @@ three rising lr, since spikes start in that layer. Expect no spike in a run of s
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import Sweep
+from experiments.launch.cli import main
+from experiments.plan.sweep import Sweep
 from moco.config import Config, ViT
 from moco.methods import with_vit
 

@@ -6,8 +6,8 @@ digits that shows in contrast accuracy and loss only: expect no difference in ac
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import Sweep
+from experiments.launch.cli import main
+from experiments.plan.sweep import Sweep
 from moco.config import Config, Momentum, ResNet
 
 

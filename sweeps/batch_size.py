@@ -4,8 +4,8 @@ Goyal et al. (arXiv:1706.02677) scale lr with the batch, Krizhevsky (arXiv:1404.
 batch 2,048 without (facebookresearch/moco#73). Equal epochs, so a larger batch takes fewer steps.
 """
 
-from experiments.cli import main
-from experiments.sweep import Sweep
+from experiments.launch.cli import main
+from experiments.plan.sweep import Sweep
 from moco.config import Config
 from moco.methods import with_batch
 

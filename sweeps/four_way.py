@@ -6,9 +6,9 @@ random weights, the others from MoCo on all the images without labels. Source: o
 
 from dataclasses import replace
 
-from experiments import schema
-from experiments.cli import main
-from experiments.sweep import Sweep, shape
+from experiments.launch.cli import main
+from experiments.plan.sweep import Sweep, shape
+from experiments.store import schema
 from moco.config import Config
 from moco.methods import with_vit
 

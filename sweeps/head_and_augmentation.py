@@ -3,8 +3,8 @@ Chen et al. (arXiv:2003.04297, Table 1), fully crossed; MLP with T = 0.2, linear
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import PAPER_V2, Sweep, factorial, shape, switched
+from experiments.launch.cli import main
+from experiments.plan.sweep import PAPER_V2, Sweep, factorial, shape, switched
 from moco.config import Config, Cosine, Head, InfoNCE, Step
 from moco.methods import AUGMENT_V1, AUGMENT_V2
 

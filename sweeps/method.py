@@ -6,8 +6,8 @@ Views, encoder, T and optimiser are the baseline's: not the papers' recipes, so 
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import Sweep, shape
+from experiments.launch.cli import main
+from experiments.plan.sweep import Sweep, shape
 from moco import methods as m
 from moco.config import Config
 

@@ -6,8 +6,8 @@ kNN(0.99) - kNN(0.9) > 3, and the loss of m = 0 above 0.9 log(K + 1). ShuffleBN 
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import PAPER_V1, Sweep, shape
+from experiments.launch.cli import main
+from experiments.plan.sweep import PAPER_V1, Sweep, shape
 from moco.config import Config, Momentum
 
 

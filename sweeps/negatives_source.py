@@ -5,8 +5,8 @@ points under MoCo (58.0 against 60.6). End to end, K is the batch, and lr grows 
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import PAPER_V1, Sweep, training_images
+from experiments.launch.cli import main
+from experiments.plan.sweep import PAPER_V1, Sweep, training_images
 from moco.config import Config, Queue
 from moco.methods import end_to_end, memory_bank, with_batch
 

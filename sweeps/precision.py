@@ -7,8 +7,8 @@ slower with it: --only fp32 bf16 there, or a few epochs.
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import Sweep
+from experiments.launch.cli import main
+from experiments.plan.sweep import Sweep
 from moco.config import Config
 
 

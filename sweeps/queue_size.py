@@ -7,8 +7,8 @@ shorter one to do as well there or better.
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import PAPER_V1, Sweep, shape, training_images
+from experiments.launch.cli import main
+from experiments.plan.sweep import PAPER_V1, Sweep, shape, training_images
 from moco.config import Config, Queue
 
 

@@ -6,8 +6,8 @@ positives are all keys of the class in the queue. All labels of the training ima
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import SUPCON, Sweep, shape
+from experiments.launch.cli import main
+from experiments.plan.sweep import SUPCON, Sweep, shape
 from moco import methods as m
 from moco.config import Config, InfoNCE
 

@@ -6,8 +6,8 @@ at equal compute (crops seen) it does not. `symmetric` has half the epochs of `a
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import NOTEBOOK, Sweep
+from experiments.launch.cli import main
+from experiments.plan.sweep import NOTEBOOK, Sweep
 from moco.config import Config, InfoNCE
 
 

@@ -3,8 +3,8 @@ Chen et al. (arXiv:2003.04297, Table 2): MLP prefers T = 0.2, linear T <= 0.1. T
 
 from dataclasses import replace
 
-from experiments.cli import main
-from experiments.sweep import PAPER_V2, Sweep, crossed, shape
+from experiments.launch.cli import main
+from experiments.plan.sweep import PAPER_V2, Sweep, crossed, shape
 from moco.config import Config, Head, InfoNCE
 
 LINEAR = {0.07: 60.6, 0.1: 60.7, 0.2: 59.0, 0.3: 58.2, 0.4: 57.2, 0.5: 56.4}

@@ -18,16 +18,16 @@ import torchvision.transforms.v2.functional as reference
 from PIL import Image
 
 from experiments.__main__ import main
-from experiments.benchmark import augment, knn, peak, peers, probe, queue, startup, table, tracking
-from experiments.benchmark.registry import FILES, benchmark
-from experiments.benchmark.result import PEERS, Options
 from moco.augment import crop_boxes
 from moco.config import Augment
-from moco.data.images import Streamed
 from moco.data.loader import VIEWS
+from moco.data.splits import Streamed
 from moco.evaluation.knn import highest
 from moco.methods import AUGMENT_V2
 from moco.randomness import generator
+from tests.benchmarks import augment, knn, peak, peers, probe, queue, startup, table, tracking
+from tests.benchmarks.registry import FILES, benchmark
+from tests.benchmarks.result import PEERS, Options
 
 INSTALLED = [peer for peer in PEERS if peer == "plain" or find_spec(peer)]
 OTHERS = set(FILES) - {"step", "train", "memory"}  # those have tests of their own

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmark.growth import grows, marginal
-from experiments.benchmark.machine import cpu_flags
-from experiments.benchmark.result import Benchmark, Options, Result, as_json, as_text, compared
-from experiments.benchmark.rounds import CPU, WALL, Clock, Contender, Kind, Measured, interleave
-from experiments.verbs.benchmark import with_settings
+from tests.benchmarks.command import with_settings
+from tests.benchmarks.growth import grows, marginal
+from tests.benchmarks.machine import cpu_flags
+from tests.benchmarks.result import Benchmark, Options, Result, as_json, as_text, compared
+from tests.benchmarks.rounds import CPU, WALL, Clock, Contender, Kind, Measured, interleave
 
 
 class Hands:

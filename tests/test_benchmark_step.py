@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmark import training
-from experiments.benchmark.ceiling import arithmetic_share
-from experiments.benchmark.plain import PlainMoCo, PlainMoCoV3
-from experiments.benchmark.result import Options
-from experiments.benchmark.step import cases, narrow, of_case, random_views, unreal
 from moco import config as c
 from moco.config import Config, ViT
 from moco.data.loader import Batch
 from moco.methods import moco_v3_vit
 from moco.trainer import Trainer
+from tests.benchmarks import training
+from tests.benchmarks.ceiling import arithmetic_share
+from tests.benchmarks.plain import PlainMoCo, PlainMoCoV3
+from tests.benchmarks.result import Options
+from tests.benchmarks.step import cases, narrow, of_case, random_views, unreal
 
 SMALL = {"narrow": 1, "resnet18": 0, "resnet50": 0, "vit_small": 0, "batch": 8, "compile": 0, "graphs": 0}
 

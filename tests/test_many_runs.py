@@ -1,6 +1,6 @@
 """What it costs to look at thousands of runs grows with their number and no faster. Oracle: the processor's clock.
 
-What ten thousand cost is measured on a quiet machine, with `python -m tests.many_runs`.
+What ten thousand cost is measured on a quiet machine, with `python -m tests.support.many_runs`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from tests.many_runs import LOOKS, SEEDS, look, make
+from tests.support.many_runs import LOOKS, SEEDS, look, make
 
 FEW, MANY = 500, 2000
 PROMISED = {"status, first": 2.0, "status, again": 2.0, "table, first": 3.0, "table, again": 3.0, "report": 20.0}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.baselines import BASELINES, digits
-from experiments.sweep import Sweep, plan
+from experiments.plan.baselines import BASELINES, digits
+from experiments.plan.sweep import Sweep, plan
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

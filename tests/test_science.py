@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import schema
+from experiments.store import schema
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,19 +15,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from experiments import cli, schema
-from experiments.baselines import BASELINES
-from experiments.checks import training_images
-from experiments.durable import now
-from experiments.grid import paragraph
-from experiments.machine import make_slots
-from experiments.parser import Parser
-from experiments.run_directory import runs_root
-from experiments.schema import SearchRecord
-from experiments.search.address import STORAGE, address_of, named
+from experiments.launch import cli
+from experiments.launch.grid import paragraph
+from experiments.plan.baselines import BASELINES
+from experiments.plan.parser import Parser
+from experiments.plan.sweep import training_images
+from experiments.run.machine import make_slots
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
-from experiments.search.record import finished, read_record, record_path
 from experiments.search.space import words
+from experiments.search.storage import STORAGE, address_of, named
+from experiments.store import schema
+from experiments.store.files import now
+from experiments.store.run import runs_root
+from experiments.store.schema import SearchRecord
+from experiments.store.search_record import finished, read_record, record_path
 from slurm.profiles import Profile, load_profile, profile_names
 
 INTERRUPTED = 130
@@ -90,7 +91,7 @@ def carry_out(search: Search, options: argparse.Namespace, command: str) -> int:
     path = record_path(runs_root(), planned.label)
     record = _record(planned, path, options, command, address)
     if options.confirm is not None:
-        from experiments.search.confirm import confirm
+        from experiments.search.result import confirm
 
         return confirm(record, options, command)
     if options.dry_run:
@@ -149,7 +150,7 @@ def _record(
 
 
 def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | None) -> None:
-    from moco.identity import flatten
+    from moco.config.plain import flatten
 
     base = flatten(planned.base)
     lines = [f"{record['label']} in {path.parent.parent}", *paragraph(record["question"]), ""]
@@ -171,7 +172,7 @@ def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | 
 def _search(
     record: SearchRecord, path: Path, options: argparse.Namespace, profile: Profile | None, address: str | None
 ) -> int:
-    from experiments.search.begin import begin
+    from experiments.search.launch import begin
 
     cells = options.warm_start and _finished_cells(options.warm_start)
     record = begin(path, record, address, cells or [])
@@ -193,9 +194,8 @@ def _finished_cells(sweep: str) -> list[schema.Cell]:
 
 
 def _here(record: SearchRecord, path: Path, runs: int, workers: int | None, address: str | None) -> int:
-    from experiments.launch import tracking
-    from experiments.search.begin import closing
-    from experiments.search.local import View, Workers
+    from experiments.launch.launch import tracking
+    from experiments.search.launch import View, Workers, closing
 
     device = record["base_config"]["train"]["device"]
     crew = Workers(path, make_slots(workers, runs, use_gpus=device != "cpu"), address)
@@ -215,9 +215,8 @@ def _here(record: SearchRecord, path: Path, runs: int, workers: int | None, addr
 def _on_slurm(
     record: SearchRecord, path: Path, options: argparse.Namespace, profile: Profile, address: str | None
 ) -> int:
-    from experiments.launch import tracking
-    from experiments.search.begin import closing
-    from experiments.search.cluster import follow, submit_workers
+    from experiments.launch.launch import tracking
+    from experiments.search.launch import closing, follow, submit_workers
 
     left = record["budget"] - len(finished(record))
     jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address)
@@ -233,7 +232,7 @@ def _on_slurm(
 
 
 def _table(record: SearchRecord) -> int:
-    from experiments.search.begin import print_table
+    from experiments.search.launch import print_table
 
     count, name = len(finished(record)), record["name"]
     print_table(runs_root(), record["label"])

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from experiments import checks, schema
-from experiments.baselines import baseline as named
-from experiments.durable import now
-from experiments.overrides import apply
-from experiments.schema import SearchRecord
+from experiments.plan import sweep
+from experiments.plan.baselines import baseline as named
+from experiments.plan.overrides import apply
+from experiments.plan.sweep import label_of
 from experiments.search.space import (
     Choice,
     Complement,
@@ -30,11 +29,13 @@ from experiments.search.space import (
     to_plain,
     words,
 )
-from experiments.sweep import label_of
+from experiments.store import schema
+from experiments.store.files import now
+from experiments.store.schema import SearchRecord
 from moco.config import Config
+from moco.config.plain import flatten
+from moco.config.plain import to_plain as config_to_plain
 from moco.data.catalog import resolve
-from moco.identity import flatten
-from moco.identity import to_plain as config_to_plain
 
 __all__ = ["Choice", "Complement", "Float", "Given", "Int", "Log", "Planned", "Powers", "Search", "plan"]
 
@@ -229,7 +230,7 @@ def _try(base: Config, texts: dict[str, str]) -> None:
         config = configured(base, texts)
     except ValueError as error:
         raise ValueError(str(error)) from None
-    checks.check_sizes(", ".join(f"{name}={text}" for name, text in texts.items()), config)
+    sweep.check_sizes(", ".join(f"{name}={text}" for name, text in texts.items()), config)
 
 
 def changes(old: SearchRecord, new: SearchRecord) -> list[str]:
@@ -266,7 +267,7 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _cosmetic(plain: Mapping[str, Any]) -> set[str]:
-    from moco.identity import from_plain
+    from moco.config.plain import from_plain
 
     config = from_plain(Config, dict(plain))
     return set(flatten(config)) - set(flatten(config, cosmetic=False))

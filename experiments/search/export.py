@@ -10,12 +10,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from experiments import schema
-from experiments.durable import now, replace_text
-from experiments.schema import SearchRecord, TrialRecord
-from experiments.search.record import front, ranked, read_record
 from experiments.search.study import AGAIN_OF, END, SOURCE, Held, Study, held_of
-from moco.identity import to_plain
+from experiments.store import schema
+from experiments.store.files import now, replace_text
+from experiments.store.schema import SearchRecord, TrialRecord
+from experiments.store.search_record import front, ranked, read_record
+from moco.config.plain import to_plain
 
 STATES = {
     TrialState.COMPLETE: schema.DONE,

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.overrides import apply
+from experiments.plan.overrides import apply
 from moco.config import Config
-from moco.identity import flatten
+from moco.config.plain import flatten
 
 Scalar = str | int | float | bool | None
 

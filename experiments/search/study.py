@@ -18,18 +18,18 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from experiments import schema
-from experiments.durable import exclusive
-from experiments.jobs import GONE, QUEUE
-from experiments.processes import host
-from experiments.run_directory import RunDirectory
-from experiments.schema import SearchRecord
 from experiments.search.space import Drawn, configured, from_plain, point, settings
 from experiments.search.storage import open_storage
+from experiments.state.state import GONE, QUEUE
+from experiments.store import schema
+from experiments.store.files import exclusive
+from experiments.store.run import RunDirectory
+from experiments.store.schema import SearchRecord
+from experiments.store.states import host
 from moco.config import Config
-from moco.identity import from_plain as config_from_plain
-from moco.identity import run_id
-from slurm.launch import ENDED, WAITING
+from moco.config.plain import from_plain as config_from_plain
+from moco.config.plain import run_id
+from slurm.submit import ENDED, WAITING
 
 RETRIES = 1  # of a point whose worker died: a second death may be the point's own doing
 FAILURES_IN_A_ROW = 5  # after which the workers give up

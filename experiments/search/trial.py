@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments import schema
-from experiments.launch import enqueue
-from experiments.reconcile import RunState, state_of
-from experiments.run_directory import Busy, RunDirectory
-from experiments.sweep import Cell
-from experiments.worker import attempt
+from experiments.launch.launch import enqueue
+from experiments.plan.sweep import Cell
+from experiments.run.worker import attempt
+from experiments.state.state import RunState, state_of
+from experiments.store import schema
+from experiments.store.run import Busy, RunDirectory
 
 LOOK_SECONDS = 0.5  # between two looks at a run that another process works on
 VALIDATION = "validation/knn20_top1"

@@ -24,21 +24,22 @@ from uuid import uuid4
 
 from optuna.trial import Trial, TrialState
 
-from experiments import job, provenance, schema
-from experiments.durable import now
-from experiments.processes import handling, host
-from experiments.run_directory import RunDirectory
-from experiments.search.address import STORAGE
+from experiments.launch import job
+from experiments.plan.sweep import Cell
+from experiments.run import provenance
+from experiments.run.stop import STOP_SIGNALS, beating
 from experiments.search.definition import HOURS
 from experiments.search.export import export
-from experiments.search.record import arm_of, read_record
+from experiments.search.storage import STORAGE
 from experiments.search.study import Ended, Held, Study
 from experiments.search.trial import TrialRun, measured
-from experiments.sweep import Cell
-from experiments.vitals import beating
-from experiments.worker import STOP_SIGNALS
+from experiments.store import schema
+from experiments.store.files import now
+from experiments.store.run import RunDirectory
+from experiments.store.search_record import arm_of, read_record
+from experiments.store.states import handling, host
 from moco.config import Config
-from moco.identity import run_id
+from moco.config.plain import run_id
 
 LINGER_SECONDS = 1.0  # while it is not certain that every trial under way has somebody
 INVALID_IN_A_ROW = 100  # points whose fields do not fit each other

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from experiments.durable import exclusive
+from experiments.store.files import exclusive
 
 PASSWORD = "PGPASSWORD"
 DRIVER = "postgresql+psycopg"  # named: which one plain `postgresql` means depends on the version of SQLAlchemy

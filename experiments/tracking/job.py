@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from experiments import schema
-from experiments.processes import child_environment
+from experiments.store import schema
+from experiments.store.states import child_environment
 
 LABEL = "MOCO_MIRROR"  # the sweep's label, in the environment of a job that is to mirror it
 WAIT_SECONDS = 5.0  # between two tries to become the one

@@ -6,22 +6,149 @@ Only records that a resume cannot make void are shown: while a run may still go 
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments import schema
-from experiments.reconcile import RunState, state_of
-from experiments.run_directory import RunDirectory
-from experiments.states import device_seconds
-from experiments.tracking.points import Point, Record, curves_csv, points, read_journal
+from experiments.state.state import RunState, state_of
+from experiments.store import schema
+from experiments.store.run import RunDirectory
+from experiments.store.states import device_seconds
 from moco.config import Config
-from moco.identity import canonical_json, flatten, from_plain
+from moco.config.plain import canonical_json, flatten, from_plain
+
+# The curves of a run: the points that MLflow gets, how many it has, and the table of all of them.
+#
+# A point, once sent, stays true, and the points of a later look begin with those of an earlier one. So how many were
+# sent is all that a sync has to remember.
+
+
+POINTS_PER_KEY = 2_000  # a longer history is thinned: charts show no more, and the UI slows down
+MIRRORED = (*schema.METRICS, *schema.SYSTEM_METRICS)
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one metric; all four together are MLflow's primary key, which drops what is sent twice."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+def read_journal(path: Path) -> tuple[list[Record], tuple[str, ...]]:
+    """The records that count, as `RunDirectory.records` has them, and what is wrong with the file, a line each.
+
+    A damaged line is left out and named; the rest is used. A torn last line is a dead writer's, and nothing is wrong.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    records: list[Record] = []
+    problems: list[str] = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            if "resumed_at" in record:
+                records = [r for r in records if r["step"] <= record["resumed_at"]]
+            else:
+                records.append({key: record[key] for key in ("step", "epoch", "time", "values")} | record)
+        except (ValueError, KeyError, TypeError):
+            problems.append(f"{path}, line {number}: damaged, left out")
+    return records, tuple(problems)
+
+
+def points(records: Iterable[Record], total_steps: int | None) -> tuple[Point, ...]:
+    """The finite values of the documented metrics, thinned to about `POINTS_PER_KEY` for each.
+
+    A run's steps fall in that many equal bins and the first value of a bin is kept, and the last step's: a choice that
+    later records cannot change. A run with fewer steps than bins keeps all. A key repeated at one step replaces the
+    earlier one, as the trainer has it.
+    """
+    kept: list[Point] = []
+    place: dict[tuple[str, int], int] = {}
+    for record in records:
+        step, time_ms = record["step"], round(record["time"] * 1000)
+        bin_ = _bin(step, total_steps)
+        values = values_of(record)
+        for key in MIRRORED:
+            value = values.get(key)
+            if value is None or not math.isfinite(value):
+                continue
+            index = place.setdefault((key, bin_), len(kept))
+            point = Point(key, float(value), time_ms, step)
+            if index == len(kept):
+                kept.append(point)
+            elif kept[index].step == step:
+                kept[index] = point
+    return tuple(kept)
+
+
+def values_of(record: Record) -> Mapping[str, Any]:
+    """What was measured, and what the machine did meanwhile."""
+    return {**record["values"], **record["system"]} if "system" in record else record["values"]
+
+
+def _bin(step: int, total_steps: int | None) -> int:
+    return step * POINTS_PER_KEY // total_steps if total_steps and total_steps > POINTS_PER_KEY else step
+
+
+def curves_csv(records: Sequence[Record], most_bytes: int) -> str:
+    """All records as a table: step, epoch, time (UTC seconds), then every key in order of appearance.
+
+    A value that is absent is an empty cell. If that is more than `most_bytes`, every second row goes, then every fourth,
+    until it fits; the last row stays.
+    """
+    keys = list(dict.fromkeys(key for record in records for key in values_of(record)))
+    rows = [[r["step"], r["epoch"], r["time"], *map(values_of(r).get, keys)] for r in records]
+    text, stride = _csv(keys, rows), 1
+    while len(text) > most_bytes and stride < len(rows):
+        stride *= 2
+        text = _csv(keys, rows[:-1:stride] + rows[-1:])
+    return text
+
+
+def _csv(keys: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["step", "epoch", "time", *keys])
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How much of a run has reached the store, kept there in one tag, written with the points themselves.
+
+    `time_ms` of the last point proves that the journal still begins with what was sent. It does not after `--force`, or
+    when a failed run was sent to its end and then tried again from its checkpoint.
+    """
+
+    count: int = 0
+    time_ms: int = 0
+
+    @classmethod
+    def up_to(cls, points: tuple[Point, ...], count: int) -> Sent:
+        return cls(count, points[count - 1].time_ms) if count else cls()
+
+    @classmethod
+    def parse(cls, tag: str | None) -> Sent:
+        return cls(*map(int, tag.split("@"))) if tag else cls()
+
+    def __str__(self) -> str:
+        return f"{self.count}@{self.time_ms}"
+
+    def begins(self, points: tuple[Point, ...]) -> bool:
+        return self.count <= len(points) and Sent.up_to(points, self.count) == self
+
 
 MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters, MLflow's limits
 MAX_ARTIFACT_BYTES = 5_000_000
@@ -239,3 +366,67 @@ def _data_set(config: Config) -> DataSet:
     digest = data.fingerprint or hashlib.sha256(described.encode()).hexdigest()
     source = f"folder {data.root}" if data.name == "folder" else data.name
     return DataSet(data.name, digest[:16], "local", json.dumps({"uri": source}))
+
+
+# Looks at run directories that cost next to nothing where nothing has changed.
+#
+# A process that follows a sweep looks every few seconds, beside the training. So a directory is read again only when
+# a file in it has changed that its mirror is made from; of a run that goes on that is its checkpoint, not its
+# journal, as what lies behind the checkpoint is not shown.
+
+
+WHILE_IT_RUNS = (schema.CONFIG, schema.ATTEMPTS, schema.CHECKPOINT)
+AT_REST = (*WHILE_IT_RUNS, schema.JOURNAL, schema.HEARTBEAT, schema.ENCODER, *schema.RUN_ARTIFACTS)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found in a run directory, and what it was made from. `problems`: what cannot be shown, a line each."""
+
+    state: str
+    mirror: Mirror | None
+    signature: Hashable
+    problems: tuple[str, ...] = ()
+
+
+@dataclass
+class Looks:
+    """The last look at every planned cell, by label, run id and arm."""
+
+    known: dict[tuple[str, str, str], Look] = field(default_factory=dict)
+
+    def at(self, runs_root: Path, manifest: schema.Manifest, cell: schema.Cell) -> Look:
+        key = (manifest["label"], cell["run_id"], cell["arm"])
+        path = runs_root / cell["run_id"]
+        state = state_of(path)
+        signature = (*_facts(state), _files(path, state))
+        before = self.known.get(key)
+        if before is None or before.signature != signature:
+            self.known[key] = _look(runs_root, manifest, cell, state, signature)
+        return self.known[key]
+
+
+def _look(runs_root: Path, manifest: schema.Manifest, cell: schema.Cell, state: RunState, signature: Hashable) -> Look:
+    try:
+        mirror = mirror_of(runs_root, manifest, cell)
+        return Look(state.state, mirror, signature, mirror.problems if mirror else ())
+    except (ValueError, KeyError, OSError) as error:  # a damaged run hides nothing but itself
+        problem = f"{cell['run_id']} ({cell['arm']} seed={cell['seed']}) is not in MLflow: {error}"
+        return Look(state.state, None, signature, (problem,))
+
+
+def _facts(state: RunState) -> tuple[Hashable, ...]:
+    return state.state, state.reason, state.diverged, state.total_steps
+
+
+def _files(path: Path, state: RunState) -> tuple[Hashable, ...]:
+    names = WHILE_IT_RUNS if state.state == schema.RUNNING else AT_REST
+    return tuple(_stat(path / name) for name in names)
+
+
+def _stat(file: Path) -> tuple[int, int] | None:
+    try:
+        facts = file.stat()
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size

@@ -122,8 +122,8 @@ def save_encoder(weights: Weights, place: Path) -> None:
 
     from moco import checkpoint
     from moco.config import Config
+    from moco.config.plain import from_plain
     from moco.encoders import build_encoder
-    from moco.identity import from_plain
 
     state = checkpoint.load(weights.path)
     encoder = build_encoder(from_plain(Config, state["config"]).encoder, weights.image_size)

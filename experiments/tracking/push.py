@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.tracking.mirror import ENDED, Artifact, Mirror, digest
+from experiments.tracking.mirror import ENDED, Artifact, Mirror, Sent, digest
 from experiments.tracking.model import TAG as MODEL
 from experiments.tracking.model import push_model
-from experiments.tracking.points import Sent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
-from experiments.durable import exclusive, replace_text
-from experiments.schema import MLFLOW_ARTIFACTS, MLFLOW_DATABASE, STORE_ID
+from experiments.store.files import exclusive, replace_text
+from experiments.store.schema import MLFLOW_ARTIFACTS, MLFLOW_DATABASE, STORE_ID
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import schema
-from experiments.schema import SearchRecord, TrialRecord
-from experiments.search.record import finished, ranked, record_path
-from experiments.tracking.mirror import MAX_TAG, Artifact, Mirror, milliseconds, stamp
+from experiments.store import schema
+from experiments.store.schema import SearchRecord, TrialRecord
+from experiments.store.search_record import finished, ranked, record_path
+from experiments.tracking.mirror import MAX_TAG, Artifact, Mirror, Point, milliseconds, stamp
 from experiments.tracking.notes import MAX_NOTE, cell_text, reproduce
-from experiments.tracking.points import Point
 
 BEST_SHOWN = 10  # trials in the note's table
 

@@ -4,26 +4,60 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import schema
-from experiments.durable import exclusive
-from experiments.schema import SearchRecord
-from experiments.tracking.looks import Look, Looks
-from experiments.tracking.mirror import FAILED, FINISHED, KILLED, RUNNING, SCHEDULED, Artifact, Mirror
+from experiments.store import schema
+from experiments.store.files import exclusive
+from experiments.store.schema import SearchRecord
+from experiments.tracking.mirror import FAILED, FINISHED, KILLED, RUNNING, SCHEDULED, Artifact, Look, Looks, Mirror
 from experiments.tracking.notes import rows, run_note, sweep_note
 from experiments.tracking.push import Tally, push
 from experiments.tracking.store import experiment_id, store_id
 from experiments.tracking.study import study_parent, trial_note
-from experiments.tracking.view import TAG as VIEW
-from experiments.tracking.view import shared_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+
+# The runs page of a sweep as a link opens it: what the sweep varies in columns, the best run first.
+#
+# MLflow's page shows no param unless a reader picks its columns. It takes a whole view from the experiment's tag
+# `mlflow.sharedViewState.KEY` where the address says `viewStateShareKey=KEY`, as its own Share button makes them; an
+# address that names an order or a filter itself gets none of it.
+
+
+KEY = "moco"
+TAG = f"mlflow.sharedViewState.{KEY}"
+MOST = 8  # columns of params; more need scrolling
+
+
+def metric_key(manifest: schema.Manifest) -> str:
+    """What its runs are judged by: test readouts answer a question, a search looks at the validation images only."""
+    return f"{'validation' if 'study' in manifest else 'test'}/{manifest['metric']}"
+
+
+def shared_view(manifest: schema.Manifest, params: Iterable[Mapping[str, str]]) -> str:
+    """The tag's value; `params`: of every run that has begun."""
+    metric = f"metrics.`{metric_key(manifest)}`"
+    shown = [f"params.`{name}`" for name in (*varied(manifest, list(params))[:MOST], "seed")]
+    view = {"orderByKey": metric, "orderByAsc": False, "selectedColumns": [*shown, metric, "tags.`moco.state`"]}
+    return json.dumps(view, separators=(",", ":"))
+
+
+def varied(manifest: schema.Manifest, params: list[Mapping[str, str]]) -> list[str]:
+    """Params of the fields that the sweep declares to vary, and of those the ones that do, as soon as any does."""
+    trained = [one for one in params if one.get("arm") != schema.RANDOM_INIT]
+    groups = tuple(manifest["varies"])
+    names = dict.fromkeys(
+        name for one in trained for name in one if name in groups or name.startswith(tuple(f"{g}." for g in groups))
+    )
+    different = [name for name in names if len({one.get(name) for one in trained}) > 1]
+    return different or list(names)
+
 
 PARENT, NOTE, STORE = "mlflow.parentRunId", "mlflow.note.content", "moco.store"
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens in the training view, not the GenAI one
@@ -88,7 +122,7 @@ def mirror_sweep(client: MlflowClient, runs_root: Path, question: Question, tall
         ours = store_id(runs_root)
         parent = _parent(runs_root, question, mirrors, ours)
         view = shared_view(manifest, (mirror.params for mirror in mirrors.values()))
-        tags = {**EXPERIMENT_KIND, NOTE: parent.tags[NOTE], "moco.sweep": manifest["name"], VIEW: view}
+        tags = {**EXPERIMENT_KIND, NOTE: parent.tags[NOTE], "moco.sweep": manifest["name"], TAG: view}
         experiment = experiment_id(client, runs_root, manifest["label"], tags)
         found = existing_runs(client, experiment, ours)
         parent_id = push(client, experiment, parent, found.get(None), tally)

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments import schema
-from experiments.lookup import sweeps_named
-from experiments.manifest import all_manifests
-from experiments.reconcile import state_of
-from experiments.search.record import all_records, search_manifests
+from experiments.state.find import sweeps_named
+from experiments.state.state import state_of
+from experiments.store import schema
+from experiments.store.manifests import all_manifests
+from experiments.store.search_record import all_records, search_manifests
 from experiments.tracking.push import Tally
 from experiments.tracking.store import open_store, shown, user_uri
 from experiments.tracking.sweep import Memory, Question, look_at, mirror_sweep

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from experiments import schema
+from experiments.store import schema
 from experiments.tracking.database import Store
-from experiments.tracking.server import free_port, running, until_interrupted
+from experiments.tracking.serve import free_port, running, until_interrupted
 from experiments.tracking.store import ensure_store, is_server, open_store, quiet, shown, user_uri
-from experiments.tracking.sweep import run_ids_by_arm
+from experiments.tracking.sweep import KEY, metric_key, run_ids_by_arm
 from experiments.tracking.sync import manifests, sync
-from experiments.tracking.view import KEY, metric_key
 
 # Without it the UI opens on its pages for language models, where nobody finds a training run.
 TRAINING = "workflowType=machine_learning"

@@ -15,10 +15,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from moco.augment.blur import NEGLIGIBLE, kernel_radius, tap_positions
 from moco.augment.colour import HUE, LUMA, SMALLEST, blend_coefficients
-from moco.augment.crop import resize_matrices, rotate
 from moco.augment.draws import Draws
+from moco.augment.geometry import NEGLIGIBLE, kernel_radius, resize_matrices, rotate, tap_positions
 from moco.config import Augment
 
 CHUNK_PIXELS = 2**16  # on a CPU: planes and intermediate products of a chunk stay in a core's cache

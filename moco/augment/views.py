@@ -13,11 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from moco.augment.blur import blur, kernel_radius
 from moco.augment.colour import JitterPlan, jitter_, luma, plan_jitter, solarized
 from moco.augment.compiled import augment as fused
-from moco.augment.crop import crop_and_flip, flip_crops, rotate
 from moco.augment.draws import Draws, Rows, View, draws
+from moco.augment.geometry import blur, crop_and_flip, flip_crops, kernel_radius, rotate
 from moco.config import Augment
 from moco.randomness import generator
 

@@ -6,24 +6,28 @@ identity. Every group checks its own ranges when it is built; `Config` checks th
 that name the value, what is allowed and what to do.
 """
 
-from moco.config.checked import cosmetic, require
-from moco.config.contrast import (
+from moco.config.data import Augment, Data
+from moco.config.evaluation import Evaluation
+from moco.config.method import (
     Absent,
     BothViews,
+    Classifier,
     CrossEntropy,
+    Head,
     InBatch,
     InfoNCE,
     MemoryBank,
     Momentum,
+    Predictor,
     Queue,
+    ResNet,
     Shared,
+    ViT,
+    cosmetic,
+    require,
 )
-from moco.config.images import Augment, Data
-from moco.config.network import Classifier, Head, Predictor, ResNet, ViT
-from moco.config.optimisation import LARS, SGD, AdamW, Cosine, Schedule, Step, Train
-from moco.config.processes import check_processes
-from moco.config.readouts import Evaluation
-from moco.config.run import Config
+from moco.config.run import Config, check_processes
+from moco.config.training import LARS, SGD, AdamW, Cosine, Schedule, Step, Train
 
 SCHEMA_VERSION = 1  # part of every run's identity: raise it when the same config starts to mean another computation
 

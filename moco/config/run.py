@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
-from moco.config.checked import require
-from moco.config.contrast import (
+from moco.config.data import Augment, Data
+from moco.config.evaluation import Evaluation
+from moco.config.method import (
     Absent,
     BothViews,
+    Classifier,
     CrossEntropy,
+    Head,
     InBatch,
     InfoNCE,
     MemoryBank,
     Momentum,
+    Predictor,
     Queue,
+    ResNet,
     Shared,
+    ViT,
+    require,
 )
-from moco.config.images import Augment, Data
-from moco.config.network import Classifier, Head, Predictor, ResNet, ViT
-from moco.config.optimisation import LARS, SGD, AdamW, Train
-from moco.config.readouts import Evaluation
+from moco.config.training import LARS, SGD, AdamW, Train
 
 UNLABELLED = ("stl10",)  # sets whose images for pre-training have no labels
 
@@ -194,4 +198,32 @@ def _check_patches(encoder: ViT, side: int) -> None:
         side % encoder.patch == 0,
         f"encoder.patch = {encoder.patch} and data.image_size = {side}: the patch must divide the image; "
         f"choose encoder.patch from {', '.join(str(p) for p in range(1, side + 1) if side % p == 0 and 2 <= p <= 32)}",
+    )
+
+
+# What a config must be for a run that is spread over several processes. Imports no torch: asked before anything
+# starts.
+
+
+def check_processes(config: Config, count: int) -> None:
+    """Raises ValueError if `count` processes cannot compute what one would."""
+    if count == 1:
+        return
+    batch, parts, over = config.train.batch_size, config.train.accumulate, f"over {count} processes"
+    cut = f" in {parts} parts (train.accumulate)" if parts > 1 else ""
+    require(
+        batch % (count * parts) == 0,
+        f"train.batch_size = {batch} {over}{cut}: must divide equally; choose a multiple of {count * parts}",
+    )
+    splits = config.encoder.batch_norm_splits
+    require(
+        isinstance(config.encoder, ViT) or splits == 1 or splits % (count * parts) == 0,
+        f"encoder.batch_norm_splits = {splits} {over}{cut}: each process normalises whole parts; choose a multiple of "
+        f"{count * parts}, or 1 for one BatchNorm over all (SyncBN)",
+    )
+    symmetric = isinstance(config.loss, InfoNCE) and config.loss.symmetric
+    require(
+        not (symmetric and getattr(config.key_encoder, "shuffle", False)),
+        f"loss.symmetric = True and key_encoder.shuffle = True {over}: each view would have to be rendered on two of them; "
+        "set key_encoder.shuffle=false, or use one process",
     )

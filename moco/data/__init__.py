@@ -9,9 +9,7 @@ from moco.data.catalog import FOLDER, SETS, folder_listing, resolve, training_im
 
 if TYPE_CHECKING:
     from moco.config import Data
-    from moco.data.images import ImageData as ImageData
-    from moco.data.images import Images as Images
-    from moco.data.images import Split as Split
+    from moco.data.splits import ImageData
 
 __all__ = ["FOLDER", "SETS", "load", "resolve", "training_images"]
 
@@ -22,7 +20,8 @@ def load(data: Data, log: Callable[[str], None]) -> ImageData:
     `log` hears of downloads, of long decoding and of every file that was skipped. Raises ValueError, one line, for data
     that are missing, broken, changed since the run was planned, or too large for the memory.
     """
-    from moco.data import arrays, embedded, files, public, shapes
+    from moco.data import builtin, files, public, splits
+    from moco.data import builtin as shapes
 
     if data.name == FOLDER:
         return files.image_data(folder_listing(data), data, log)
@@ -30,7 +29,7 @@ def load(data: Data, log: Callable[[str], None]) -> ImageData:
     if SETS[data.name].files:
         return files.image_data(public.listing(data, log), data, log)
     if data.name in ("digits", "digits4"):
-        return arrays.image_data(embedded.digits(SETS[data.name].classes), data)
+        return splits.image_data(builtin.digits(SETS[data.name].classes), data)
     if data.name == "shapes":
-        return arrays.image_data(shapes.shapes(data.image_size), data)
-    return arrays.image_data(public.arrays(data, log), data)
+        return splits.image_data(shapes.shapes(data.image_size), data)
+    return splits.image_data(public.arrays(data, log), data)

@@ -18,7 +18,7 @@ from moco.config import Data
 from moco.data.decode import Log, Unreadable, check, for_each_file, read_square
 from moco.data.folder import Listing
 from moco.data.holdout import held_out, hold_out
-from moco.data.images import ImageData, Split, require_memory, resident_split, streamed_split
+from moco.data.splits import ImageData, Split, require_memory, resident_split, streamed_split
 
 Make = Callable[[Tensor], Split]
 

@@ -22,9 +22,8 @@ from moco import distributed
 from moco.augment import Rows, View, one_view
 from moco.augment.draws import boxes, uniforms
 from moco.config import Augment, Config
-from moco.data.decode import BILINEAR, Unreadable, open_rgb, to_tensor
-from moco.data.images import Resident, Split, Streamed
-from moco.data.quick import crop_pixels, open_pixels
+from moco.data.decode import BILINEAR, Unreadable, crop_pixels, open_pixels, open_rgb, to_tensor
+from moco.data.splits import Resident, Split, Streamed
 from moco.randomness import generator, key_order
 
 OPEN_AT_ONCE = 16  # decoded pictures that a reader holds while it draws their boxes together

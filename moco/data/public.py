@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from moco.config import Data
-from moco.data.arrays import Arrays
 from moco.data.catalog import SETS, how_to_provide, imagenette_size, present_path, root_of
 from moco.data.decode import Log
 from moco.data.folder import Listing, list_folder
+from moco.data.splits import Arrays
 
 PATIENCE_SECONDS = 30.0  # without a byte from the server
 

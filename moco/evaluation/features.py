@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from moco.augment import normalise
 from moco.distributed import add_up_, highest, rank, size
-from moco.evaluation.unmoved import unmoved
+from moco.evaluation.frozen import unmoved
 
 if TYPE_CHECKING:
     from moco.config import Augment, Config
-    from moco.data.images import ImageData, Images, Split
+    from moco.data.splits import ImageData, Images, Split
     from moco.model import Projector
 
 

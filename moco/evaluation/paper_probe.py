@@ -24,11 +24,11 @@ from moco.config import Augment, Config, Momentum, Train
 from moco.data.loader import Batches
 from moco.distributed import gather, size
 from moco.evaluation.features import Crops, Labelled, evaluating, filled
-from moco.evaluation.unmoved import unmoved
+from moco.evaluation.frozen import unmoved
 from moco.randomness import generator, seed_of
 
 if TYPE_CHECKING:
-    from moco.data.images import Split
+    from moco.data.splits import Split
 
 LEARNING_RATE, MOMENTUM, BATCH, EPOCHS, MILESTONES = 30.0, 0.9, 256, 100, (60, 80)
 V3_BATCH, V3_EPOCHS, V3_RESNET, V3_VIT = 1024, 90, 0.1, 3.0

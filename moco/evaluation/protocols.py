@@ -1,7 +1,7 @@
 """Which readouts there are. Imports no torch: a protocol's code is imported when it is run.
 
 A new one is a line in `PROTOCOLS`, a function (features, evaluation, seed) -> (key, value) pairs, and a line in
-`experiments.schema.READOUTS` for each headline, so that journals, tables and MLflow know it.
+`experiments.store.schema.READOUTS` for each headline, so that journals, tables and MLflow know it.
 """
 
 from __future__ import annotations

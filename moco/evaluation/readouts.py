@@ -19,19 +19,18 @@ from torch import nn
 from moco.config import Config, Evaluation
 from moco.evaluation.features import Features, Labelled, Network, extract_all, labelled
 from moco.evaluation.few_label import few_label, stratified
-from moco.evaluation.finetune import FineTuned, fine_tune
+from moco.evaluation.finetune import FineTuned, blocks_of, fine_tune
+from moco.evaluation.frozen import unmoved
 from moco.evaluation.knn import knn_scores, neighbours
-from moco.evaluation.layer_decay import blocks_of
 from moco.evaluation.linear_probe import linear_probe
 from moco.evaluation.paper_probe import V1, Recipe, paper_probe, random_crops, v3
 from moco.evaluation.protocols import PROTOCOLS, Protocol, Readout, protocol
 from moco.evaluation.retrieval import KS as PLACES
 from moco.evaluation.retrieval import missing_classes, retrieve
 from moco.evaluation.scores import score
-from moco.evaluation.unmoved import unmoved
 
 if TYPE_CHECKING:
-    from moco.data.images import ImageData
+    from moco.data.splits import ImageData
     from moco.model import Projector
 
 __all__ = [

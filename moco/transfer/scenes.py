@@ -17,7 +17,7 @@ from torch import Tensor
 
 from moco.config import Data
 from moco.data import load
-from moco.data.images import Split as Images
+from moco.data.splits import Split as Images
 from moco.randomness import generator
 from moco.transfer.samples import Listed, Objects, Sample, tight_boxes
 

@@ -14,12 +14,12 @@ from torch import nn
 from moco.encoders import Encoder
 from moco.model import seeded
 from moco.transfer.detector import Detector
-from moco.transfer.fitting import Step, fit, measure_norms
 from moco.transfer.recipes import Recipe
 from moco.transfer.samples import Split, check_boxes, classes_of, objects_of
 from moco.transfer.scores import AveragePrecision, Confusion, Score
 from moco.transfer.segmenter import Segmenter
 from moco.transfer.stages import Stages, frozen_norms, stages_of
+from moco.transfer.train import Step, fit, measure_norms
 
 BLOCK = 8  # images found in at a time; more only fill the memory
 REPORTS = 10  # lines about the progress of a run

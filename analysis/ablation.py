@@ -1,0 +1,94 @@
+"""From the runs of a sweep to its ablation table: mean and spread of each arm, paired differences, Holm's correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import polars as pl
+
+from analysis.claims import judge
+from analysis.factors import crossed
+from analysis.power import advise
+from analysis.seal import inputs, note
+from analysis.stats import Comparison, compare, correct, summarise
+from analysis.table import ADVICE_LINES, DIVERGED, Cells, Member, Row, Table, _role, by_arm, by_seed, check_readout
+from analysis.words import advice_line, answer, notes
+from experiments.store import schema
+from experiments.store.schema import Manifest
+
+
+class ShownTable(Table):
+    """A table that a notebook shows as a page does."""
+
+    def _repr_html_(self) -> str:
+        from analysis.formats import render
+
+        return render(self, "html")
+
+
+def _comparisons(
+    manifest: Manifest, values: Mapping[str, Mapping[int, float]], sequential: bool
+) -> dict[str, Comparison | None]:
+    """Holm's family is the arms of the question: the untrained encoder is a reference, not one of its answers."""
+    baseline = values[manifest["baseline"]]
+    raw = {arm: compare(v, baseline, sequential=sequential) for arm, v in values.items() if arm != manifest["baseline"]}
+    family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT}
+    return {**raw, **correct(family)}
+
+
+def _row(manifest: Manifest, arm: str, cells: Cells, comparison: Comparison | None) -> Row:
+    done = [cell for cell in cells if cell["state"] == schema.DONE]
+    pace = summarise([cell["seconds"] for cell in done if cell["seconds"] is not None])
+    return Row(
+        arm=arm,
+        role=_role(manifest, arm),
+        n_done=len(done),
+        n_planned=len(cells),
+        readouts={readout: summarise(list(by_seed(done, readout).values())) for readout in schema.READOUTS},
+        comparison=comparison,
+        published=manifest["published"].get(arm),
+        seconds_mean=pace.mean if pace else None,
+        members=tuple(
+            Member(cell["seed"], cell["run_id"], DIVERGED if cell["diverged"] else cell["state"]) for cell in cells
+        ),
+    )
+
+
+def _order(manifest: Manifest) -> list[str]:
+    arms = [arm for arm in manifest["arms"] if arm not in (manifest["baseline"], schema.RANDOM_INIT)]
+    untrained = [schema.RANDOM_INIT] if schema.RANDOM_INIT in manifest["arms"] else []
+    return [manifest["baseline"], *arms, *untrained]
+
+
+def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None = None) -> Table:
+    """The table of a loaded sweep; `metric` is the readout to compare, by default the sweep's own.
+
+    `ValueError` for an unknown readout.
+    """
+    metric = check_readout(metric or manifest["metric"])
+    order, sequential = _order(manifest), "max_seeds" in manifest
+    parts = by_arm(cells, order)
+    values = {arm: by_seed(part, metric) for arm, part in parts.items()}
+    comparisons = _comparisons(manifest, values, sequential)
+    rows = tuple(_row(manifest, arm, parts[arm], comparisons.get(arm)) for arm in order)
+    claim = judge(manifest, values) if metric == manifest["metric"] else None
+    table = ShownTable(
+        label=manifest["label"],
+        question=manifest["question"],
+        answer=answer(rows, metric),
+        metric=metric,
+        baseline=manifest["baseline"],
+        rows=rows,
+        notes=notes(manifest, cells, rows, metric),
+        published_source=manifest["published_source"],
+        command=manifest["command"],
+        updated=manifest["updated"],
+        metric_of_sweep=manifest["metric"],
+        hardware=tuple(cells.filter(state=schema.DONE)["hardware"].explode().drop_nulls().unique(maintain_order=True)),
+        claim=claim,
+        crossed=crossed(manifest, parts, rows, metric),
+        inputs=inputs(manifest, cells, metric),
+    )
+    advice = [f"{advice_line(a)}." for a in advise(table, most=ADVICE_LINES)]
+    return replace(table, notes=(*table.notes, *advice, note(table)))

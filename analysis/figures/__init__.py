@@ -1,0 +1,1 @@
+"""Figures: one look, one file for each kind."""

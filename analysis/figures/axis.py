@@ -1,0 +1,187 @@
+"""A readout against what the arms vary: one dot per seed, the mean, its 95 % t interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import polars as pl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.look import COLOURS, MARKERS, Picture, caption, error_bar, look, n_seeds, picture
+from analysis.figures.scales import Scale, axis_scale, series
+from analysis.figures.thinning import evenly, few
+from analysis.style import INK, MUTED, PAPER
+from analysis.table import READOUT_TITLES, check_readout
+from experiments.store import schema
+from experiments.store.schema import Manifest
+
+CROWDED_FROM: Final = 34  # characters of tick labels in one panel
+MOST_TICKS: Final = 14  # that are named
+MOST_PLACES, MOST_ROWS = 120, 40  # arms in a figure with and without an axis
+OFF_THE_AXIS: Final = 1.0  # an untrained encoder further away than this many heights of the data is named, not drawn
+
+
+def _points(cells: pl.DataFrame, arms: Sequence[str], readout: str) -> pl.DataFrame:
+    return cells.filter(pl.col("arm").is_in(arms)).drop_nulls(readout).select("arm", "seed", readout)
+
+
+def _mapping(frame: pl.DataFrame) -> dict[str, list[Any]]:
+    """seaborn takes a mapping of columns; it does not know polars 2."""
+    return frame.to_dict(as_series=False)
+
+
+def _untrained(ax: Axes, cells: pl.DataFrame, readout: str, vertical: bool) -> None:
+    """The random-init mean as a dashed line, or in words at the edge when it would flatten everything else."""
+    value = cells.filter(arm=schema.RANDOM_INIT)[readout].mean()
+    if not isinstance(value, float):
+        return
+    low, high = ax.get_xlim() if vertical else ax.get_ylim()
+    label = f"{schema.RANDOM_INIT} {value:.1f}"
+    blend = ax.get_xaxis_transform() if vertical else ax.get_yaxis_transform()
+    if value < low - OFF_THE_AXIS * (high - low) or value > high + OFF_THE_AXIS * (high - low):
+        side = ("left" if value < low else "right") if vertical else ("below" if value < low else "above")
+        ax.text(1, 1.01, f"{label}, {side} of the axis" if vertical else f"{label}, {side} the axis",
+                transform=ax.transAxes, fontsize=7.5, color=MUTED, ha="right", va="bottom")  # fmt: skip
+    elif vertical:
+        ax.axvline(value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+        ax.text(value, 1.01, label, transform=blend, fontsize=7.5, color=MUTED,
+                ha="left" if value < (low + high) / 2 else "right", va="bottom")  # fmt: skip
+    else:
+        ax.axhline(value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+        ax.annotate(label, (1, value), xycoords=blend, xytext=(0, 3), textcoords="offset points", fontsize=7.5,
+                    color=MUTED, ha="right", va="bottom")  # fmt: skip
+
+
+def _published(ax: Axes, manifest: Manifest, scale: Scale, names: Mapping[str, str]) -> None:
+    """Published numbers on an axis of their own: only the shape can be compared."""
+    other = ax.twinx()
+    for i, name in enumerate(dict.fromkeys(names.values())):
+        found = sorted((scale.positions[a], v) for a, v in manifest["published"].items() if names.get(a) == name)
+        if found:
+            other.plot(*zip(*found, strict=True), color=MUTED, alpha=0.55, linewidth=1.2, linestyle=(0, (1, 1.5)),
+                       marker=MARKERS[i], markersize=4, markerfacecolor="none")  # fmt: skip
+    other.set_ylabel("published, % (dotted; other data and scale)", color=MUTED, fontsize=8)
+    other.tick_params(axis="y", labelcolor=MUTED)
+    other.grid(False)
+    other.margins(y=0.25)
+    other.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.set_zorder(other.get_zorder() + 1)
+
+
+def _ticks(ax: Axes, manifest: Manifest, scale: Scale, seen: set[float], mark: bool) -> None:
+    """One tick per planned value, also where nothing has finished; `mark` names the baseline's."""
+    home = scale.positions.get(manifest["baseline"]) if mark else None
+    words = {x: "missing" if x not in seen else "baseline" if x == home else "" for x in scale.ticks}
+    crowded = sum(len(label) for label in scale.ticks.values()) > CROWDED_FROM
+    # Either all labels have a second line or none, so that they stand level.
+    two_lines = any(words.values()) and not crowded
+    labels = [f"{label}\n{words[x] or ' '}" if two_lines else label for x, label in scale.ticks.items()]
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    named = set(evenly(list(scale.ticks), MOST_TICKS))
+    ax.set_xticks(
+        list(scale.ticks), [label if x in named else "" for x, label in zip(scale.ticks, labels, strict=True)], **turned
+    )
+    edge = 0.08 * (max(scale.ticks) - min(scale.ticks))
+    ax.set_xlim(min(scale.ticks) - edge, max(scale.ticks) + edge)
+    ax.grid(False, axis="x")
+    ax.set_xlabel(scale.title)
+
+
+def _axis_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, scale: Scale, readout: str) -> list[int]:
+    names = series(manifest)
+    order = list(dict.fromkeys(names.values()))
+    beside = 0.016 * (max(scale.ticks) - min(scale.ticks))
+    dodge = {line: (i - (len(order) - 1) / 2) * 3 * beside for i, line in enumerate(order)}
+    points = _points(cells, list(names), readout).with_columns(
+        x=pl.col("arm").replace_strict(scale.positions, return_dtype=pl.Float64),
+        line=pl.col("arm").replace_strict(names, return_dtype=pl.String),
+    )
+    points = points.with_columns(pl.col("x") + pl.col("line").replace_strict(dodge, return_dtype=pl.Float64))
+    colours = dict(zip(order, COLOURS, strict=False))
+    several = len(order) > 1
+    legend = "brief" if several else False
+    if not points.is_empty():
+        sns.lineplot(
+            _mapping(points), x="x", y=readout, hue="line", style="line", hue_order=order, style_order=order, ax=ax,
+            palette=colours, markers=list(MARKERS[: len(order)]), dashes=False, errorbar=error_bar, err_style="bars",
+            err_kws={"capsize": 3, "elinewidth": 1.1}, markersize=6, markeredgecolor=PAPER, legend=legend,
+        )  # fmt: skip
+        for line in order:
+            own = points.filter(line=line)
+            ax.scatter((own["x"] + beside).to_list(), own[readout].to_list(), s=9, color=colours[line], alpha=0.5,
+                       linewidths=0, zorder=1.5)  # fmt: skip
+    mean = points.filter(arm=manifest["baseline"])[readout].mean()
+    if isinstance(mean, float):
+        home = scale.positions[manifest["baseline"]] + dodge[names[manifest["baseline"]]]
+        ax.plot(home, mean, "o", markersize=11, markerfacecolor="none",
+                markeredgecolor=INK, markeredgewidth=1.1, zorder=4, label="baseline" if several else None)  # fmt: skip
+    if own_legend := ax.get_legend():
+        own_legend.remove()  # the figure has one above its panels
+    _ticks(ax, manifest, scale, {scale.positions[arm] for arm in points["arm"]}, mark=not several)
+    return points.group_by("arm").len()["len"].to_list()
+
+
+def _arm_label(arm: str, manifest: Manifest, points: pl.DataFrame) -> str:
+    said = "missing" if points.filter(arm=arm).is_empty() else "baseline" if arm == manifest["baseline"] else ""
+    return f"{arm} ({said})" if said else arm
+
+
+def _arms_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str) -> list[int]:
+    """Arms without a number: a row each, in the sweep's order."""
+    arms = [arm for arm in manifest["arms"] if arm != schema.RANDOM_INIT]
+    points = _points(cells, arms, readout)
+    for row, arm in enumerate(arms):
+        values = points.filter(arm=arm)[readout].to_list()
+        colour = INK if arm == manifest["baseline"] else COLOURS[0]
+        if values:
+            low, high = error_bar(values)
+            mean = sum(values) / len(values)
+            ax.scatter(values, [row + 0.24] * len(values), s=9, color=colour, alpha=0.45, linewidths=0)
+            ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, markersize=5.5, capsize=3,
+                        elinewidth=1.1, markeredgecolor=PAPER)  # fmt: skip
+            if arm == manifest["baseline"]:
+                ax.axvline(mean, color=MUTED, linewidth=0.8, zorder=1)
+    ax.set_yticks(range(len(arms)), [_arm_label(arm, manifest, points) for arm in arms])
+    ax.set_ylim(len(arms) - 0.4, -0.6)
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    return points.group_by("arm").len()["len"].to_list()
+
+
+def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str] | None = None) -> Picture:
+    """One panel per readout, by default the sweep's metric. Works with arms missing; of very many some are drawn, as it says.
+
+    `ValueError` for unknown readouts.
+    """
+    chosen = [check_readout(r) for r in readouts or [manifest["metric"]]]
+    manifest, cells, said = few(manifest, cells, MOST_PLACES if axis_scale(manifest) else MOST_ROWS)
+    scale = axis_scale(manifest)
+    single, n_arms = len(chosen) == 1, len(manifest["arms"])
+    with look():
+        height = 3.5 if scale else 1.5 + 0.3 * n_arms
+        names = 0.0 if scale else 0.065 * max(0, max(map(len, manifest["arms"])) - 18)
+        figure = picture(names + (5.4 if single else 3.3 * len(chosen) + (0.0 if scale else 1.2)), height)
+        panels = figure.subplots(1, len(chosen), squeeze=False, sharey=scale is None)[0]
+        counts: list[int] = []
+        for ax, readout in zip(panels, chosen, strict=True):
+            if scale:
+                counts += _axis_panel(ax, manifest, cells, scale, readout)
+                ax.set_ylabel(f"{READOUT_TITLES[readout]}, %")
+            else:
+                counts += _arms_panel(ax, manifest, cells, readout)
+                ax.set_xlabel(f"{READOUT_TITLES[readout]}, %")
+            _untrained(ax, cells, readout, vertical=scale is None)
+            (ax.yaxis if scale else ax.xaxis).set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            if scale and single and readout == manifest["metric"] and manifest["published"]:
+                _published(ax, manifest, scale, series(manifest))
+        handles, labels = panels[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.6)
+        small = "no finished run yet" if not counts else f"{n_seeds(counts)} (dots); bars: 95 % t interval of the mean"
+        source = f". Published: {manifest['published_source']}" if scale and single and manifest["published"] else ""
+        caption(figure, f"{manifest['label']}, test split. {said}{small}{source}.")
+    return figure

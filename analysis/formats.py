@@ -1,0 +1,547 @@
+"""One table, five formats. People get the same cells in text, Markdown, LaTeX and HTML; CSV gets the full numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Final
+
+from analysis import words
+from analysis.seal import sealed
+from analysis.stats import Comparison, Summary
+from analysis.style import CSS
+from analysis.table import READOUT_TITLES, Crossed, Effect, Row, Table
+from experiments.store import schema
+
+# A grid of words in four formats. What stands in it is somebody else's business: the ablation table, a two-way table.
+
+
+GAP: Final = "  "
+LEFT, RIGHT = "left", "right"
+_MARKDOWN: Final = {LEFT: ":--", RIGHT: "--:"}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """`heads` may have two lines; `strong` are the cells (row, column) with a claim; `ruled`: the last row stands apart."""
+
+    heads: tuple[str, ...]
+    aligns: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    strong: frozenset[tuple[int, int]] = frozenset()
+    ruled: bool = False
+    title: str = ""
+
+    def head_lines(self) -> tuple[list[str], list[str]]:
+        pairs = [head.rpartition("\n") for head in self.heads]
+        return [first for first, _, _ in pairs], [second for _, _, second in pairs]
+
+
+def _blocks(widths: Sequence[int], limit: int) -> list[list[int]]:
+    """Columns that fit side by side; what is left over goes below, beside the first column again."""
+    blocks: list[list[int]] = [[0]]
+    used = widths[0]
+    for i in range(1, len(widths)):
+        if used + len(GAP) + widths[i] > limit and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(i)
+        used += len(GAP) + widths[i]
+    return blocks
+
+
+def text_lines(sheet: Sheet, width: int) -> list[str]:
+    """Aligned in at most `width` columns (very long first columns apart), an empty line after each block."""
+    heads = sheet.head_lines()
+    columns = range(len(sheet.heads))
+    widths = [max(map(len, [heads[0][i], heads[1][i], *(row[i] for row in sheet.cells)])) for i in columns]
+
+    def line(values: Sequence[str], block: list[int]) -> str:
+        padded = [values[i].ljust(widths[i]) if sheet.aligns[i] == LEFT else values[i].rjust(widths[i]) for i in block]
+        return GAP.join(padded).rstrip()
+
+    lines = [*textwrap.wrap(sheet.title, width), ""] if sheet.title else []
+    for block in _blocks(widths, width):
+        rule = "─" * (sum(widths[i] for i in block) + len(GAP) * (len(block) - 1))
+        lines += [*filter(None, (line(head, block) for head in heads)), rule]
+        lines += [*(line(row, block) for row in sheet.cells), ""]
+    return lines
+
+
+def escape_markdown(value: str) -> str:
+    return re.sub(r"([|*_<>`\\])", r"\\\1", value)
+
+
+def markdown_lines(sheet: Sheet) -> list[str]:
+    def cell(value: str, place: tuple[int, int]) -> str:
+        return f"**{escape_markdown(value)}**" if place in sheet.strong else escape_markdown(value)
+
+    return [
+        *([f"**{escape_markdown(sheet.title)}**", ""] if sheet.title else []),
+        f"| {' | '.join(escape_markdown(head.replace(chr(10), ' ')) for head in sheet.heads)} |",
+        f"| {' | '.join(_MARKDOWN[align] for align in sheet.aligns)} |",
+        *(f"| {' | '.join(cell(v, (r, c)) for c, v in enumerate(row))} |" for r, row in enumerate(sheet.cells)),
+        "",
+    ]
+
+
+_TEX_SPECIAL: Final = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", words.MINUS: r"$-$",
+    "—": "--", "…": r"\dots{}", "→": r"$\to$", "\N{MULTIPLICATION SIGN}": r"$\times$",
+}  # fmt: skip
+
+
+def escape_tex(value: str) -> str:
+    return "".join(_TEX_SPECIAL.get(character, character) for character in value)
+
+
+def tex_lines(sheet: Sheet) -> list[str]:
+    """A `tabular`; needs \\usepackage{booktabs}."""
+
+    def cell(value: str, place: tuple[int, int]) -> str:
+        return rf"\textbf{{{escape_tex(value)}}}" if place in sheet.strong else escape_tex(value)
+
+    heads = [" & ".join(map(escape_tex, head)) for head in sheet.head_lines() if any(head)]
+    body = [" & ".join(cell(v, (r, c)) for c, v in enumerate(row)) + r" \\" for r, row in enumerate(sheet.cells)]
+    return [
+        *([rf"\par\medskip {escape_tex(sheet.title)}\par\smallskip"] if sheet.title else []),
+        rf"\begin{{tabular}}{{{''.join(align[0] for align in sheet.aligns)}}}", r"\toprule",
+        *(head + r" \\" for head in heads), r"\midrule",
+        *(body[:-1] if sheet.ruled else body), *([r"\midrule", body[-1]] if sheet.ruled else []),
+        r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+
+
+def html_lines(sheet: Sheet) -> list[str]:
+    left = {LEFT: ' class="left"', RIGHT: ""}
+
+    def cell(value: str, place: tuple[int, int]) -> str:
+        content = f"<strong>{escape(value)}</strong>" if place in sheet.strong else escape(value)
+        named = left[sheet.aligns[place[1]]]
+        return f'<th scope="row"{named}>{content}</th>' if place[1] == 0 else f"<td{named}>{content}</td>"
+
+    heads = [
+        f'<th scope="col"{left[align]}>{escape(head).replace(chr(10), "<br>")}</th>'
+        for head, align in zip(sheet.heads, sheet.aligns, strict=True)
+    ]
+    return [
+        '<div class="scroll"><table>',
+        *([f"<caption>{escape(sheet.title)}</caption>"] if sheet.title else []),
+        f"<thead><tr>{''.join(heads)}</tr></thead>", "<tbody>",
+        *(f"<tr>{''.join(cell(v, (r, c)) for c, v in enumerate(row))}</tr>" for r, row in enumerate(sheet.cells)),
+        "</tbody>", "</table></div>",
+    ]  # fmt: skip
+
+
+# Crossed factors as grids of words: levels against levels, then what each factor does.
+
+
+def sheets_of(crossed: Iterable[Crossed]) -> Iterator[Sheet]:
+    for one in crossed:
+        if one.two_way:
+            yield two_way(one)
+        designed = [effect for effect in one.effects if not effect.at]
+        if designed:
+            yield effects_sheet(one, designed)
+
+
+def _grid_cell(row: Row | None, readout: str) -> str:
+    """`97.2 ± 0.3`, and what is not done: a hole in a grid has a cause."""
+    if row is None:
+        return words.NOTHING
+    rest = words.states(row.unfinished)
+    return words.percent(row.readouts[readout]) + (f" ({rest})" if rest else "")
+
+
+def two_way(crossed: Crossed) -> Sheet:
+    """The factor with the most levels downwards; beside the cells, the effects at each level, if they are not averaged."""
+    down, across = crossed.factors
+    placed = {(e.at, e.of, e.kind): e for e in crossed.effects if e.at}
+    own = crossed.baseline
+    compared = [level for level in crossed.levels[across] if any(of == level for _, of, _ in placed)]
+    heads = [down, *(f"{across}\n{level}" for level in crossed.levels[across])]
+    for level in compared:
+        heads += [f"{level} minus {own[across]}\n[95 %]", f"change of that against\n{down}={own[down]} [95 %]"]
+    cells, strong = [], set()
+    for r, level in enumerate(crossed.levels[down]):
+        line = [level, *(_grid_cell(crossed.rows.get((level, a)), crossed.readout) for a in crossed.levels[across])]
+        for other in compared:
+            for kind in ("effect", "interaction"):
+                effect = placed.get((level, other, kind))
+                if effect and effect.comparison and effect.comparison.separable:
+                    strong.add((r, len(line)))
+                line.append(_words(effect))
+        cells.append(tuple(line))
+    aligns = (LEFT, *[RIGHT] * len(crossed.levels[across]), *[LEFT] * (2 * len(compared)))
+    title = f"{READOUT_TITLES[crossed.readout]} over {down} and {across}"
+    return Sheet(tuple(heads), aligns, tuple(cells), frozenset(strong), title=title)
+
+
+def _words(effect: Effect | None) -> str:
+    return words.verdict(effect.comparison) if effect else words.NOTHING
+
+
+def effects_sheet(crossed: Crossed, effects: list[Effect]) -> Sheet:
+    """Main effects and interactions of a 2^k design."""
+    cells = tuple(
+        (effect.name, effect.kind, words.verdict(effect.comparison), words.p_values(effect.comparison))
+        for effect in effects
+    )
+    strong = frozenset((r, 2) for r, e in enumerate(effects) if e.comparison and e.comparison.separable)
+    title = f"Effects on {READOUT_TITLES[crossed.readout]}, over all levels of the other factors"
+    heads = ("effect", "kind", "points [95 %]", "p (Holm)")
+    return Sheet(heads, (LEFT, LEFT, LEFT, RIGHT), cells, strong, title=title)
+
+
+# Tables for programs: full numbers, missing empty, one row per arm or per cell of the crossed factors.
+
+
+CSV_COLUMNS: Final = (
+    "arm", "n_done", "n_planned",
+    *(f"{readout}_{part}" for readout in schema.AT_END for part in ("mean", "std")),
+    "difference", "difference_low", "difference_high", "p", "p_holm", "seconds_mean",
+    "not_done", "n_paired", "p_t", "p_t_holm", "verdict", "published", "published_source",
+)  # fmt: skip
+
+COMPARED: Final = ("difference", "difference_low", "difference_high", "p", "p_holm")
+
+
+def written(rows: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def _parts(summary: Summary | None) -> list[float | None]:
+    return [summary.mean, summary.std] if summary else [None, None]
+
+
+def _compared(c: Comparison | None) -> list[float | None]:
+    return [c.difference, c.low, c.high, c.p, c.p_holm] if c else [None] * len(COMPARED)
+
+
+def _row(table: Table, row: Row, added: Sequence[str]) -> list[Any]:
+    c = row.comparison
+    return [
+        row.arm,
+        row.n_done,
+        row.n_planned,
+        *(value for readout in schema.AT_END for value in _parts(row.readouts[readout])),
+        *_compared(c),
+        row.seconds_mean,
+        words.states(row.unfinished) or None,
+        *([c.n, c.p_t, c.p_t_holm, c.verdict if row.role == "arm" else None] if c else [None] * 4),
+        row.published,
+        table.published_source if row.published is not None else None,
+        *(value for readout in added for value in _parts(row.readouts[readout])),
+    ]
+
+
+def _added(table: Table) -> list[str]:
+    """Readouts that `evaluate` has added to some run."""
+    return [readout for readout in schema.ADDED if any(row.readouts[readout] for row in table.rows)]
+
+
+def csv_text(table: Table) -> str:
+    """`CSV_COLUMNS`, then mean and std of readouts that were added later; numbers in full, missing empty."""
+    added = _added(table)
+    heads = (f"{readout}_{part}" for readout in added for part in ("mean", "std"))
+    return written([[*CSV_COLUMNS, *heads], *(_row(table, row, added) for row in table.rows)])
+
+
+def _cells(crossed: Crossed) -> Iterable[list[Any]]:
+    for place, row in crossed.rows.items():
+        summary = row.readouts[crossed.readout]
+        n = summary.n if summary else 0
+        nothing = [None] * (len(COMPARED) + 1)
+        yield [crossed.readout, "cell", row.arm, *place, n, row.n_planned, *_parts(summary), *nothing,
+               words.states(row.unfinished) or None]  # fmt: skip
+
+
+def _effects(crossed: Crossed) -> Iterable[list[Any]]:
+    for effect in crossed.effects:
+        c = effect.comparison
+        levels = [{0: effect.at, 1: effect.of}.get(i) or None for i in range(len(crossed.factors))]
+        yield [crossed.readout, effect.kind, effect.name, *levels, c.n if c else 0, None, None, None, *_compared(c),
+               c.verdict if c else None, None]  # fmt: skip
+
+
+def crossed_csv(table: Table) -> str:
+    """The crossed factors in long form: a row per readout and cell, effect or interaction."""
+    factors = table.crossed[0].factors
+    head = ["readout", "kind", "name", *factors, "n", "n_planned", "mean", "std", *COMPARED, "verdict", "not_done"]
+    return written([head, *(row for c in table.crossed for row in (*_cells(c), *_effects(c)))])
+
+
+__all__ = ["CSV_COLUMNS", "FORMATS", "TERMINAL_WIDTH", "VIEWS", "Column", "columns", "render", "text"]
+
+TERMINAL_WIDTH: Final = 80
+
+
+@dataclass(frozen=True)
+class Column:
+    """`title` may have two lines. `strong`: the cells that carry a claim."""
+
+    title: str
+    cell: Callable[[Row], str]
+    align: str = RIGHT
+    strong: Callable[[Row], bool] = lambda row: False
+
+
+def _separable(row: Row) -> bool:
+    return row.role == "arm" and row.comparison is not None and row.comparison.separable
+
+
+def _readout(readout: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        summary = row.readouts[readout]
+        partial = summary is not None and summary.n != row.n_done
+        return words.percent(summary) + (f" (n={summary.n})" if summary and partial else "")
+
+    return cell
+
+
+def _verdict(row: Row) -> str:
+    if row.role == "baseline":
+        return "baseline"
+    if row.comparison is None:
+        return words.NOTHING
+    if row.role == "random init":
+        return f"untrained: {words.difference(row.comparison)}, n={row.comparison.n}"
+    return words.verdict(row.comparison)
+
+
+def _p(row: Row) -> str:
+    return words.p_values(row.comparison)
+
+
+def _published(row: Row) -> str:
+    return words.NOTHING if row.published is None else f"{row.published:.1f}"
+
+
+def columns(table: Table) -> list[Column]:
+    """The columns that people read, most important first; a column that no row fills is left out."""
+    published = [Column("published", _published)] if any(row.published is not None for row in table.rows) else []
+    unfinished = [Column("not done", lambda row: words.states(row.unfinished) or words.NOTHING, LEFT)]
+    readouts = {
+        readout: [
+            Column(
+                READOUT_TITLES[readout],
+                _readout(readout),
+                strong=_separable if readout == table.metric else Column.strong,
+            ),
+            *(published if readout == table.metric_of_sweep else []),
+        ]
+        for readout in table.readouts
+    }
+    return [
+        Column("arm", lambda row: row.arm, LEFT),
+        Column("n", lambda row: f"{row.n_done}/{row.n_planned}"),
+        *readouts.pop(table.metric),
+        Column(f"against {table.baseline}\n[95 %]", _verdict, LEFT, strong=_separable),
+        *(unfinished if any(row.unfinished for row in table.rows) else []),
+        Column("p (Holm)", _p),
+        *(column for both in readouts.values() for column in both),
+        Column("time/run", lambda row: words.duration(row.seconds_mean)),
+    ]
+
+
+def sheet_of(table: Table) -> Sheet:
+    shown = columns(table)
+    return Sheet(
+        heads=tuple(c.title for c in shown),
+        aligns=tuple(c.align for c in shown),
+        cells=tuple(tuple(c.cell(row) for c in shown) for row in table.rows),
+        strong=frozenset(
+            (r, c) for r, row in enumerate(table.rows) for c, column in enumerate(shown) if column.strong(row)
+        ),
+        ruled=table.rows[-1].role == "random init",
+    )
+
+
+def text(table: Table, width: int = TERMINAL_WIDTH) -> str:
+    """Plain aligned text in at most `width` columns (arms with very long names apart)."""
+    wrap = textwrap.TextWrapper(width, break_on_hyphens=False)
+    note = textwrap.TextWrapper(width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+    lines = [*wrap.wrap(table.question), "", *wrap.wrap(table.answer), ""]
+    lines += text_lines(sheet_of(table), width)
+    for sheet in sheets_of(table.crossed[:1]):  # the others are in the files: a terminal is short
+        lines += text_lines(sheet, width)
+    if table.claim:
+        first, *parts = words.claim_lines(table.claim)
+        lines += [*wrap.wrap(first), *(line for part in parts for line in note.wrap(part)), ""]
+    return "\n".join([*lines, *(line for n in table.notes for line in note.wrap(n))]) + "\n"
+
+
+def markdown(table: Table) -> str:
+    lines = [f"**{escape_markdown(table.question)}**", "", escape_markdown(table.answer), ""]
+    for sheet in (sheet_of(table), *sheets_of(table.crossed)):
+        lines += markdown_lines(sheet)
+    if table.claim:
+        first, *parts = map(escape_markdown, words.claim_lines(table.claim))
+        lines += [first, "", *(f"- {part}" for part in parts), ""]
+    return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in table.notes)]) + "\n"
+
+
+def tex(table: Table) -> str:
+    """A floating `table*`; needs \\usepackage{booktabs}."""
+    claim = words.claim_lines(table.claim) if table.claim else []
+    lines = [
+        r"\begin{table*}", r"\centering",
+        rf"\caption{{{escape_tex(table.question)} {escape_tex(table.answer)}}}",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9:-]+', '-', table.label)}}}",
+        *(line for sheet in (sheet_of(table), *sheets_of(table.crossed)) for line in tex_lines(sheet)),
+        r"\par\medskip\begin{minipage}{\linewidth}\footnotesize",
+        *(rf"{escape_tex(line)}\par" for line in (*claim, *table.notes)),
+        r"\end{minipage}", r"\end{table*}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+FORMATS: Final = ("text", "md", "csv", "tex", "html")
+VIEWS: Final = ("arms", "crossed")
+
+
+def render(table: Table, format: str, width: int = TERMINAL_WIDTH, view: str = "arms") -> str:
+    """The table in one of `FORMATS`, with its seal; `width` matters to text only.
+
+    The view "crossed" is the two-way tables and effects alone. `ValueError` for a sweep that crosses no factors.
+    """
+
+    if format not in FORMATS:
+        raise ValueError(f"format {format!r}: not one of {', '.join(FORMATS)}")
+    if view == "crossed" and not table.crossed:
+        raise ValueError(f"{table.label}: crosses no factors, so there is no two-way table; leave out --view crossed")
+    writers: dict[tuple[str, str], Callable[[Table], str]] = {
+        ("text", "arms"): lambda t: text(t, width), ("text", "crossed"): lambda t: _all_lines(t, text_lines, width),
+        ("md", "arms"): markdown, ("md", "crossed"): lambda t: _all_lines(t, markdown_lines),
+        ("tex", "arms"): tex, ("tex", "crossed"): lambda t: _all_lines(t, tex_lines),
+        ("csv", "arms"): csv_text, ("csv", "crossed"): crossed_csv,
+        ("html", "arms"): html, ("html", "crossed"): crossed_html,
+    }  # fmt: skip
+    made = writers[format, view](table)
+    return made if format == "html" else sealed(made, table, format, view)  # HTML seals the part that pages take over
+
+
+def _all_lines(table: Table, lines_of: Callable[..., list[str]], *width: int) -> str:
+    return "\n".join(line for sheet in sheets_of(table.crossed) for line in lines_of(sheet, *width)).rstrip("\n") + "\n"
+
+
+# The table as an HTML fragment: styles inside, no script, nothing from elsewhere, light and dark.
+
+
+Link = Callable[[Row, str], str | None]  # a row and the title of a column -> where its cell leads, or nowhere
+
+_TONES = {"higher": "higher", "suggests higher": "higher", "lower": "lower", "suggests lower": "lower"}
+_WIDTH, _HEIGHT, _EDGE = 80, 16, 4  # of the drawn interval, pixels
+
+
+def _reach(table: Table) -> float:
+    """The largest bound among the arms: the common half-width of the drawn intervals."""
+    arms = [row.comparison for row in table.rows if row.role == "arm" and row.comparison]
+    return max((abs(v) for c in arms for v in (c.difference, c.low, c.high) if v is not None), default=0.0)
+
+
+def _drawn(comparison: Comparison | None, reach: float) -> str:
+    """Difference (dot) and interval (bar) on a scale that all arms share; the thin line is 0. Empty for None."""
+    frame = f'<svg class="interval" width="{_WIDTH}" height="{_HEIGHT}" aria-hidden="true">'
+    if comparison is None:
+        return f"{frame}</svg>"
+    middle = _WIDTH / 2
+
+    def x(value: float) -> str:
+        return f"{middle + value / reach * (middle - _EDGE):.1f}"
+
+    y = _HEIGHT // 2
+    bar = ""
+    if comparison.low is not None and comparison.high is not None:
+        bar = f'<line class="bar" x1="{x(comparison.low)}" x2="{x(comparison.high)}" y1="{y}" y2="{y}"/>'
+    return (
+        f'{frame}<line x1="{middle}" x2="{middle}" y1="0" y2="{_HEIGHT}"/>{bar}'
+        f'<circle cx="{x(comparison.difference)}" cy="{y}" r="3"/></svg>'
+    )
+
+
+def _cell(column: Column, row: Row, reach: float, link: Link | None) -> str:
+    value = column.cell(row)
+    content = f"<strong>{escape(value)}</strong>" if column.strong(row) else escape(value)
+    target = link(row, column.title) if link else None
+    if target:
+        content = f'<a href="{escape(target)}">{content}</a>'
+    classes = ["left"] if column.align == LEFT else []
+    tone = _TONES.get(row.comparison.verdict) if row.comparison and row.role == "arm" else None
+    if value == words.NOTHING:
+        classes.append("missing")
+    if column.title == "n" and row.n_done < row.n_planned:
+        classes.append("partial")
+    elif column.title.startswith("against"):
+        classes.append(tone or "word")
+        if reach and row.role == "arm":
+            content += _drawn(row.comparison, reach)
+    named = f' class="{" ".join(classes)}"' if classes else ""
+    return f'<th scope="row"{named}>{content}</th>' if column.title == "arm" else f"<td{named}>{content}</td>"
+
+
+def _head(column: Column) -> str:
+    named = ' class="left"' if column.align == LEFT else ""
+    return f'<th scope="col"{named}>{escape(column.title).replace(chr(10), "<br>")}</th>'
+
+
+def _claim(table: Table) -> list[str]:
+    if table.claim is None:
+        return []
+    first, *parts = map(escape, words.claim_lines(table.claim))
+    return [f'<p class="claim">{first}</p>', '<ul class="notes">', *(f"<li>{part}</li>" for part in parts), "</ul>"]
+
+
+def table_markup(table: Table, link: Link | None = None) -> str:
+    """Table, crossed factors, claim and notes under a seal, without styles and title: for a page that brings them.
+
+    `link` gives the address that a cell leads to, by its row and the title of its column ("arm", "n", ...).
+    """
+    shown, reach = columns(table), _reach(table)
+    rows = [
+        f'<tr data-role="{row.role}">{"".join(_cell(c, row, reach, link) for c in shown)}</tr>' for row in table.rows
+    ]
+    lines = [
+        '<div class="scroll"><table>', f"<thead><tr>{''.join(map(_head, shown))}</tr></thead>",
+        "<tbody>", *rows, "</tbody>", "</table></div>",
+        *_crossed(table), *_claim(table),
+        '<ul class="notes">', *(f"<li>{escape(note)}</li>" for note in table.notes), "</ul>",
+    ]  # fmt: skip
+    return sealed("\n".join(lines) + "\n", table, "html", "arms").rstrip("\n")
+
+
+def _crossed(table: Table) -> list[str]:
+    return [line for sheet in sheets_of(table.crossed) for line in html_lines(sheet)]
+
+
+def ascii_only(markup: str) -> str:
+    """Characters beyond ASCII as references: a fragment cannot know the encoding of the page it lands in."""
+    return markup.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def _section(table: Table, content: str) -> str:
+    lines = [
+        '<section class="ablation">',
+        f"<style>{CSS}</style>",
+        f"<h2>{escape(table.question)}</h2>",
+        content,
+        "</section>",
+    ]
+    return ascii_only("\n".join(lines) + "\n")
+
+
+def html(table: Table) -> str:
+    return _section(table, f'<p class="answer">{escape(table.answer)}</p>\n{table_markup(table)}')
+
+
+def crossed_html(table: Table) -> str:
+    content = sealed("\n".join(_crossed(table)) + "\n", table, "html", "crossed")
+    return _section(table, content.rstrip("\n"))

@@ -1,0 +1,407 @@
+"""From `$MOCO_RUNS` to one polars frame: a row for each cell that a sweep planned, whether or not it has run.
+
+The frame's columns are `CELLS`; `tables`, `plots` and `report` need nothing else, so another reader that fills the same
+columns (from a tracking server, say) gets the same tables and figures.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+import polars as pl
+
+from experiments.store import schema, states
+from experiments.store.schema import Manifest
+from experiments.store.states import device_seconds, judge, rests
+
+# One run directory, read only: its state, readouts, provenance and journal. What cannot be read is named, not
+# guessed.
+#
+# The directory may be written to while it is read: status and results are replaced atomically, the journal is append-
+# only.
+
+
+@dataclass(frozen=True)
+class Run:
+    """`state` is the one to believe now; readouts are those of a finished run, percent, absent when missing."""
+
+    state: str
+    reason: str = ""
+    diverged: bool = False
+    step: int | None = None
+    total_steps: int | None = None
+    readouts: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    device_seconds: float | None = None  # of all attempts, those that failed among them, times the processes of each
+    commits: tuple[str, ...] = ()  # of all attempts; `0123456+89ab` had uncommitted changes
+    hardware: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    settled: bool = False  # its files alone say so: no lock, heartbeat or process was asked
+
+
+def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    """A JSON object; None when there is no file, or when it is damaged, which is added to `problems`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: unreadable ({error})")
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        problems.append(f"{path}:{error.lineno}: damaged ({error.msg}); not used")
+        return None
+    if not isinstance(value, dict):
+        problems.append(f"{path}:1: damaged (not a JSON object); not used")
+        return None
+    return value
+
+
+def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The JSON objects of an append-only file, damaged lines left out and named.
+
+    What follows the last newline is being written, or was when its writer died: it passes in silence.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        problems.append(f"{path}: unreadable ({error})")
+        return []
+    records = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        record = _parse(line)
+        if record is None:
+            problems.append(f"{path}:{number}: damaged line; left out, the rest is used")
+        else:
+            records.append(record)
+    return records
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_journal(run_dir: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """Metric records in order, without those that a resume made void: {"resumed_at": s} voids earlier steps above s."""
+    records: list[dict[str, Any]] = []
+    for record in read_lines(run_dir / schema.JOURNAL, problems):
+        if "resumed_at" in record:
+            kept_to = record["resumed_at"]
+            records = [r for r in records if r["step"] <= kept_to]
+        elif isinstance(record.get("step"), int) and isinstance(record.get("values"), dict):
+            records.append(record)
+    return records
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; anything else is missing."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _version(attempt: dict[str, Any]) -> str:
+    """`0123456`, or `0123456+89ab` with the hash of the uncommitted changes."""
+    uncommitted = attempt.get("uncommitted")
+    return f"{attempt['commit'][:7]}+{uncommitted[:7]}" if uncommitted else str(attempt["commit"])[:7]
+
+
+def read_run(run_dir: Path) -> Run:
+    """A directory without a config is a run that is `missing`; readouts are given for finished runs only."""
+    if not (run_dir / schema.CONFIG).exists():
+        return Run(schema.MISSING)
+    problems: list[str] = []
+    status = read_object(run_dir / schema.STATUS, problems) or {}
+    results = read_object(run_dir / schema.RESULTS, problems)
+    attempts = read_lines(run_dir / schema.ATTEMPTS, problems)
+    state, reason = judge(run_dir, cast(schema.Status, status), lambda: results is not None, of_job=None)
+    test = results.get("test") if results and state == schema.DONE else None
+    numbers = {k: _number(v) for k, v in test.items()} if isinstance(test, dict) else {}
+    return Run(
+        state=state,
+        reason=reason or "",
+        diverged=bool(status.get("diverged")) and state == schema.FAILED,
+        step=status.get("step"),
+        total_steps=status.get("total_steps"),
+        readouts={k: v for k, v in numbers.items() if v is not None},
+        seconds=_number(results.get("seconds")) if results and state == schema.DONE else None,
+        device_seconds=device_seconds(attempts),
+        commits=tuple(dict.fromkeys(_version(a) for a in attempts if a.get("commit"))),
+        hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
+        problems=tuple(problems),
+        settled=rests(str(status.get("state")), lambda: results is not None),
+    )
+
+
+# What was read of runs at rest, kept in `$MOCO_RUNS/.analysis/<sweep>.json`: a table of thousands opens no file
+# twice.
+#
+# It is a cache and nothing else: an entry counts while the files it was read from have the same inode, size and time
+# of change; a file that is damaged, or was written by other code, is read as if it were not there. Writers replace
+# the whole file at once, so readers and other writers never see half of one; of two at a time one wins, and the
+# other's entries are read again. Only what the files alone decide is kept: a run that may be running, queued or lost
+# is asked each time.
+
+
+FOLDER: Final = ".analysis"
+WORTH_IT: Final = 200  # runs; fewer are read as quickly without
+READ_FILES: Final = (schema.CONFIG, schema.STATUS, schema.ATTEMPTS, schema.RESULTS)
+# A file that is changed twice within a clock tick may look the same after both: what changed just now is not kept.
+SETTLED_NS: Final = 2_000_000_000
+
+Signature = list[list[int] | None]
+Entry = list[Any]  # signature, then the fields of Run
+
+
+@cache
+def _code() -> str:
+    made_by = (__file__, states.__file__)
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in made_by)).hexdigest()[:16]
+
+
+def _signature(run_dir: str) -> Signature:
+    found: Signature = []
+    for name in READ_FILES:
+        try:
+            facts = os.stat(f"{run_dir}/{name}")
+        except OSError:
+            found.append(None)
+        else:
+            found.append([facts.st_ino, facts.st_size, facts.st_mtime_ns])
+    return found
+
+
+def read_runs(root: Path, label: str, run_ids: Iterable[str]) -> dict[str, Run]:
+    """Every run of a sweep, as `read_run` gives it."""
+    wanted = list(run_ids)
+    if len(wanted) < WORTH_IT:
+        return {run_id: read_run(root / run_id) for run_id in wanted}
+    path = root / FOLDER / f"{label}.json"
+    known, found, kept = load(path), {}, {}
+    now = time.time_ns()
+    for run_id in wanted:
+        signature = _signature(f"{root}/{run_id}")
+        entry = known.get(run_id)
+        if entry is not None and entry[0] == signature:
+            found[run_id], kept[run_id] = Run(*entry[1:]), entry
+            continue
+        run = found[run_id] = read_run(root / run_id)
+        if run.settled and all(f is None or f[2] < now - SETTLED_NS for f in signature):
+            kept[run_id] = [signature, *_fields(run)]
+    if kept != known:
+        _store(path, kept)
+    return found
+
+
+def _fields(run: Run) -> list[Any]:
+    values = [getattr(run, field.name) for field in fields(run)]
+    return [dict(v) if isinstance(v, Mapping) else list(v) if isinstance(v, tuple) else v for v in values]
+
+
+def load(path: Path) -> dict[str, Entry]:
+    """The entries of a sound index of this code; none otherwise."""
+    try:
+        head, _, body = path.read_text(encoding="utf-8").partition("\n")
+        code, digest = head.split()
+    except (OSError, ValueError):
+        return {}
+    if code != _code() or digest != hashlib.sha256(body.encode()).hexdigest():
+        return {}
+    entries: dict[str, Entry] = json.loads(body)
+    return entries
+
+
+def _store(path: Path, entries: Mapping[str, Entry]) -> None:
+    """A folder that may not be written to only costs time."""
+    body = json.dumps(entries, separators=(",", ":"))
+    new = path.with_name(f"{path.name}.{os.getpid()}.{time.time_ns()}")
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        try:
+            new.write_text(f"{_code()} {hashlib.sha256(body.encode()).hexdigest()}\n{body}", encoding="utf-8")
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+_CELL_TYPES: Final[dict[str, Any]] = {
+    "arm": pl.String,
+    "seed": pl.Int64,
+    "run_id": pl.String,
+    "state": pl.String,  # one of schema.STATES
+    "reason": pl.String,
+    "diverged": pl.Boolean,
+    "step": pl.Int64,
+    "total_steps": pl.Int64,
+    **dict.fromkeys(schema.READOUTS, pl.Float64),  # percent; null unless the run is done and has it
+    "seconds": pl.Float64,  # wall clock of all attempts
+    "device_seconds": pl.Float64,  # the same of every run, finished or not, times the processes of each attempt
+    "commits": pl.List(pl.String),  # of all attempts; `0123456+89ab` had uncommitted changes
+    "hardware": pl.List(pl.String),
+    "problems": pl.List(pl.String),  # damaged files, one line each
+}
+CELLS: Final = pl.Schema(_CELL_TYPES)
+CURVES: Final = pl.Schema(
+    {
+        "arm": pl.String,
+        "seed": pl.Int64,
+        "run_id": pl.String,
+        "state": pl.String,
+        "step": pl.Int64,
+        "epoch": pl.Float64,
+        "key": pl.String,  # one of schema.METRICS, or another key of the journal
+        "value": pl.Float64,
+    }
+)
+
+
+class Loaded(NamedTuple):
+    manifest: Manifest
+    cells: pl.DataFrame  # CELLS, in the order of the manifest
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def runs_root() -> Path:
+    """`$MOCO_RUNS`, by default `runs/` in the current folder."""
+    return Path(os.environ.get("MOCO_RUNS") or "runs")
+
+
+def _read_manifest(path: Path, log: Callable[[str], None]) -> Manifest | None:
+    """A manifest of any version that says so; a file that is damaged or something else is named and left out."""
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        log(f"{path}: damaged manifest ({str(error).splitlines()[0]}); left out")
+        return None
+    version = value.get("store_version") if isinstance(value, dict) else None
+    absent = sorted(Manifest.__required_keys__ - set(value)) if isinstance(value, dict) else ["everything"]
+    newer = isinstance(version, int) and version > schema.STORE_VERSION and {"name", "label"} <= set(value)
+    if absent and not newer:
+        log(f"{path}: not a manifest of a sweep (without {', '.join(absent)}); left out")
+        return None
+    return cast(Manifest, value)
+
+
+def manifests(root: Path, log: Callable[[str], None] = to_stderr) -> list[Manifest]:
+    """All planned sweeps of a store, most recently updated first."""
+    paths = sorted((root / schema.SWEEPS_FOLDER).glob("*.json"))
+    found = [m for path in paths if (m := _read_manifest(path, log))]
+    return sorted(found, key=lambda m: str(m.get("updated", "")), reverse=True)
+
+
+def find_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) -> Manifest:
+    """By label (`queue_size@digits`), else by name (`queue_size`): of several variants the most recently updated.
+
+    `ValueError`, one line: an empty store, an unknown sweep, a sweep written by a newer version.
+    """
+    known = manifests(root, log)
+    if not known:
+        raise ValueError(
+            f"no sweeps under {root}: run one first, such as `python sweeps/queue_size.py`, "
+            "or set MOCO_RUNS to the folder that holds your runs"
+        )
+    matching = [m for m in known if m["label"] == name] or [m for m in known if m["name"] == name]
+    if not matching:
+        raise ValueError(_unknown(root, name, known))
+    chosen, *others = matching
+    if others:
+        log(f"{name}: reading {chosen['label']}; also there: {', '.join(m['label'] for m in others)}")
+    if chosen["store_version"] > schema.STORE_VERSION:
+        raise ValueError(
+            f"{chosen['label']}: written in store version {chosen['store_version']}, this program reads up to "
+            f"{schema.STORE_VERSION}: update it, or read the sweep with the version that wrote it"
+        )
+    return chosen
+
+
+def _unknown(root: Path, name: str, known: Sequence[Manifest]) -> str:
+    names = list(dict.fromkeys([m["name"] for m in known] + [m["label"] for m in known]))
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"no sweep {name!r} under {root}: {hint}there are {', '.join(dict.fromkeys(m['label'] for m in known))}"
+
+
+def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:
+    return {
+        "arm": cell["arm"],
+        "seed": cell["seed"],
+        "run_id": cell["run_id"],
+        "state": run.state,
+        "reason": run.reason,
+        "diverged": run.diverged,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        **{readout: run.readouts.get(readout) for readout in schema.READOUTS},
+        "seconds": run.seconds,
+        "device_seconds": run.device_seconds,
+        "commits": list(run.commits),
+        "hardware": list(run.hardware),
+        "problems": list(run.problems),
+    }
+
+
+def _column(name: str, values: list[Any]) -> pl.Series:
+    """By column: three times as fast as by row. Lists of text are few and stand in many runs: each is made once."""
+    if not isinstance(CELLS[name], pl.List):
+        return pl.Series(name, values, dtype=CELLS[name])
+    places: dict[tuple[str, ...], int] = {}
+    at = [places.setdefault(tuple(value), len(places)) for value in values]
+    return pl.Series(name, list(map(list, places)), dtype=CELLS[name]).gather(at)
+
+
+def load_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) -> Loaded:
+    """A sweep's manifest and its cells. Damaged files are said to `log` and kept in the column `problems`."""
+    manifest = find_sweep(root, name, log)
+    runs = read_runs(root, manifest["label"], (cell["run_id"] for cell in manifest["cells"]))
+    rows = [_cell_row(cell, runs[cell["run_id"]]) for cell in manifest["cells"]]
+    cells = pl.DataFrame({name: _column(name, [row[name] for row in rows]) for name in CELLS})
+    for problem in cells["problems"].explode().drop_nulls():
+        log(problem)
+    return Loaded(manifest, cells)
+
+
+def curves(
+    root: Path, cells: pl.DataFrame, keys: Sequence[str], log: Callable[[str], None] = to_stderr
+) -> pl.DataFrame:
+    """The journals of all runs that exist, in long form (`CURVES`), for the metric keys asked for.
+
+    Records that a resume made void are gone; a value that is not a finite number is null.
+    """
+    rows: list[tuple[Any, ...]] = []
+    problems: list[str] = []
+    wanted = set(keys)
+    for arm, seed, run_id, state in cells.select("arm", "seed", "run_id", "state").iter_rows():
+        if state == schema.MISSING:
+            continue
+        for record in read_journal(root / run_id, problems):
+            step, epoch = record["step"], record.get("epoch")
+            for key in sorted(wanted.intersection(record["values"])):
+                value = record["values"][key]
+                finite = isinstance(value, int | float) and math.isfinite(value)
+                rows.append((arm, seed, run_id, state, step, epoch, key, value if finite else None))
+    for problem in problems:
+        log(problem)
+    return pl.DataFrame(rows, schema=CURVES, orient="row", strict=False)

@@ -1,0 +1,192 @@
+"""The values that an ablation table is made of. `ablation` fills them, `formats` writes them down."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+import polars as pl
+
+from analysis.stats import (
+    Comparison,
+    Summary,
+)
+from experiments.store import schema
+from experiments.store.schema import Manifest
+
+Kind = Literal["effect", "interaction"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """`name` in full; `at` is the level of the row factor that it belongs to, empty for a 2^k design."""
+
+    name: str
+    kind: Kind
+    at: str
+    of: str  # the level of the column factor that it is of; empty for a 2^k design
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """One readout over the levels. `factors` has the one with the most levels first; `levels` are in their order."""
+
+    readout: str
+    factors: tuple[str, ...]
+    levels: Mapping[str, tuple[str, ...]]
+    baseline: Mapping[str, str]  # factor -> level of the baseline arm
+    rows: Mapping[tuple[str, ...], Row]  # a level of each of `factors` -> its arm
+    effects: tuple[Effect, ...]
+
+    @property
+    def two_way(self) -> bool:
+        return len(self.factors) == 2
+
+
+Verdict = Literal["reproduced", "contradicted", "underpowered"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One clause of the shape, judged. `rests_on` names the difference that decides, or would have to."""
+
+    says: str
+    verdict: Literal["holds", "does not hold", "open"]
+    rests_on: str
+    numbers: Comparison | None
+    p: float  # of the side that the verdict takes; of the statement where it is open
+
+
+@dataclass(frozen=True)
+class Claim:
+    says: str  # the sweep's own words
+    verdict: Verdict
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What it takes to tell one arm from the baseline, if difference and spread are those seen in `pairs` seeds."""
+
+    arm: str
+    baseline: str
+    difference: float  # points
+    std: float  # of the paired differences
+    pairs: int
+    level: float  # of the interval: 1 - 0.05 / (arms that are not told apart yet), as Holm's correction would ask
+    needed: int | None  # paired seeds; None: more than MOST_PAIRS
+    at_most: int | None  # with the spread at its upper end
+    more_runs: int | None  # of the arm and of the baseline
+    more_hours: float | None  # one device each
+    unit: str  # GPU-h or CPU-h
+
+    def as_data(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+DIVERGED: Final = "diverged"  # said instead of the state `failed` where the loss stopped being finite
+ADVICE_LINES: Final = 3  # the cheapest; the others by `python -m analysis power`
+Role = Literal["baseline", "arm", "random init"]
+
+READOUT_TITLES: Final = {
+    schema.LINEAR: "linear top-1",
+    schema.KNN20: "kNN-20",
+    schema.KNN200: "kNN-200",
+    schema.FEW_LABEL: "few-label",
+    schema.FINETUNE: "fine-tuned",
+    **schema.ADDED,
+}
+
+
+class Member(NamedTuple):
+    """One planned run of an arm: what a page links to."""
+
+    seed: int
+    run_id: str
+    state: str  # one of schema.STATES, or DIVERGED
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm. Numbers come from finished runs only; None is missing, never 0."""
+
+    arm: str
+    role: Role
+    n_done: int
+    n_planned: int
+    readouts: Mapping[str, Summary | None]  # percent
+    comparison: Comparison | None  # to the baseline, on the table's metric; None for the baseline itself
+    published: float | None  # percent
+    seconds_mean: float | None
+    members: tuple[Member, ...] = ()  # in the order of the seeds
+
+    @property
+    def unfinished(self) -> Mapping[str, int]:
+        """State -> runs that are in it, without those that are done."""
+        return Counter(member.state for member in self.members if member.state != schema.DONE)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Baseline first, then the arms in the sweep's order, the untrained encoder last."""
+
+    label: str
+    question: str
+    answer: str  # one sentence
+    metric: str  # the readout that is compared
+    baseline: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    published_source: str
+    command: str
+    updated: str
+    metric_of_sweep: str = schema.LINEAR  # the readout that the published numbers are of
+    hardware: tuple[str, ...] = ()  # of the finished runs
+    claim: Claim | None = None
+    crossed: tuple[Crossed, ...] = ()  # of a sweep that crosses factors, one per readout
+    inputs: Mapping[str, object] = field(default_factory=dict)  # what the seal is over
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """The compared readout first, then the others."""
+        there = [r for r in schema.READOUTS if r not in schema.ON_REQUEST or any(row.readouts[r] for row in self.rows)]
+        return (self.metric, *(r for r in there if r != self.metric and r not in schema.DETAILS))
+
+    @property
+    def n_done(self) -> int:
+        return sum(row.n_done for row in self.rows)
+
+    @property
+    def n_planned(self) -> int:
+        return sum(row.n_planned for row in self.rows)
+
+
+Cells = list[dict[str, Any]]  # rows of a frame of store.CELLS
+
+
+def by_arm(cells: pl.DataFrame, arms: Sequence[str]) -> dict[str, Cells]:
+    """The cells of each arm, in the order of `arms`. One pass: thousands of arms are asked for one by one."""
+    parts: dict[str, Cells] = {arm: [] for arm in arms}
+    for cell in cells.iter_rows(named=True):
+        if cell["arm"] in parts:
+            parts[cell["arm"]].append(cell)
+    return parts
+
+
+def by_seed(cells: Cells, readout: str) -> dict[int, float]:
+    return {cell["seed"]: cell[readout] for cell in cells if cell[readout] is not None}
+
+
+def _role(manifest: Manifest, arm: str) -> Role:
+    if arm == manifest["baseline"]:
+        return "baseline"
+    return "random init" if arm == schema.RANDOM_INIT else "arm"
+
+
+def check_readout(readout: str) -> str:
+    if readout not in schema.READOUTS:
+        raise ValueError(f"readout {readout!r}: not one of {', '.join(schema.READOUTS)}")
+    return readout

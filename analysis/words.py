@@ -1,0 +1,283 @@
+"""Numbers as people write them, and the sentences of a table: the answer, the claim, the advice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import polars as pl
+
+from analysis.stats import EXACT_UP_TO, MONTE_CARLO_DRAWS, SEEDS_TO_CLAIM, Comparison, Summary, sign_flip_floor
+from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
+from experiments.store import schema
+from experiments.store.schema import Manifest
+
+MOST_PAIRS: Final = 1000  # seeds that advice still names
+NOTHING = "—"
+MINUS = "\N{MINUS SIGN}"
+LISTED = 6  # names in a sentence; the others are counted
+
+
+def percent(summary: Summary | None) -> str:
+    """`97.2 ± 0.3`, `97.2` from one seed."""
+    if summary is None:
+        return NOTHING
+    return f"{summary.mean:.1f}" if summary.std is None else f"{summary.mean:.1f} ± {summary.std:.1f}"
+
+
+def _decimals(comparison: Comparison) -> int:
+    """One; two where one would print an interval that excludes 0 as if it touched it."""
+    if comparison.low is None or comparison.high is None or comparison.low <= 0 <= comparison.high:
+        return 1
+    return 2 if min(abs(comparison.low), abs(comparison.high)) < 0.05 else 1
+
+
+def signed(value: float, decimals: int) -> str:
+    text = f"{value:+.{decimals}f}"
+    return f"{0:.{decimals}f}" if float(text) == 0 else text.replace("-", MINUS)
+
+
+def difference(comparison: Comparison | None) -> str:
+    """`+1.2 [+0.4, +2.0]`, percentage points; without an interval from one pair."""
+    if comparison is None:
+        return NOTHING
+    digits = _decimals(comparison)
+    text = signed(comparison.difference, digits)
+    if comparison.low is None or comparison.high is None:
+        return text
+    return f"{text} [{signed(comparison.low, digits)}, {signed(comparison.high, digits)}]"
+
+
+def verdict(comparison: Comparison | None) -> str:
+    """In words: `higher by 1.2 [0.4, 2.0], n=5`, `not separable: +0.1 [0.0, +0.2], n=3`, `no claim: +0.4, n=1`."""
+    if comparison is None:
+        return "no claim: no seed in common"
+    word = comparison.verdict
+    if word in ("no claim", "not separable"):
+        return f"{word}: {difference(comparison)}, n={comparison.n}"
+    return f"{word} by {_size(comparison)}, n={comparison.n}"
+
+
+def _size(comparison: Comparison) -> str:
+    """Difference and interval as a magnitude in the direction that the verdict names."""
+    bounds = sorted(abs(b) for b in (comparison.low, comparison.high) if b is not None)
+    digits = _decimals(comparison)
+    low, high = (f"{b:.{digits}f}" for b in bounds)
+    return f"{abs(comparison.difference):.{digits}f} [{low}, {high}]"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return NOTHING
+    if p < 0.001:
+        return "<0.001"
+    return f"{p:.2f}".rstrip("0").rstrip(".") if p >= 0.1 else f"{p:.3g}"
+
+
+def p_values(comparison: Comparison | None) -> str:
+    """`0.0625 (0.12)`: the sign flip's, in brackets after Holm; the always-valid one where looks were taken on the way."""
+    if comparison is None:
+        return NOTHING
+    sequential = comparison.sequential
+    p, holm = (comparison.p_t, comparison.p_t_holm) if sequential else (comparison.p, comparison.p_holm)
+    return p_value(p) + ("" if p is None or holm is None else f" ({p_value(holm)})")
+
+
+def states(unfinished: Mapping[str, int]) -> str:
+    """`1 failed, 2 missing`."""
+    return ", ".join(f"{n} {state}" for state, n in unfinished.items())
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.1f} min" if minutes < 10 else f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listing(names: Sequence[str], limit: int = LISTED) -> str:
+    """`a`, `a and b`, `a, b and c`, `a, b and 7 more`."""
+    shown = list(names) if len(names) <= limit else [*names[: limit - 1], f"{len(names) - limit + 1} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def claim_lines(claim: Claim) -> list[str]:
+    """The verdict on the claim, then each part with the difference that it rests on."""
+    lines = [f'Claim "{claim.says}": {claim.verdict}.']
+    for part in claim.parts:
+        rests = part.rests_on
+        if part.numbers is not None:
+            few = (
+                f", fewer than {SEEDS_TO_CLAIM}"
+                if part.numbers.n < SEEDS_TO_CLAIM
+                else f", one-sided p {p_value(part.p)}"
+            )
+            rests = f"{rests}: {difference(part.numbers)}, n={part.numbers.n}{few}"
+        lines.append(f"{part.says}: {part.verdict} ({rests}).")
+    return lines
+
+
+def advice_line(advice: Advice) -> str:
+    """What it takes to separate an arm, with its price."""
+    seen = f"difference {signed(advice.difference, 1)}, sd {advice.std:.2g}, n={advice.pairs}"
+    to = f"To separate {advice.arm} from {advice.baseline} ({seen})"
+    if advice.needed is None:
+        return f"{to} more than {MOST_PAIRS:,} paired seeds would be needed"
+    upper = f", {advice.at_most:,} if the spread was seen too small" if advice.at_most else ""
+    price = "" if advice.more_hours is None else f", +{_hours(advice.more_hours)} {advice.unit}"
+    return f"{to} you need ~{advice.needed:,} paired seeds{upper}: {count(advice.more_runs or 0, 'more run')}{price}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _told(compared: Sequence[tuple[str, Comparison]], verdict: str) -> str | None:
+    """`A is higher by 1.2 [0.4, 2.0] and B by 0.8 [0.1, 1.5]`."""
+    alike = [(arm, c) for arm, c in compared if c.verdict == verdict]
+    word = f"is {verdict.split()[-1]} by"
+    return (
+        listing([f"{arm} {word if i == 0 else 'by'} {_size(c)}" for i, (arm, c) in enumerate(alike)], 4)
+        if alike
+        else None
+    )
+
+
+def _clauses(arms: Sequence[Row]) -> list[str]:
+    """Largest difference first; what cannot be told apart at the end."""
+    compared = [(row.arm, row.comparison) for row in arms if row.comparison]
+    compared.sort(key=lambda pair: -abs(pair[1].difference))
+    clauses = [_told(compared, "higher"), _told(compared, "lower")]
+    hints = [hint for word in ("higher", "lower") if (hint := _told(compared, f"suggests {word}"))]
+    alike = [row.arm for row in arms if row.comparison and row.comparison.verdict == "not separable"]
+    few = [row.arm for row in arms if row.comparison is None or row.comparison.verdict == "no claim"]
+    clauses += [
+        f"the seeds suggest that {', and that '.join(hints)}" if hints else None,
+        f"{listing(alike)} {'is' if len(alike) == 1 else 'are'} not separable from it" if alike else None,
+        f"{listing(few)} {'has' if len(few) == 1 else 'have'} too few finished seeds for a claim" if few else None,
+    ]
+    return [clause for clause in clauses if clause]
+
+
+def answer(rows: Sequence[Row], metric: str) -> str:
+    """One sentence. It says how much is done unless everything is."""
+    done, planned = sum(r.n_done for r in rows), sum(r.n_planned for r in rows)
+    baseline, arms = rows[0], [row for row in rows if row.role == "arm"]
+    reference = baseline.readouts[metric]
+    if reference is None:
+        return f"No answer yet: the baseline {baseline.arm} has no finished run ({done} of {planned} runs are done)."
+    so_far = "" if done == planned else f"So far ({done} of {planned} runs): "
+    against = f"against {baseline.arm} ({READOUT_TITLES[metric]} {percent(reference)} %, n={reference.n})"
+    sentence = f"{against}, {'; '.join(_clauses(arms)) or 'there is no other arm'}."
+    return so_far + (sentence if so_far else sentence[0].upper() + sentence[1:])
+
+
+# The footnotes of a table: how it was made, what is unfinished, what is mixed, where the published numbers are from.
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {listing([str(s) for s in seeds], 8)}"
+
+
+def _unfinished(arm: str, cells: Cells) -> str | None:
+    """`K=256: 2 of 5 done; seed 3 failed (out of memory), seed 4 running`."""
+    rest = [cell for cell in cells if cell["state"] != schema.DONE]
+    if not rest:
+        return None
+    groups: dict[tuple[str, str], list[int]] = {}
+    for cell in rest:
+        state, reason, diverged = cell["state"], cell["reason"], cell["diverged"]
+        told = state in (schema.FAILED, schema.LOST, schema.CANCELLED, schema.PRUNED)
+        groups.setdefault((DIVERGED if diverged else state, _shorten(reason) if told else ""), []).append(cell["seed"])
+    parts = [f"{_seeds(seeds)} {state}{f' ({reason})' if reason else ''}" for (state, reason), seeds in groups.items()]
+    return f"{arm}: {len(cells) - len(rest)} of {len(cells)} done; {', '.join(parts)}"
+
+
+def _shorten(reason: str, limit: int = 90) -> str:
+    line = " ".join(reason.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _mixed(cells: pl.DataFrame, column: str, noun: str) -> str | None:
+    """Runs that do not share one commit (or machine) are compared, but not in silence."""
+    arms: dict[str, list[str]] = {}
+    for arm, names in cells.select("arm", column).iter_rows():
+        for name in names:
+            arms.setdefault(name, []).append(arm)
+    if len(arms) < 2:
+        return None
+    parts = [f"{name} ({_where(arms_of)})" for name, arms_of in arms.items()]
+    return f"Mixed {noun}: {listing(parts)}"
+
+
+def _where(arms: Iterable[str]) -> str:
+    return listing([f"{arm} x{n}" if n > 1 else arm for arm, n in Counter(arms).items()], 4)
+
+
+def _method(rows: Sequence[Row], metric: str) -> str:
+    family = [row.comparison for row in rows if row.comparison and row.role == "arm"]
+    difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
+    said = f"Percent on the test split; ± standard deviation over seeds. {difference}"
+    arms = count(len(family), "arm")
+    if any(c.sequential for c in family):
+        return (
+            f"{said}with an interval and a p that hold at whatever number of seeds one stops (e-value of a t test), for seeds "
+            f"were added until the answer was clear; in brackets after Holm over {arms}. "
+            f"A claim needs {SEEDS_TO_CLAIM} pairs and that p under 0.05 after Holm; less only suggests."
+        )
+    return (
+        f"{said}95 % t interval. p: {_flips([c.n for c in family])}; in brackets after Holm over {arms}. "
+        f"A claim needs {SEEDS_TO_CLAIM} pairs and a paired t test under 0.05 after Holm; less only suggests."
+    )
+
+
+def _flips(pairs: Sequence[int]) -> str:
+    if pairs and max(pairs) > EXACT_UP_TO:
+        return f"two-sided sign flip, exact up to {EXACT_UP_TO} pairs, beyond by {MONTE_CARLO_DRAWS:,} random draws"
+    floor = f"; {count(max(pairs), 'pair')} cannot go under {p_value(sign_flip_floor(max(pairs)))}" if pairs else ""
+    return f"exact two-sided sign flip{floor}"
+
+
+def _partial(rows: Sequence[Row], metric: str) -> list[str]:
+    lines = []
+    for row in rows:
+        summary, pairs = row.readouts[metric], row.comparison
+        if summary and pairs and pairs.n < summary.n:
+            lines.append(
+                f"{row.arm}: {pairs.n} of its {summary.n} finished seeds have a finished baseline to pair with"
+            )
+    return lines
+
+
+def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: str) -> tuple[str, ...]:
+    """Footnotes: method, what is unfinished, what is mixed, where the published numbers are from, what was damaged."""
+    done = cells.filter(state=schema.DONE)
+    changed = done.filter(pl.col("commits").list.eval(pl.element().str.contains("+", literal=True)).list.any()).height
+    damaged = len(cells["problems"].explode().drop_nulls())
+    untrained = any(row.role == "random init" for row in rows)
+    published = any(row.published is not None for row in rows)
+    lines: list[str | None] = [
+        _method(rows, metric),
+        f"{schema.RANDOM_INIT}: the encoder before any training, what each readout gives for free"
+        if untrained
+        else None,
+        *(_unfinished(arm, part) for arm, part in by_arm(cells, [row.arm for row in rows]).items()),
+        *_partial(rows, metric),
+        _mixed(done, "commits", "commits"),
+        _mixed(done, "hardware", "hardware"),
+        f"{count(changed, 'run')} had uncommitted changes, kept as {schema.DIFF} in its directory" if changed else None,
+        f"Published: {manifest['published_source']}. The scale differs: compare the shape, not the height"
+        if published
+        else None,
+        f"{count(damaged, 'damaged file')} left out, named when the table was made" if damaged else None,
+    ]
+    return tuple(line.rstrip(".") + "." for line in lines if line)

@@ -1,0 +1,407 @@
+"""Is everything there that runs need? One line for each question: ok, or the problem and its remedy."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from experiments.launch.estimate import bytes_in_words, disk_free
+from experiments.launch.grid import paragraph
+from experiments.launch.snapshot import Snapshot
+from experiments.plan.parser import AddVerb
+from experiments.run import provenance
+from experiments.store import schema
+from experiments.store.files import read_json, replace_json, replace_text
+from experiments.store.manifests import all_manifests
+from experiments.store.run import RunDirectory, runs_root
+from experiments.store.states import host
+from slurm.profiles import Profile, load_profile, profile_names
+from slurm.queue import accounting
+from slurm.submit import (
+    ENDED,
+    Submission,
+    ask,
+    check_programs,
+    log_of,
+    new_folder,
+    queue_states,
+    requeue,
+    start_estimate,
+    submit,
+)
+
+# A short job that shows what the nodes of a profile can do: the login side asks by files, the node answers by files.
+#
+# ping-1, pong-1... what either side sees of the other's files, and its clock signal the job got SIGUSR2 requeue the
+# job asked for its requeue, and what Slurm said
+
+
+SECONDS = 10.0  # that the job waits for the next question
+LOOK_SECONDS = 0.1
+PING, PONG, SIGNAL, REQUEUE = "ping.json", "pong.json", "signal.json", "requeue.json"
+
+
+def work(path: str) -> None:
+    """On the node: answer until nothing is asked any more."""
+    if os.environ.get("SLURM_PROCID", "0") != "0":  # of several processes of a run, one answers
+        return
+    folder, heard = Path(path), list[int]()
+    signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    answered: set[str] = set()
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for question, answer in ((PING, _pong), (REQUEUE, _requeue_answer)):
+            if question not in answered and (folder / question).exists():
+                answered.add(question)
+                replace_json(folder / f"re-{question}", answer(), sync=True)
+                deadline = time.monotonic() + SECONDS
+        if heard and SIGNAL not in answered:
+            answered.add(SIGNAL)
+            replace_json(folder / f"re-{SIGNAL}", {"signal": heard[0]}, sync=True)
+            deadline = time.monotonic() + SECONDS
+        time.sleep(LOOK_SECONDS)
+
+
+def _pong() -> dict[str, Any]:
+    return {
+        "host": host(),
+        "time": time.time(),
+        "python": sys.version.split()[0],
+        "code": provenance.SNAPSHOT in {path.name for path in Path(__file__).resolve().parents[2].iterdir()},
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "scontrol": shutil.which("scontrol") is not None,
+    }
+
+
+def _requeue_answer() -> dict[str, Any]:
+    job = provenance.job()
+    return {"refused": "it is no job" if job is None else requeue(job)}
+
+
+@dataclass
+class Checkup:
+    """The login side. `job` is None until it is submitted."""
+
+    root: Path
+    profile: Profile
+    job: str | None = None
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.root / schema.SLURM_FOLDER / f"doctor-{os.getpid()}-{time.time_ns()}"
+
+    @contextmanager
+    def submitted(self) -> Iterator[None]:
+        """The job is cancelled and its files are removed at the end. Raises Refused."""
+        code = Snapshot.of_this_code()
+        self.folder.mkdir(parents=True)
+        try:
+            short = replace(self.profile, time="5", signal_seconds=min(60, self.profile.signal_seconds))
+            paths = {"PYTHONPATH": f"{code.write(self.root)}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+            submission = Submission(
+                short,
+                new_folder(self.folder),
+                "doctor",
+                environment={**paths, "PYTHONSAFEPATH": "1"},
+                needs=(self.folder,),
+            )
+            (self.job,) = submit(submission, work, [self.folder])
+            yield
+        finally:
+            if self.job:
+                ask("scancel", self.job)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def state(self) -> str:
+        return (queue_states() or {}).get(self.job or "", "GONE")
+
+    def begun(self, patience: float) -> bool:
+        """Wait until the job runs, or has ended."""
+        return self._until(lambda: self.state() not in ("PENDING", "CONFIGURING"), patience)
+
+    def ask(self, question: str, patience: float = SECONDS) -> dict[str, Any] | None:
+        """Put a question; None without an answer in time."""
+        replace_json(self.folder / question, {"time": time.time()}, sync=True)
+        return self.answer(question, patience)
+
+    def answer(self, question: str, patience: float = SECONDS) -> dict[str, Any] | None:
+        found = self.folder / f"re-{question}"
+        self._until(lambda: found.exists() or self.state() in ENDED, patience)
+        answer: dict[str, Any] | None = read_json(found)
+        return answer
+
+    def send_signal(self) -> dict[str, Any] | None:
+        ask("scancel", f"--signal={signal.SIGUSR2.name.removeprefix('SIG')}", self.job or "")
+        return self.answer(SIGNAL)
+
+    def back_in_the_queue(self) -> bool:
+        return self._until(lambda: self.state() in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "COMPLETING"), SECONDS)
+
+    def said(self) -> str | None:
+        """The job's own last line."""
+        log = log_of(self.folder, self.job or "")
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
+        return lines[-1] if lines else None
+
+    def _until(self, true: Callable[[], bool], patience: float) -> bool:
+        deadline = time.monotonic() + patience
+        while not true():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
+
+
+def files_clock(folder: Path) -> float:
+    """Seconds by which the clock of the disk is ahead of ours."""
+    mark = folder / "clock"
+    mark.touch()
+    ahead = mark.stat().st_mtime - time.time()
+    with suppress(OSError):
+        mark.unlink()
+    return ahead
+
+
+LITTLE_DISK = 10**9  # bytes
+LOOK_AT = 1000  # run directories
+SKEW_SECONDS = 10.0  # between two clocks; heartbeats are stale after schema.STALE_SECONDS
+HTTP_SECONDS = 5.0
+OK, PROBLEM, UNKNOWN = "ok", "problem", "unknown"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`essential`: without it runs cannot be trusted to end well."""
+
+    what: str
+    verdict: str
+    words: str
+    remedy: str = ""
+    essential: bool = True
+
+    def __str__(self) -> str:
+        remedy = f"; {self.remedy}" if self.remedy and self.verdict != OK else ""
+        return f"{self.verdict:<8} {self.what}: {self.words}{remedy}"
+
+
+def examine(root: Path, profile: Profile | None, patience: float, tell: Callable[[Finding], None]) -> bool:
+    """Tell each finding as soon as it is known; returns whether everything essential is there."""
+    well = True
+    for finding in _all(root, profile, patience):
+        tell(finding)
+        well &= finding.verdict != PROBLEM or not finding.essential
+    return well
+
+
+def _all(root: Path, profile: Profile | None, patience: float) -> Iterator[Finding]:
+    yield store(root)
+    yield disk(root)
+    yield mlflow(root, profile)
+    if profile is not None:
+        yield from cluster(root, profile, patience)
+
+
+def store(root: Path) -> Finding:
+    """Written, locked and read as runs do it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _try_files(root)
+        sweeps = len(all_manifests(root))
+        runs = sum(_try_run(path.parent) for path in islice(root.glob(f"*/{schema.CONFIG}"), LOOK_AT))
+    except OSError as error:
+        remedy = "set MOCO_RUNS to a folder that can be written"
+        return Finding("store", PROBLEM, f"{error.filename or root}: {error.strerror}", remedy)
+    except ValueError as error:
+        return Finding(
+            "store", PROBLEM, str(error), "move that file or run directory away, the next launch makes it anew"
+        )
+    return Finding("store", OK, f"{root} can be written and locked; {sweeps} sweeps, {runs} runs looked at")
+
+
+def _try_files(root: Path) -> None:
+    probe = root / f".doctor-{os.getpid()}"
+    try:
+        replace_text(probe, "a", sync=True)
+        replace_text(probe, "b", sync=True)
+        with probe.open() as one, probe.open() as other:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            raise ValueError(f"{root}: two processes get one lock, so a run could be trained twice at a time")
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _try_run(path: Path) -> bool:
+    run = RunDirectory(path)
+    run.status(), run.results(), run.attempts()
+    return True
+
+
+def disk(root: Path) -> Finding:
+    free = disk_free(root)
+    verdict = OK if free > LITTLE_DISK else PROBLEM
+    return Finding(
+        "disk", verdict, f"{bytes_in_words(free)} free", "free some, or set MOCO_RUNS elsewhere", essential=False
+    )
+
+
+def mlflow(root: Path, profile: Profile | None) -> Finding:
+    """Not essential: what it misses is brought over by the next sync."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or (profile.tracking if profile else None)
+    if profile is not None and profile.tracking_mode == "off":
+        return Finding("MLflow", OK, f"off in profile {profile.name}")
+    if uri and uri.startswith("http"):
+        return _server(uri)
+    database = root / schema.MLFLOW_DATABASE
+    if not database.exists():
+        return Finding("MLflow", OK, f"{uri or 'embedded, made by the first sweep'}")
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            (said,) = connection.execute("pragma quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        said = str(error)
+    remedy = "move it away, python -m experiments sync builds it again from the runs"
+    return Finding("MLflow", OK if said == "ok" else PROBLEM, f"{database}: {said}", remedy, essential=False)
+
+
+def _server(uri: str) -> Finding:
+    remedy = "runs go on without it; start it or set MLFLOW_TRACKING_URI, then python -m experiments sync"
+    shown = uri.rpartition("@")[2]  # without a password
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HTTP_SECONDS) as answer:
+            words = f"{shown} answers"
+            assert answer.status == 200
+            return Finding("MLflow", OK, words)
+    except (OSError, ValueError) as error:  # a refusal, a wrong address, an HTTP error
+        return Finding("MLflow", PROBLEM, f"{shown}: {error}", remedy, essential=False)
+
+
+def cluster(root: Path, profile: Profile, patience: float) -> Iterator[Finding]:
+    try:
+        check_programs()
+        if queue_states() is None:
+            yield Finding("squeue", PROBLEM, "no answer", "is the controller up, SLURM_CONF right? scontrol ping tells")
+            return
+        yield Finding("squeue", OK, "answers")
+        yield Finding("sbatch", OK, start_estimate(profile))
+    except ValueError as error:
+        yield Finding("sbatch", PROBLEM, str(error), f"correct the profile {profile.name}")
+        return
+    reason = accounting()
+    yield Finding("sacct", OK, "accounting is there" if reason is None else f"{reason}; nothing here needs it")
+    yield from _job(Checkup(root, profile), patience)
+
+
+def _job(job: Checkup, patience: float) -> Iterator[Finding]:
+    try:
+        with job.submitted():
+            if not job.begun(patience):
+                words = (
+                    f"job {job.job} still waits after {patience:.0f} s; nodes, signal, requeue and clocks not looked at"
+                )
+                yield Finding("nodes", UNKNOWN, words, "--patience SECONDS waits longer")
+                return
+            yield from _node(job)
+    except ValueError as error:  # Slurm's refusal
+        yield Finding("job", PROBLEM, str(error))
+
+
+def _node(job: Checkup) -> Iterator[Finding]:
+    asked = time.time()
+    pong = job.ask(PING, patience=60.0)
+    if pong is None:
+        yield _unseen(job)
+        return
+    heard = time.time()
+    yield Finding("shared disk", OK, f"{pong['host']} sees {job.root}, and we see what it writes")
+    copied = OK if pong["code"] else PROBLEM
+    remedy = "is an environment or .pth file of the site put before PYTHONPATH?"
+    yield Finding(
+        "code", copied, f"Python {pong['python']}, {'the' if pong['code'] else 'not the'} copied code", remedy
+    )
+    if job.profile.gpus_per_node:
+        yield _gpus(pong["gpus"], job.profile.gpus_per_node)
+    yield _clocks(pong["time"], asked, heard, files_clock(job.folder))
+    signalled = job.send_signal() is not None
+    remedy = "runs would not save before the time limit; is a wrapper in `setup` catching SIGUSR2?"
+    yield Finding("signal", OK if signalled else PROBLEM, "SIGUSR2 is delivered" if signalled else "no SIGUSR2", remedy)
+    yield _requeue(job, pong["scontrol"])
+
+
+def _unseen(job: Checkup) -> Finding:
+    said, state = job.said(), job.state()
+    words = (
+        f"job {job.job} ended ({state}), it said: {said}" if said else f"job {job.job} ended ({state}) without a log"
+    )
+    remedy = (
+        f"can the nodes see {job.root} and this Python? Set MOCO_RUNS, or runs_root in the profile, to a shared folder"
+    )
+    return Finding("shared disk", PROBLEM, words, remedy)
+
+
+def _gpus(visible: str | None, wanted: int) -> Finding:
+    count = len([gpu for gpu in (visible or "").split(",") if gpu.strip()])
+    words = f"{count} visible, {wanted} asked for"
+    return Finding("GPU", OK if count == wanted else PROBLEM, words, "look at gpus, gres and constraint of the profile")
+
+
+def _clocks(there: float, asked: float, heard: float, disk_ahead: float) -> Finding:
+    """The node looked at its clock between `asked` and `heard`; what is more than that is skew."""
+    node = max(asked - there, there - heard, 0.0)
+    skew = max(node, abs(disk_ahead))
+    words = f"node within {node:.1f} s of this machine, disk {disk_ahead:+.1f} s"
+    remedy = f"heartbeats count as stale after {schema.STALE_SECONDS:.0f} s; ask for NTP on all machines"
+    return Finding("clocks", OK if skew < SKEW_SECONDS else PROBLEM, words, remedy)
+
+
+def _requeue(job: Checkup, scontrol: bool) -> Finding:
+    remedy = "runs stop at their time limit and wait for the sweep's command, which goes on from their checkpoints"
+    if not scontrol:
+        return Finding("requeue", PROBLEM, "no scontrol on the node", remedy, essential=False)
+    answer = job.ask(REQUEUE)
+    if answer is None:
+        answer = {"refused": None if job.back_in_the_queue() else "no answer"}
+    if answer["refused"] is None and job.back_in_the_queue():
+        return Finding("requeue", OK, "a job may put itself back into the queue")
+    return Finding("requeue", PROBLEM, answer["refused"] or "the job did not come back", remedy, essential=False)
+
+
+# `doctor`: is everything there that runs need?
+
+
+def register(add: AddVerb) -> None:
+    look = add("doctor", help="look at store, MLflow and a cluster, and say what to do", allow_abbrev=False,
+               description="Exit 1 when something essential is wrong. --cluster sends a job of a few seconds.")  # fmt: skip
+    look.add_argument("--cluster", metavar="PROFILE", help=f"look at this one, too: {', '.join(profile_names())}")
+    look.add_argument("--patience", type=float, default=60.0, metavar="S", help="for the job to begin (default: 60)")
+    look.set_defaults(run=doctor)
+
+
+def doctor(options: argparse.Namespace, command: str) -> int:
+
+    profile = load_profile(options.cluster) if options.cluster else None
+    if profile and profile.runs_root and not os.environ.get("MOCO_RUNS"):
+        os.environ["MOCO_RUNS"] = os.path.expanduser(profile.runs_root)
+
+    def tell(finding: Finding) -> None:
+        first, *rest = paragraph(str(finding))
+        print("\n".join([first, *(f"{'':<9}{line}" for line in rest)]), flush=True)
+
+    return 0 if examine(runs_root(), profile, options.patience, tell) else 1

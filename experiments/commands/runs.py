@@ -1,0 +1,152 @@
+"""`pretrain`, `evaluate`, `export`: one run here, more readouts of runs that exist, and their weights for other tools."""
+
+from __future__ import annotations
+
+import argparse
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.launch.cli import INTERRUPTED, add_set, base_configs
+from experiments.launch.grid import paragraph
+from experiments.plan.baselines import BASELINES
+from experiments.plan.parser import AddVerb
+from experiments.plan.sweep import Cell, make_cell
+from experiments.run import distributed
+from experiments.state.find import Found, find
+from experiments.state.state import state_of
+from experiments.store import schema
+from experiments.store.run import Busy, RunDirectory, runs_root
+from experiments.tracking.lookup import run_id_of
+
+EVALUATE = """A run, and each finished run of a sweep, gains the readouts that it lacks: in its journal, results.json,
+MLflow and the tables. Of a file the readouts are only printed."""
+
+
+def register(add: AddVerb) -> None:
+    one = add("pretrain", help="one run in the foreground", allow_abbrev=False,
+              description="Train and evaluate one config here; the same command goes on after a stop. Several processes "
+              "share one run: torchrun --nproc_per_node 2 -m experiments pretrain ...")  # fmt: skip
+    one.add_argument("--baseline", required=True, metavar="NAME", help=", ".join(BASELINES))
+    add_set(one)
+    one.set_defaults(run=pretrain)
+
+    again = add("evaluate", help="more readouts of a finished run, of all runs of a sweep, or of a file of weights",
+                allow_abbrev=False, description=EVALUATE)  # fmt: skip
+    again.add_argument(
+        "target",
+        metavar="ANY",
+        help="a file of weights, a run directory, or any name `find` knows: a run, an arm, a sweep",
+    )
+    again.add_argument(
+        "--protocol",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="one or more of those below (default: linear knn few_label)",
+    )
+    again.add_argument("--baseline", metavar="NAME", help="images for a file of another tool, or other images than a run's "
+                       f"own (then only printed): {', '.join(BASELINES)}")  # fmt: skip
+    add_set(again)
+    again.add_argument(
+        "--cluster", metavar="NAME", help="a Slurm profile that judges the runs of a sweep (default: here)"
+    )
+    again.add_argument("--max-parallel", type=int, metavar="N", help="of a sweep, runs at a time; on a cluster, jobs")
+    again.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the run was trained)")
+    again.formatter_class, again.epilog = argparse.RawDescriptionHelpFormatter, _protocols()
+    again.set_defaults(run=evaluate)
+
+    out = add("export", help="an encoder for torchvision, timm, detectron2 or as safetensors", allow_abbrev=False,
+              description="Write the encoder of a finished run for other tools, with a model card.")  # fmt: skip
+    out.add_argument("target", metavar="RUN", help="a run directory, or any name `find` knows")
+    out.add_argument(
+        "--to",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="TOOL",
+        help="torchvision, timm, detectron2, safetensors",
+    )
+    out.add_argument("--out", default="exports", metavar="FOLDER", help="default: exports/<run id>")
+    out.set_defaults(run=export)
+
+
+def _protocols() -> str:
+    from moco.evaluation.protocols import PROTOCOLS
+
+    width = max(map(len, PROTOCOLS))
+    return "protocols:\n" + "\n".join(f"  {name:<{width}}  {one.what}" for name, one in PROTOCOLS.items())
+
+
+def pretrain(options: argparse.Namespace, command: str) -> int:
+    """One run in this process, or in torchrun's; a finished one is only shown."""
+    from dataclasses import replace
+
+    from experiments.launch.launch import Launch
+    from experiments.plan.sweep import check_sizes, warnings
+    from moco.config import check_processes
+    from moco.data.catalog import resolve
+
+    distributed.adopt_step()
+    config, _ = base_configs(options.baseline, options.set)
+    config = replace(config, data=resolve(config.data))
+    check_sizes(options.baseline, config)
+    check_processes(config, distributed.size())
+    cell, root = make_cell(options.baseline, config.train.seed, config), runs_root()
+    if distributed.rank():
+        return distributed.accompany(RunDirectory(root / cell.run_id), config)
+    for warning in warnings({options.baseline: config}):
+        print("\n".join(paragraph(f"warning: {warning}")))
+    if state_of(root / cell.run_id).state != schema.DONE:
+        launch = Launch(root, options.baseline, [cell], command)
+        launch.enqueue()
+        try:
+            state = launch.run_here(cell, reraise=True)
+        except Busy as busy:
+            print(f"{busy}; nothing started")
+            return 1
+        except Exception as error:
+            if not (isinstance(error, ValueError) or type(error).__name__ == "Diverged"):  # those say it in one line
+                traceback.print_exc()
+            print(f"log: {root / cell.run_id / schema.LOG}")
+            return 1
+        if state != schema.DONE:
+            print(f"{state}: the same command goes on from there  {root / cell.run_id}")
+            return INTERRUPTED if state == schema.PREEMPTED else 1
+    _print_results(cell, root)
+    return 0
+
+
+def _print_results(cell: Cell, root: Path) -> None:
+    from experiments.evaluate.verb import print_readouts
+
+    results = RunDirectory(root / cell.run_id).results() or schema.Results()
+    print_readouts({f"test/{name}": value for name, value in results.get("test", {}).items()})
+    print(f"done in {results.get('seconds', 0.0):.1f} s  {root / cell.run_id}")
+
+
+def evaluate(options: argparse.Namespace, command: str) -> int:
+    from experiments.evaluate.verb import evaluate as carry_out
+
+    return carry_out(options, command)
+
+
+def export(options: argparse.Namespace, command: str) -> int:
+    from experiments.export.export import export as write
+
+    for path in write(_one_run(options.target), options.to, Path(options.out)):
+        print(path)
+    return 0
+
+
+def _one_run(target: str) -> Path:
+    """The run directory that a name leads to. Raises ValueError where it leads to several."""
+    root = runs_root()
+    found = find(root, target, tracked=run_id_of)
+    if len(found) > 1:
+        raise ValueError(f"{target}: names {len(found)} runs; choose one, by its run id: {_ids(found)}")
+    return root / found[0].run_id
+
+
+def _ids(found: Sequence[Found]) -> str:
+    return ", ".join(f"{run.run_id} ({run.name})" for run in found[:6]) + (", ..." if len(found) > 6 else "")

@@ -1,0 +1,343 @@
+"""`status`, `logs`, `find`: where things stand; they change nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from experiments.launch.cli import INTERRUPTED
+from experiments.launch.grid import counts, grid, paragraph
+from experiments.plan.parser import AddVerb
+from experiments.state.find import ANY, Found, find, mlflow_runs, sweeps_named
+from experiments.state.state import RunState, state_of, states_of
+from experiments.store import schema
+from experiments.store.manifests import all_manifests
+from experiments.store.run import RunDirectory, runs_root
+from experiments.store.schema import Cell, Manifest
+from experiments.store.states import AT_REST
+from experiments.tracking.lookup import run_id_of
+from slurm.queue import accounted, accounts
+from slurm.submit import log_of
+
+# Where a sweep stands, for eyes and for programs: what `status` prints. Changes nothing.
+
+
+LISTED = 10  # runs in words; the rest is counted
+BROKEN = (schema.FAILED, schema.LOST, schema.PREEMPTED)
+LIVE = (schema.QUEUED, schema.RUNNING)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A sweep at a moment. `states`: by run id."""
+
+    root: Path
+    manifest: Manifest
+    states: dict[str, RunState]
+
+    @staticmethod
+    def of(root: Path, manifest: Manifest) -> Standing:
+        return Standing(root, manifest, states_of(root, [cell["run_id"] for cell in manifest["cells"]]))
+
+    @property
+    def live(self) -> bool:
+        """Something is yet to happen by itself."""
+        return any(state.state in LIVE for state in self.states.values())
+
+    def state(self, cell: Cell) -> RunState:
+        return self.states[cell["run_id"]]
+
+    def summary(self) -> str:
+        return counts(self.state(cell) for cell in self.manifest["cells"])
+
+    def lines(self) -> list[str]:
+        """Counts, the grid, and in words what runs and what went wrong."""
+        manifest = self.manifest
+        keyed = {(cell["arm"], cell["seed"]): self.state(cell) for cell in manifest["cells"]}
+        table = grid(manifest["arms"], manifest["seeds"], keyed, manifest["baseline"])
+        return [
+            f"{manifest['label']}: {self.summary()}",
+            *(f"  {line}" for line in table),
+            *self._listed([c for c in manifest["cells"] if self.state(c).state == schema.RUNNING], _pace),
+            *self._listed([c for c in manifest["cells"] if self.state(c).state in BROKEN], _reason),
+            *self._never_begun(),
+        ]
+
+    def _listed(self, cells: Sequence[Cell], words: Any) -> Iterator[str]:
+        for cell in cells[:LISTED]:
+            yield f"  {cell['arm']} seed {cell['seed']}  {words(self.state(cell))}"
+        if len(cells) > LISTED:
+            more = f"  and {len(cells) - LISTED} more {self.state(cells[-1]).state}"
+            broken = self.state(cells[-1]).state in BROKEN
+            yield more + (
+                f": python -m experiments retry {self.manifest['label']} sorts them by cause" if broken else ""
+            )
+
+    def _never_begun(self) -> Iterator[str]:
+        """Jobs that ended before their run began: what the first of them has to say."""
+        cells = [c for c in self.manifest["cells"] if self.state(c).state == schema.MISSING and self.state(c).reason]
+        yield from self._listed(cells, _reason)
+        for cell in cells[:1]:
+            yield from never_begun(self.root, cell["run_id"])
+
+    def plain(self) -> dict[str, Any]:
+        """For `--json`. `job` only of runs that are not at rest: the others need not be read."""
+        return {
+            "label": self.manifest["label"],
+            "baseline": self.manifest["baseline"],
+            "cells": [self._plain(cell) for cell in self.manifest["cells"]],
+        }
+
+    def _plain(self, cell: Cell) -> dict[str, Any]:
+        state, run_id = self.state(cell), cell["run_id"]
+        live = state.state in LIVE
+        job = (RunDirectory(self.root / run_id).status() or schema.Status()).get("job") if live else None
+        return {"arm": cell["arm"], "seed": cell["seed"], "run_id": run_id, **asdict(state), "job": job}
+
+
+def never_begun(root: Path, run_id: str) -> list[str]:
+    """Why a job may have ended before its run began: its own last line, or the likely reason for there being none."""
+    job = (RunDirectory(root / run_id).status() or schema.Status()).get("job")
+    if not job:
+        return []
+    log = log_of(root / schema.SLURM_FOLDER, job)
+    said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
+    if said:
+        return [f"    job {job} said: {said[-1]}"]
+    text = f"job {job} left no log. Can the nodes see {root}? python -m experiments doctor --cluster NAME tells"
+    return paragraph(text, "    ")
+
+
+def _pace(state: RunState) -> str:
+    facts = [
+        f"running {state.share:.0%}" if state.share is not None else "running",
+        f"{state.images_per_s:.0f} images/s" if state.images_per_s is not None else "",
+        f"kNN {state.knn:.1f}" if state.knn is not None else "",
+    ]
+    return "  ".join(filter(None, facts))
+
+
+def _reason(state: RunState) -> str:
+    return f"{state.state}: {state.reason}"
+
+
+# A page of text that is drawn again and again: in place on a terminal, as a new page where it changes elsewhere.
+
+
+AGAIN_SECONDS = 2.0
+
+Page = Callable[[], tuple[list[str], bool]]  # its lines, and whether they may still change
+
+
+def watch(page: Page, console: Console | None = None) -> int:
+    """Until nothing changes any more; returns the exit code."""
+    console = console or Console(highlight=False)
+    try:
+        _draw(page, console) if console.is_terminal else _print(page, console)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _draw(page: Page, console: Console) -> None:
+    """Lines are cut at the edge, and the page at the bottom; the last one stays whole."""
+    lines, live = page()
+    with Live(_cut(lines), console=console, auto_refresh=False, transient=True) as drawn:
+        while live:
+            drawn.update(_cut([*lines, time.strftime("%H:%M:%S, Ctrl-C leaves")]), refresh=True)
+            time.sleep(AGAIN_SECONDS)
+            lines, live = page()
+    for line in lines:
+        console.print(_cut([line]))
+
+
+def _cut(lines: list[str]) -> Text:
+    return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+
+
+def _print(page: Page, console: Console) -> None:
+    before: list[str] = []
+    while True:
+        lines, live = page()
+        if lines != before:
+            print("\n".join([*([""] if before else []), *lines]), file=console.file, flush=True)
+        if not live:
+            return
+        before = lines
+        time.sleep(AGAIN_SECONDS)
+
+
+FOLLOW_SECONDS = 0.5
+
+
+def register(add: AddVerb) -> None:
+    state = add("status", help="where sweeps and runs stand", allow_abbrev=False)
+    state.add_argument("target", nargs="?", metavar="ANY", help=f"{ANY}; without: all sweeps")
+    state.add_argument("--watch", "-w", action="store_true", help="go on until nothing is queued or running")
+    state.add_argument("--json", action="store_true", help="for programs")
+    state.set_defaults(run=status)
+
+    log = add("logs", help="what runs have said", allow_abbrev=False)
+    log.add_argument("target", metavar="ANY", help=ANY)
+    log.add_argument("arm", nargs="?", metavar="ARM", help="only this arm of the sweep")
+    log.add_argument("--follow", "-f", action="store_true", help="go on until all of them have ended")
+    log.set_defaults(run=logs)
+
+    search = add("find", help="which runs a name leads to", allow_abbrev=False)
+    search.add_argument("target", metavar="ANY", help=ANY)
+    search.set_defaults(run=find_runs)
+
+
+def status(options: argparse.Namespace, command: str) -> int:
+    """All sweeps in a line each; one sweep as a grid; one run with its attempts."""
+    root = runs_root()
+    if options.json:
+        print(json.dumps(_plain(root, options.target), indent=1))
+        return 0
+    if options.watch:
+        return watch(lambda: _page(root, options.target))
+    print("\n".join(_page(root, options.target)[0]))
+    return 0
+
+
+def _page(root: Path, target: str | None) -> tuple[list[str], bool]:
+    """What to print, and whether it may still change by itself."""
+    found = _standings(root, target)
+    if target is None:
+        empty = [] if found else [f"no sweep in {root} yet; start one with python sweeps/queue_size.py"]
+        lines = [f"{one.manifest['label']}  {one.summary()}" for one in found] + empty
+        return lines, any(one.live for one in found)
+    if found:
+        return [line for one in found for line in one.lines()], any(one.live for one in found)
+    runs = find(root, target, tracked=run_id_of)
+    live = any(state_of(root / run.run_id).state in LIVE for run in runs)
+    return [line for run in runs for line in _run_lines(root, run)], live
+
+
+def _standings(root: Path, target: str | None) -> list[Standing]:
+    manifests = all_manifests(root) if target is None else sweeps_named(root, target)
+    return [Standing.of(root, manifest) for manifest in manifests]
+
+
+def _plain(root: Path, target: str | None) -> list[dict[str, Any]]:
+    """Sweeps as they stand; a run, or the runs of an arm, as cells of no sweep."""
+    found = [one.plain() for one in _standings(root, target)]
+    if found or target is None:
+        return found
+    runs = find(root, target, tracked=run_id_of)
+    jobs = {run.run_id: _job(root / run.run_id) for run in runs}
+    facts = accounts([job for job in jobs.values() if job])
+    return [
+        {
+            "run_id": run.run_id,
+            "arm": run.arm,
+            "seed": run.seed,
+            "label": run.label,
+            **asdict(state_of(root / run.run_id)),
+            "job": jobs[run.run_id],
+            "accounting": facts.get(jobs[run.run_id] or ""),  # by sacct's names; null where Slurm keeps no accounts
+        }
+        for run in runs
+    ]
+
+
+def _run_lines(root: Path, run: Found) -> Iterator[str]:
+    state, directory = state_of(root / run.run_id), RunDirectory(root / run.run_id)
+    yield "  ".join(dict.fromkeys(filter(None, [run.run_id, run.name, run.label])))
+    for name, value in asdict(state).items():
+        if value not in (None, False):
+            yield f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}"
+    for line in directory.attempts():
+        if line["event"] == "start":
+            yield f"  attempt {line['attempt']}: {line['time']} on {line['host']}, process {line['pid']}"
+        else:
+            yield f"  attempt {line['attempt']}: {line['time']} {line['state']}, {line.get('reason') or 'as planned'}"
+    if job := (directory.status() or schema.Status()).get("job"):
+        yield from _job_lines(root, run, state, job)
+
+
+def _job_lines(root: Path, run: Found, state: RunState, job: str) -> Iterator[str]:
+    """What Slurm's accounting adds, where there is one; and why a job may have ended before the run began."""
+    yield f"  job: {job}"
+    if facts := accounted(job):
+        yield f"  accounting: {', '.join(f'{name} {value}' for name, value in facts.items())}"
+    if state.state == schema.MISSING:
+        yield from never_begun(root, run.run_id)
+
+
+def logs(options: argparse.Namespace, command: str) -> int:
+    """The logs of the runs named, one after the other; `--follow` prints what comes until all have ended."""
+    root = runs_root()
+    shown: dict[str, int] = defaultdict(int)
+    found = find(root, options.target, options.arm, tracked=run_id_of)
+    last = ""
+    with suppress(KeyboardInterrupt):
+        while True:
+            resting = all(state_of(root / run.run_id).state in (*AT_REST, schema.MISSING) for run in found)
+            for run in found:
+                last = _print_new(root, run, shown, last, headed=len(found) > 1)
+            if resting or not options.follow:
+                return 0
+            time.sleep(FOLLOW_SECONDS)
+    return INTERRUPTED
+
+
+def _print_new(root: Path, run: Found, shown: dict[str, int], last: str, *, headed: bool) -> str:
+    """Print what the log has gained; returns the run whose lines stand last."""
+    log = _log(root / run.run_id)
+    if log is None:
+        return last
+    with log.open("rb") as file:
+        file.seek(shown[str(log)])
+        text = file.read()
+    if not text:
+        return last
+    shown[str(log)] += len(text)
+    if headed and last != run.run_id:
+        print(f"==> {run.name}  {log} <==")
+    print(text.decode(errors="replace"), end="", flush=True)
+    return run.run_id
+
+
+def _log(run: Path) -> Path | None:
+    """The run's own; of a job that ended before its run began, the job's. It is looked for while nothing else is there."""
+    own = run / schema.LOG
+    if own.exists():
+        return own
+    job = (RunDirectory(run).status() or schema.Status()).get("job")
+    return log_of(run.parent / schema.SLURM_FOLDER, job) if job else None
+
+
+def find_runs(options: argparse.Namespace, command: str) -> int:
+    root = runs_root()
+    found = find(root, options.target, tracked=run_id_of)
+    last = {run.run_id: _job(root / run.run_id) for run in found}
+    facts = accounts([job for job in last.values() if job])
+    for run in found:
+        job = f"  job {last[run.run_id]}{_in_accounts(facts.get(last[run.run_id] or ''))}" if last[run.run_id] else ""
+        mlflow = "".join(f"  mlflow {id}" for id in mlflow_runs(root, run.run_id))
+        print(f"{run.run_id}  {state_of(root / run.run_id).state:<9}  {run.name}  {run.label or '-'}{job}{mlflow}")
+    return 0
+
+
+def _job(path: Path) -> str | None:
+    """The Slurm job that has the run, or had it last."""
+    directory = RunDirectory(path)
+    jobs = [line["job"] for line in directory.attempts() if line.get("job")]
+    return (directory.status() or {}).get("job") or (jobs[-1] if jobs else None)
+
+
+def _in_accounts(facts: Mapping[str, str] | None) -> str:
+    """` (COMPLETED, 00:01:12 on n0)`"""
+    return f" ({facts.get('State')}, {facts.get('Elapsed')} on {facts.get('NodeList')})" if facts else ""

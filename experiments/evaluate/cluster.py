@@ -1,0 +1,144 @@
+"""The runs of a sweep, judged by jobs of a cluster: an array whose elements take a few runs each, one after the other.
+
+A job that is killed leaves what it has added; the same command submits what is still missing and no live job brings.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from experiments.evaluate.add import missing
+from experiments.evaluate.worker import report
+from experiments.launch.cluster import looked_at, submission_of
+from experiments.launch.job import RunFailed
+from experiments.launch.snapshot import Snapshot
+from experiments.launch.submissions import one_at_a_time, waiting
+from experiments.launch.submissions import record_evaluation as record
+from experiments.store import schema
+from experiments.store.run import RunDirectory
+from experiments.tracking.job import LABEL, mirroring
+from slurm.profiles import Profile
+from slurm.submit import cancel, submit, withdraw
+
+RUNS_PER_JOB = 8  # where neither --max-parallel nor the profile says how many jobs there may be
+
+
+def submit_and_say(
+    root: Path, label: str, paths: Sequence[Path], protocols: Sequence[str], profile: Profile, at_a_time: int | None
+) -> None:
+    jobs = submit_missing(root, label, paths, protocols, profile, at_a_time) if paths else {}
+    if not jobs:
+        print("nothing to submit")
+        return
+    arrays = list(dict.fromkeys(id.partition("_")[0] for id in jobs.values()))
+    print(
+        f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}; when it has ended, the same command "
+        "submits what is left"
+    )
+    print(
+        f"python -m experiments sync {shlex.quote(label)}  brings them to MLflow; scancel {' '.join(arrays)}  ends it"
+    )
+
+
+def submit_missing(
+    root: Path, label: str, paths: Sequence[Path], protocols: Sequence[str], profile: Profile, jobs: int | None
+) -> dict[str, str]:
+    """What the runs lack and no live job brings, said and submitted; returns run id -> job id, none if nothing is left.
+
+    Raises Refused, with nothing submitted, and ValueError for a profile of several processes.
+    """
+    if profile.processes > 1:
+        raise ValueError(
+            f"profile {profile.name}: {profile.processes} processes per run; a readout of many runs takes one each: choose a "
+            "profile with tasks_per_node = 1 and nodes = 1"
+        )
+    profile = replace(profile, pack=1)  # which shares a GPU among runs that train; these come one after the other
+    with one_at_a_time(root):
+        lacks = {path: missing(RunDirectory(path), protocols) for path in paths}
+        left = _say_what_waits(lacks, waiting(root))
+        if not left:
+            return {}
+        wanted = [name for name in protocols if any(name in names for names in left.values())]
+        return _submit(root, label, list(left), wanted, profile, jobs)
+
+
+def _say_what_waits(
+    lacks: Mapping[Path, Sequence[str]], coming: Mapping[str, Mapping[str, str]]
+) -> dict[Path, list[str]]:
+    """Returns what nobody brings, of the runs of which there is such."""
+    there: dict[str, dict[Path, list[str]]] = {}
+    for path, names in lacks.items():
+        for name in names:
+            if name in (bringing := coming.get(path.name, {})):
+                there.setdefault(bringing[name].partition("_")[0], {}).setdefault(path, []).append(name)
+    for job, runs in there.items():
+        protocols = ", ".join(dict.fromkeys(chain.from_iterable(runs.values())))
+        print(f"{len(runs)} runs wait in job {job} already ({protocols}); scancel {job} ends it")
+    left = {path: [n for n in names if n not in coming.get(path.name, {})] for path, names in lacks.items()}
+    return {path: names for path, names in left.items() if names}
+
+
+def _submit(
+    root: Path, label: str, paths: Sequence[Path], protocols: Sequence[str], profile: Profile, jobs: int | None
+) -> dict[str, str]:
+    code = Snapshot.of_this_code()
+    submission = submission_of(root, label, profile, jobs, code)
+    looking = looked_at(root, profile)  # last: what refuses before it leaves no job behind
+    submission = replace(submission, only_if=looking)
+    count = jobs or profile.array_parallelism or math.ceil(len(paths) / RUNS_PER_JOB)
+    shares = [share for n in range(count) if (share := paths[n::count])]
+    try:
+        code.write(root)
+        files = [submission.folder / "runs" / str(n) for n in range(len(shares))]
+        files[0].parent.mkdir(parents=True)
+        for file, share in zip(files, shares, strict=True):
+            file.write_text("".join(f"{line}\n" for line in (" ".join(protocols), *share)))
+        ids = submit(submission, work, files)
+        submitted = {path.name: id for id, share in zip(ids, shares, strict=True) for path in share}
+        record(root, label, profile=profile.name, code=code.hash, protocols=protocols, jobs=submitted)
+        return submitted
+    except BaseException:
+        withdraw(submission)
+        cancel([looking] if looking else [])
+        raise
+
+
+def work(file: str) -> dict[str, str]:
+    """What an element does; returns run id -> what is wrong with it, if anything. Raises RunFailed if any failed."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the time limit: what is done by then is done
+    head, *runs = Path(file).read_text().splitlines()
+    said = {}
+    for run in map(Path, runs):
+        outcome = report(run, head.split(), wait=True)  # for a job with other protocols
+        said[run.name] = outcome.get("error") or "judged"
+        print(f"{run.name}: {said[run.name]}", flush=True)
+    _bring_to_mlflow(Path(runs[0]).parent)
+    failed = [id for id, words in said.items() if words != "judged"]
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(runs)} runs: {', '.join(failed)}")
+    return said
+
+
+def _bring_to_mlflow(root: Path) -> None:
+    """After the work: a finished sweep is looked at once. Of jobs that end together one looks and one waits for it; the
+    others may go, as the look of the waiting one has not begun and will show theirs, too."""
+    if not (label := os.environ.get(LABEL)):
+        return
+    slurm = root / schema.SLURM_FOLDER
+    with (slurm / f".{label}.next").open("a") as turn, (slurm / f".{label}.look").open("a") as look:
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        fcntl.flock(look, fcntl.LOCK_EX)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        with mirroring(root):
+            pass

@@ -1,0 +1,204 @@
+"""`python -m experiments transfer`: a file is judged and that is printed; a run, or all runs of a sweep, keep records.
+
+Exit 0: all finished runs that were meant have the record. 1: some failed or are at work in another process, they are listed.
+2: wrong input, nothing was begun. 130: interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.evaluate.pool import Outcome, Pool
+from experiments.evaluate.transfer.run import Scores, Source, record_of, run_job, run_recorded
+from experiments.evaluate.transfer.spec import HEADLINES, Job, changed, record_file
+from experiments.evaluate.transfer.table import Row, markdown, rows_of, title, write
+from experiments.evaluate.verb import print_readouts
+from experiments.evaluate.weights import say, weights_file
+from experiments.launch.cli import INTERRUPTED, base_configs
+from experiments.run import distributed
+from experiments.run.machine import make_slots
+from experiments.state.find import Found, cells_of, find, sweeps_named
+from experiments.store import schema
+from experiments.store.run import Busy, runs_root
+from experiments.tracking.lookup import run_id_of
+from moco.config import Config
+from moco.transfer.recipes import HELD_OUT, recipe_for
+
+WORKER = (sys.executable, "-m", "experiments.evaluate.transfer.worker")
+
+
+def transfer(options: argparse.Namespace, command: str) -> int:
+    distributed.adopt_step()
+    if distributed.size() > 1:
+        raise ValueError(
+            f"WORLD_SIZE={distributed.size()}: transfer is one process; start it without torchrun, as one task"
+        )
+    try:
+        return _transfer(options)
+    except KeyboardInterrupt:
+        print("interrupted: finished runs keep their records, of a file nothing is kept; the same command goes on",
+              file=sys.stderr)  # fmt: skip
+        return INTERRUPTED
+
+
+def _transfer(options: argparse.Namespace) -> int:
+    job = job_of(options)
+    base = base_configs(options.baseline, [])[0] if options.baseline else None
+    path, root = Path(options.target), runs_root()
+    if path.exists():
+        run = path.is_dir() and (path / schema.CONFIG).exists()
+        return _run(path.absolute(), job, options) if run else _file(path, base, job, options)
+    found = find(root, options.target, tracked=run_id_of)
+    if len(found) == 1:
+        return _run(root / found[0].run_id, job, options)
+    return _sweep(root, options, found, job)
+
+
+def job_of(options: argparse.Namespace) -> Job:
+    """Raises ValueError for whatever can be known to be wrong before torch is there."""
+    recipe = changed(recipe_for(options.task, options.data, options.recipe), options.set or [])
+    if options.frozen:
+        recipe = changed(recipe, ["backbone=frozen"])
+    if options.on not in HELD_OUT:
+        raise ValueError(f"--on {options.on}: must be one of {', '.join(HELD_OUT)}")
+    for flag, value, least in (("--workers", options.workers, 0), ("--max-parallel", options.max_parallel, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"{flag} {value}: must be at least {least}")
+    root = str(Path(options.root).absolute()) if options.root else None
+    return Job(recipe, options.on, root, options.device, options.workers)
+
+
+def _check(job: Job) -> None:
+    """Before anything is trained: the data are there, and what counts."""
+    from experiments.evaluate.transfer.run import splits_of
+    from moco.transfer.scores import require_counting
+    from moco.transfer.tasks import check_splits
+
+    _check_device(job.device)
+    if job.recipe.task != "segmentation":
+        require_counting()
+    check_splits(*splits_of(job), job.recipe)
+
+
+def _check_device(name: str) -> None:
+    from moco.trainer import choose_device
+
+    try:
+        choose_device(name)
+    except ValueError as error:
+        raise ValueError(str(error).replace("train.device =", "--device")) from None
+
+
+def _file(path: Path, base: Config | None, job: Job, options: argparse.Namespace) -> int:
+    """Nothing is written."""
+    weights_file(path)
+    _check(job)
+    rows = {"": run_job(Source(path, base, seed=options.seed), job, say)}
+    if options.random_init:
+        rows[f" ({schema.RANDOM_INIT})"] = run_job(Source(path, base, untrained=True, seed=options.seed), job, say)
+    _print(rows, job)
+    return 0
+
+
+def _run(run: Path, job: Job, options: argparse.Namespace) -> int:
+    weights_file(run)
+    if options.seed is not None or options.baseline:
+        raise ValueError(
+            "--seed and --baseline: for a file of weights; a run has its own seed and its own pixel statistics"
+        )
+    _check(job)
+    try:
+        rows = {"": run_recorded(run, job, say)}
+    except Busy as busy:
+        print(f"{busy}; nothing was begun")
+        return 1
+    if options.random_init:
+        rows[f" ({schema.RANDOM_INIT})"] = run_job(Source(run, untrained=True), job, say)
+    _print(rows, job)
+    print(f"record: {record_file(run, job)}")
+    return 0
+
+
+def _print(rows: dict[str, Scores], job: Job) -> None:
+    print_readouts({f"{job.on}/{name}{what}": value for what, scores in rows.items() for name, value in scores.items()})
+
+
+def _sweep(root: Path, options: argparse.Namespace, found: Sequence[Found], job: Job) -> int:
+    for flag, given in (
+        ("--seed", options.seed),
+        ("--baseline", options.baseline),
+        ("--random-init", options.random_init),
+    ):
+        if given not in (None, False):
+            raise ValueError(f"{flag}: for one run or file; {options.target} names {len(found)} runs, with their own")
+    if job.device.startswith("cuda:"):
+        raise ValueError(f"--device {job.device}: the runs of a sweep share out all GPUs; say cuda, or choose one run")
+    label = _label_of_whole(root, options.target, found)
+    done = {run.run_id: run.name for run in found if (root / run.run_id / schema.ENCODER).exists()}
+    if not done:
+        raise ValueError(f"{options.target}: none of its {len(found)} runs is done; start it first")
+    _check(job)
+    todo = {run_id: name for run_id, name in done.items() if record_of(root / run_id, job) is None}
+    _tell_start(options.target, found, done, todo, job)
+    code = _carry_out(root, todo, job, options.max_parallel) if todo else 0
+    if code == INTERRUPTED:
+        return code
+    rows = rows_of(root, found, job)
+    if any(row.by_seed for row in rows):
+        _show(root, label, options.target, rows, job)
+    return code
+
+
+def _label_of_whole(root: Path, target: str, found: Sequence[Found]) -> str | None:
+    """None if the runs are an arm's, a trial's or a job's. Asked at the start: a sweep may grow while its runs are at work."""
+    return next((m["label"] for m in sweeps_named(root, target)[:1] if cells_of(m) == list(found)), None)
+
+
+def _show(root: Path, label: str | None, target: str, rows: Sequence[Row], job: Job) -> None:
+    """The table of a whole sweep is a file, too; a part of one must not take its place."""
+    print(f"\n{markdown(label or target, rows, job)}")
+    if label is None:
+        print("no file of it: only a whole sweep has one, `transfer SWEEP`")
+        return
+    print(f"table: {write(root, label, rows, job)}")
+    if not any(row.arm == schema.RANDOM_INIT and row.by_seed for row in rows):
+        print(
+            f"{schema.RANDOM_INIT}: not done; the sweep's own command with --only random-init makes its runs in seconds"
+        )
+
+
+def _tell_start(
+    target: str, found: Sequence[Found], done: dict[str, str], todo: dict[str, str], job: Job
+) -> None:  # fmt: skip
+    rest = len({run.run_id for run in found}) - len(done)
+    others = f"; {rest} not done, left out" if rest else ""
+    print(
+        f"{target}: {job.words}; {len(todo)} runs to fine-tune, {len(done) - len(todo)} have a record{others}",
+        flush=True,
+    )
+
+
+def _carry_out(root: Path, todo: dict[str, str], job: Job, at_once: int | None) -> int:
+    slots = make_slots(at_once, len(todo), use_gpus=job.device != "cpu")
+    results = Pool([root / run_id for run_id in todo], slots, [job.to_json()], WORKER).results()
+    failed = 0
+    try:
+        for number, outcome in enumerate(results, start=1):
+            failed += outcome.error is not None
+            print(f"{number}/{len(todo)}  {todo[outcome.run_id]}  {_words(outcome, job)}", flush=True)
+    except KeyboardInterrupt:
+        results.close()
+        print("interrupted: what was finished is kept, the same command goes on")
+        return INTERRUPTED
+    return 1 if failed else 0
+
+
+def _words(outcome: Outcome, job: Job) -> str:
+    if outcome.error is not None:
+        return outcome.error
+    scores = outcome.values or {}
+    known = {name: scores.get(name) for name in HEADLINES[job.recipe.task]}
+    return "  ".join(f"{title(name)} {'-' if value is None else f'{value:.1f}'}" for name, value in known.items())

@@ -1,0 +1,250 @@
+"""`python -m experiments evaluate`: a file is judged and that is printed; a run, or all runs of a sweep, gain readouts.
+
+Exit 0: all finished runs that were meant have the readouts. 1: some could not be judged, they are listed. 2: wrong input,
+nothing was added. 130: interrupted, the same command goes on; of a file nothing is kept but what is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from experiments.evaluate.add import DEFAULT, check_done, complete, evaluate_run, headlines, judgements, known, missing
+from experiments.evaluate.pool import Pool
+from experiments.evaluate.progress import Progress
+from experiments.launch.cli import INTERRUPTED, base_configs
+from experiments.launch.launch import tracking_off
+from experiments.run import distributed
+from experiments.run.machine import make_slots
+from experiments.state.find import Found, cells_of, find
+from experiments.state.state import state_of
+from experiments.store import schema
+from experiments.store.manifests import all_manifests
+from experiments.store.run import Busy, RunDirectory, runs_root
+from experiments.store.states import child_environment
+from experiments.tracking.lookup import run_id_of
+from experiments.tracking.store import URI_VARIABLE
+from moco.config import Config
+from moco.evaluation.protocols import protocol
+from slurm.profiles import Profile, load_profile
+
+WIDTH = len("readout/retrieval_within_test_recall1")  # of the names in a column that is printed bit by bit
+
+
+def evaluate(options: argparse.Namespace, command: str) -> int:
+    try:
+        return _evaluate(options)
+    except KeyboardInterrupt:
+        print("interrupted: what is done has been kept; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    distributed.adopt_step()
+    protocols = list(dict.fromkeys(options.protocol or DEFAULT))
+    for name in protocols:
+        protocol(name)
+    if options.set and not options.baseline:
+        raise ValueError(
+            "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"
+        )
+    base = base_configs(options.baseline, options.set)[0] if options.baseline else None
+    profile = None if options.cluster in (None, "local") else _profile(options.cluster)
+    path = Path(options.target)
+    if path.exists():
+        single = path.is_dir() and (path / schema.CONFIG).exists()
+        return _run(path.absolute(), protocols, options, base) if single else _file(path, protocols, options, base)
+    root = runs_root()
+    found = find(root, options.target, tracked=run_id_of)
+    if len(found) == 1:
+        return _run(root / found[0].run_id, protocols, options, base)
+    if base is not None:
+        raise ValueError(
+            f"--baseline {options.baseline}: gives images to one file or run; {options.target} names {len(found)}"
+        )
+    return _sweep(root, found, protocols, options, profile)
+
+
+def _profile(name: str) -> Profile:
+    """It may also say where runs live, and which MLflow remembers them."""
+    profile = load_profile(name)
+    for variable, value in (("MOCO_RUNS", profile.runs_root), (URI_VARIABLE, profile.tracking)):
+        if value and not os.environ.get(variable):
+            os.environ[variable] = os.path.expanduser(value)
+    return profile
+
+
+def _only_here(options: argparse.Namespace) -> None:
+    for flag, value in (("--cluster", options.cluster), ("--max-parallel", options.max_parallel)):
+        if value is not None:
+            raise ValueError(f"{flag} {value}: for the runs of a sweep; {options.target} is one")
+
+
+def _file(path: Path, protocols: Sequence[str], options: argparse.Namespace, base: Config | None) -> int:
+    """Nothing is written, so each protocol's readouts are printed as soon as they are there."""
+    _only_here(options)
+    try:
+        for _, judged in judgements(path, protocols, base, options.device):
+            if distributed.rank() == 0:
+                print_readouts(judged.last(), WIDTH)
+    except KeyboardInterrupt:
+        print("interrupted: of a file nothing is kept but what is printed above", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _run(path: Path, protocols: Sequence[str], options: argparse.Namespace, base: Config | None) -> int:
+    """Other images than its own are no readout of the run: they are only printed."""
+    _only_here(options)
+    if base is not None:
+        return _file(path, protocols, options, base)
+    run = check_done(path)
+    before = known(run)
+    try:
+        new = evaluate_run(path, protocols, options.device)
+    except BaseException as error:
+        return _cut_short(run, before, error)
+    if distributed.rank():
+        return 0
+    has = known(run)
+    there = {f"test/{name}": has[f"test/{name}"] for name in headlines(protocols) if f"test/{name}" in has}
+    there = {name: value for name, value in there.items() if name not in new}
+    if new:
+        _say_added(path, {**there, **new})
+    else:
+        print_readouts(there)
+        print(f"the run has them already; to compute them again: evaluate {path / schema.ENCODER}")
+    return 0
+
+
+def _cut_short(run: RunDirectory, before: Mapping[str, float], error: BaseException) -> int:
+    """What was added before the error is said, and then the error is no wrong input. Raises what is not one line."""
+    added = {} if distributed.rank() else {name: value for name, value in known(run).items() if name not in before}
+    if added:
+        _say_added(run.path, added)
+    if isinstance(error, Busy):
+        print(f"{error}; {'no more' if added else 'nothing'} was added")
+    elif isinstance(error, ValueError) and added:
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        raise error
+    return 1
+
+
+def _say_added(path: Path, readouts: Mapping[str, float | None]) -> None:
+    print_readouts(readouts)
+    print(f"added to {path}", flush=True)
+    _bring_to_mlflow(path.parent, [path.name])
+
+
+def print_readouts(readouts: Mapping[str, float | None], at_least: int = 0) -> None:
+    width = max(map(len, readouts), default=0)
+    for name, value in readouts.items():
+        print(f"{name:<{max(width, at_least)}}  {'-' if value is None else f'{value:.4g}'}", flush=True)
+
+
+def _sweep(
+    root: Path, found: Sequence[Found], protocols: Sequence[str], options: argparse.Namespace, profile: Profile | None
+) -> int:
+    if distributed.size() > 1:
+        raise ValueError(
+            f"WORLD_SIZE = {distributed.size()}: a sweep is judged by one command; several processes share one run"
+        )
+    if options.device and options.device.startswith("cuda:"):
+        raise ValueError(
+            f"--device {options.device}: the runs of a sweep share out all GPUs; say cuda, or choose one run"
+        )
+    if options.device and profile is not None:
+        raise ValueError(f"--device {options.device}: on a cluster a run is judged as it was trained; leave it out")
+    if options.max_parallel is not None and options.max_parallel < 1:
+        raise ValueError(f"--max-parallel {options.max_parallel}: must be at least 1")
+    done = _finished(root, found)
+    todo = {run.run_id: run.name for run in done if missing(RunDirectory(root / run.run_id), protocols)}
+    for run in done:
+        if run.run_id not in todo:
+            complete(RunDirectory(root / run.run_id))
+    label = found[0].label or options.target
+    have = len(done) - len(todo)
+    if have:
+        print(f"{have} of {len(done)} finished runs have {', '.join(protocols)} already")
+    paths = [root / run_id for run_id in todo]
+    if profile is not None:
+        from experiments.evaluate.cluster import submit_and_say
+
+        submit_and_say(root, label, paths, protocols, profile, options.max_parallel)
+        return 0
+    code = _judge_all(root, label, todo, paths, protocols, options) if todo else 0
+    if code != INTERRUPTED:
+        _bring_to_mlflow(root, list(todo))
+        _print_table(root, label, protocols)
+    return code
+
+
+def _finished(root: Path, found: Sequence[Found]) -> list[Found]:
+    """Each run once. Raises ValueError without any that is done."""
+    runs = list({run.run_id: run for run in found}.values())
+    states = {run.run_id: state_of(root / run.run_id).state for run in runs}
+    done = [run for run in runs if states[run.run_id] == schema.DONE]
+    others = Counter(state for state in states.values() if state != schema.DONE)
+    words = ", ".join(f"{count} {state}" for state, count in others.items())
+    if not done:
+        raise ValueError(f"{found[0].label or 'these runs'}: none of {len(runs)} runs is done ({words})")
+    if others:
+        print(f"left out, not done: {words}")
+    return done
+
+
+def _judge_all(
+    root: Path, label: str, names: dict[str, str], paths: Sequence[Path], protocols: Sequence[str],
+    options: argparse.Namespace,
+) -> int:  # fmt: skip
+    slots = make_slots(options.max_parallel, len(paths), use_gpus=options.device != "cpu")
+    device = ["--device", options.device] if options.device else []
+    pool, failed, judged = Pool(paths, slots, [*device, *protocols]), {}, 0
+    with Progress(label, names, protocols) as view:
+        results = pool.results()
+        try:
+            for outcome in results:
+                view.told(outcome)
+                judged += outcome.error is None
+                if outcome.error is not None:
+                    failed[outcome.run_id] = outcome.error
+        except KeyboardInterrupt:
+            results.close()
+            print(f"interrupted: {judged} of {len(paths)} runs judged; the same command goes on from there")
+            return INTERRUPTED
+    if failed:
+        print(f"{len(failed)} of {len(paths)} runs could not be judged:")
+        for run_id, error in failed.items():
+            print(f"  {names[run_id]}: {error}")
+    return 1 if failed else 0
+
+
+def _bring_to_mlflow(root: Path, run_ids: Iterable[str]) -> None:
+    """Every sweep that has one of these runs, in a process of its own; the runs are safe without it."""
+    wanted = set(run_ids)
+    labels = [m["label"] for m in all_manifests(root) if any(c.run_id in wanted for c in cells_of(m))]
+    if tracking_off() or not labels:
+        return
+    for label in labels:
+        command = [sys.executable, "-m", "experiments", "sync", label]
+        subprocess.run(command, env=child_environment(MOCO_RUNS=str(root)), check=False)
+
+
+def _print_table(root: Path, label: str, protocols: Sequence[str]) -> None:
+    """By the first of the readouts that were asked for."""
+    if not any(manifest["label"] == label for manifest in all_manifests(root)):
+        return
+    command = ["-m", "analysis", "table", label, "--readout", headlines(protocols)[0]]
+    print(flush=True)
+    subprocess.run([sys.executable, *command], env=child_environment(MOCO_RUNS=str(root)), check=False)
+    print(f"\ntable again: {shlex.join(['python', *command])}", flush=True)
+
+
+__all__ = ["evaluate", "print_readouts"]

@@ -1,0 +1,1 @@
+"""Weights of a finished run for other tools, with a model card."""

@@ -1,0 +1,1 @@
+"""From a plan to processes and jobs: the local pool, the cluster, estimates, progress."""

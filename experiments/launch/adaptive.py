@@ -1,0 +1,128 @@
+"""`--until-significant`: more seeds for the arms that are not told apart from the baseline yet, and for the baseline.
+
+After each round `python -m analysis decide` is asked. It judges by a p that holds wherever one stops (`analysis.stats`),
+because the plan says from the first round on that seeds are added by what they show. The same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.launch.grid import paragraph
+from experiments.launch.launch_plan import Prospect
+from experiments.plan.manifest import add_seeds, write_manifest
+from experiments.plan.sweep import Cell, Plan
+from experiments.state.state import state_of
+from experiments.store import schema
+from experiments.store.manifests import read_manifest
+from experiments.store.states import child_environment
+
+FIRST_LOOK = 5  # seeds; with fewer nothing can be decided
+MAX_SEEDS = 20
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises ValueError for flags that do not go together."""
+    if options.max_seeds is not None and not options.until_significant:
+        raise ValueError(
+            f"--max-seeds {options.max_seeds}: says where --until-significant ends; add that, or use --seeds"
+        )
+    if not options.until_significant:
+        return
+    if options.max_seeds is not None and options.max_seeds < FIRST_LOOK:
+        raise ValueError(
+            f"--max-seeds {options.max_seeds}: must be at least {FIRST_LOOK}, with fewer nothing is decided"
+        )
+    for flag, given in (("--force", options.force), ("--cluster debug", options.cluster == "debug")):
+        if given:
+            raise ValueError(f"--until-significant: does not go with {flag}; leave one of them out")
+    if options.cluster != "local" and not (options.wait or options.dry_run):
+        raise ValueError("--until-significant: has to see the results of a round; on a cluster add --wait")
+
+
+@dataclass
+class Rounds:
+    """`planned` gives the plan with so many seeds; `start` runs a prospect and returns the exit code."""
+
+    planned: Callable[[int], Plan]
+    start: Callable[[Prospect], int]
+    root: Path
+    only: list[str] | None
+    retry: bool
+    command: str
+    most: int
+    at_once: int  # runs of a round that there is room for
+
+    def run(self, seeds: int) -> int:
+        """The exit code of the last round that started something."""
+        seeds = min(max(seeds, FIRST_LOOK), self.most)
+        first = self.planned(seeds)
+        write_manifest(self.root, first, self.command)
+        add_seeds(self.root, first, [], self.most)
+        code = self._round(first, first.choose(self.only))
+        while code in (0, 1):
+            waiting = self._undecided(first)
+            seeds = max(seeds, self._seeds_of(first, waiting))
+            cells = self._cells(waiting, seeds)
+            if waiting and seeds < self.most and all(self._is_at_rest(cell) for cell in cells):
+                seeds = min(self.most, seeds + max(1, self.at_once // (len(waiting) + 1)))
+                cells = self._cells(waiting, seeds)
+            if all(self._is_at_rest(cell) for cell in cells):
+                self._say_the_end(waiting, seeds)
+                return code
+            print(f"{seeds} seeds for {', '.join([first.baseline, *waiting])}: not told apart yet", flush=True)
+            add_seeds(self.root, self.planned(seeds), cells, self.most)
+            code = self._round(self.planned(seeds), cells)
+        return code
+
+    def _round(self, plan: Plan, cells: Sequence[Cell]) -> int:
+        prospect = Prospect.of(plan, cells, self.root, retry=self.retry, force=False)
+        if not prospect.to_run:
+            return 0
+        self.retry = False  # what fails again stays failed: a round must not go on for ever
+        prospect.announce()
+        return self.start(prospect)
+
+    def _cells(self, waiting: Sequence[str], seeds: int) -> list[Cell]:
+        """Nothing where every arm is decided."""
+        plan = self.planned(seeds)
+        return plan.choose([plan.baseline, *waiting]) if waiting else []
+
+    def _is_at_rest(self, cell: Cell) -> bool:
+        return state_of(self.root / cell.run_id).state in (schema.DONE, schema.FAILED, schema.CANCELLED, schema.PRUNED)
+
+    def _undecided(self, plan: Plan) -> list[str]:
+        arms = {plan.arm_named(name) for name in self.only} if self.only else set(plan.arms)
+        return [arm for arm in ask(self.root, plan.label)["undecided"] if arm in arms]
+
+    def _seeds_of(self, plan: Plan, arms: Sequence[str]) -> int:
+        """What an earlier command has planned for these arms, within the limit of this one."""
+        manifest = read_manifest(self.root, plan.label)
+        planned = [cell["seed"] + 1 for cell in manifest["cells"] if cell["arm"] in arms] if manifest else []
+        return min(max(planned, default=0), self.most)
+
+    def _say_the_end(self, waiting: Sequence[str], seeds: int) -> None:
+        if waiting:
+            text = f"--until-significant: at {seeds} seeds, the most allowed, not told apart: {', '.join(waiting)}"
+        else:
+            text = "--until-significant: every arm is told apart from the baseline"
+        print("\n".join(paragraph(text)), flush=True)
+
+
+def ask(root: Path, label: str) -> dict[str, Any]:
+    """What the analysis' own command says of the sweep. Raises ValueError with its last line if it has no answer."""
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "decide", label, "--json"],
+        env=child_environment(MOCO_RUNS=str(root)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise ValueError(f"{label}: cannot be judged: {(done.stderr.strip() or 'no answer').splitlines()[-1]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

@@ -1,0 +1,144 @@
+"""How fast is a step there? Twenty steps of each kind of run, timed where the runs are to go: `--calibrate`.
+
+    $MOCO_RUNS/calibration/<key>/    config.json, pace.json once it has been timed
+
+A plan then has an estimate before anything has finished. Finished runs, which know their readouts too, go before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from experiments.launch.estimate import calibrations, kind_of
+from experiments.launch.launch_plan import Prospect
+from experiments.plan.configs import config_of
+from experiments.plan.sweep import Cell
+from experiments.run.machine import hardware
+from experiments.store.files import now, read_json, replace_json
+from experiments.store.run import RunDirectory
+from experiments.store.schema import CALIBRATION_FOLDER, CONFIG, PACE, SLURM_FOLDER
+from experiments.store.states import child_environment
+from moco.config import Config
+from moco.config.plain import to_plain
+from slurm.profiles import Profile
+from slurm.submit import ENDED, Submission, cancel, log_of, new_folder, queue_states, submit
+
+STEPS, LAP = 20, 5  # steps; the first lap warms up and does not count
+LOOK_SECONDS = 0.5
+
+
+def work(path: str) -> None:
+    """On the node: time the config in `path`."""
+    folder = Path(path)
+    config = config_of(RunDirectory(folder))
+    laps = list(_laps(config))
+    if len(laps) < 2:
+        raise ValueError(f"{len(laps)} laps of {LAP} steps: too short a run to be timed; raise train.epochs")
+    seconds = config.train.batch_size / median(laps[1:])
+    pace = {"seconds_per_step": seconds, "hardware": hardware(config.train.device), "time": now()}
+    replace_json(folder / PACE, {**(read_json(folder / "where.json") or {}), **pace}, sync=True)
+
+
+def _laps(config: Config) -> Iterator[float]:
+    """Images per second of each lap. A record waits for the device, so the rates are honest on a GPU, too."""
+    from moco.train import Record, train
+
+    asked = 0
+
+    def enough() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= STEPS
+
+    train_like = replace(config.train, log_every=LAP)
+    timed = replace(config, train=train_like, evaluation=replace(config.evaluation, knn_every=0))
+    with TemporaryDirectory() as nowhere:
+        for item in train(timed, Path(nowhere), enough):
+            if isinstance(item, Record) and "speed/images_per_s" in item.values:
+                yield item.values["speed/images_per_s"]
+            if asked >= STEPS:
+                return
+
+
+def calibrate(prospect: Prospect, profile: Profile | None) -> int:
+    """One timed run of each kind that is planned; returns the exit code. Raises ValueError for what cannot be timed."""
+    if profile is not None and profile.tasks * profile.nodes > 1:
+        raise ValueError(f"--calibrate: profile {profile.name} spreads a run over processes; only one can be timed")
+    kinds = {kind_of(cell.config): cell for cell in prospect.cells if cell.config.train.epochs}
+    folders = [_prepared(prospect.root, cell, profile) for cell in kinds.values()]
+    print(f"timing {STEPS} steps of {', '.join(cell.arm for cell in kinds.values())}", flush=True)
+    failed = _here(folders) if profile is None else _there(prospect.root, folders, profile)
+    for words in failed:
+        print(f"  not timed: {words}")
+    for past in calibrations(prospect.root):
+        if past.path in folders:
+            print(f"  {past.pace:.3g} s a step on {past.hardware}")
+    return 1 if failed else 0
+
+
+def _prepared(root: Path, cell: Cell, profile: Profile | None) -> Path:
+    name = profile.name if profile else "local"
+    key = hashlib.sha256(f"{name} {kind_of(cell.config)}".encode()).hexdigest()[:16]
+    folder = root / CALIBRATION_FOLDER / key
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PACE).unlink(missing_ok=True)
+    replace_json(folder / CONFIG, to_plain(cell.config))
+    replace_json(folder / "where.json", {"cluster": name, "gpus": profile.gpus_per_node if profile else 1})
+    return folder
+
+
+def _here(folders: Sequence[Path]) -> list[str]:
+    """Processes of their own, so that torch is not imported into the launcher. Returns what went wrong."""
+    failed = []
+    for folder in folders:
+        command = [sys.executable, "-m", "experiments.launch.calibration", str(folder)]
+        done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            failed.append((done.stderr.strip().splitlines() or ["no word"])[-1])
+    return failed
+
+
+def _there(root: Path, folders: Sequence[Path], profile: Profile) -> list[str]:
+    from experiments.launch.cluster import environment_on_node
+    from experiments.launch.snapshot import Snapshot
+
+    code = Snapshot.of_this_code().write(root)
+    submission = Submission(
+        profile, new_folder(root / SLURM_FOLDER), "calibration", environment=environment_on_node(profile, code)
+    )
+    jobs = dict(zip(submit(submission, work, folders), folders, strict=True))
+    print(f"job {', '.join(jobs)} on {profile.name}", flush=True)
+    try:
+        _wait_for(jobs)
+    except KeyboardInterrupt:
+        cancel(list(jobs))
+        raise
+    return [_last_words(root, job) for job, folder in jobs.items() if not (folder / PACE).exists()]
+
+
+def _wait_for(jobs: dict[str, Path]) -> None:
+    """Until each has its pace or has left the queue; an answer that does not come says nothing."""
+    while True:
+        states = queue_states()
+        open_ = [job for job, folder in jobs.items() if not (folder / PACE).exists()]
+        if states is not None and all(states.get(job, "COMPLETED") in ENDED for job in open_):
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _last_words(root: Path, job: str) -> str:
+    log = log_of(root / SLURM_FOLDER, job)
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
+    return f"job {job}: {lines[-1].strip()}" if lines else f"job {job} left no log"
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])

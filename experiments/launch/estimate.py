@@ -1,0 +1,256 @@
+"""How long will it take, and how much disk? From runs that this store has finished, scaled by their steps; never a guess."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+from experiments.plan.configs import config_of
+from experiments.plan.sweep import Cell, total_steps
+from experiments.store import schema
+from experiments.store.files import read_json
+from experiments.store.run import RunDirectory
+from moco.config import Config
+
+OVERHEAD_STEPS = 50  # what start and readouts of a run weigh beside its steps: an untrained run is not free
+LOOK_AT = 300  # directories, so that a plan is printed at once in a store of thousands
+COMPARABLE = ("data", "encoder", "evaluation")
+# nvidia-smi's names; those of older drivers lack the first word
+GPU_NAME = re.compile(r"NVIDIA|GeForce|Tesla|Quadro|TITAN|\bGPU\b", re.IGNORECASE)
+
+Kind = tuple[object, ...]  # what makes the pace of two runs comparable
+
+
+@dataclass(frozen=True)
+class Past:
+    """A finished run, or timed steps: seconds for each unit of `work`, what it computed with, and what it left on the disk."""
+
+    kind: Kind
+    pace: float
+    hardware: str
+    gpus: int
+    path: Path
+    pack: int = 1  # runs that shared its GPU
+    timed: bool = False  # 20 steps of `--calibrate`, no whole run
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hours of all cells, one after the other, on that hardware; `unknown` cells are not in it."""
+
+    hardware: str
+    hours: float
+    runs: int  # finished ones that it is known from
+    timed: int  # calibrations that it is known from
+    unknown: int
+
+    @property
+    def source(self) -> str:
+        """In words."""
+        steps = "timed steps, readouts not counted" if self.timed else ""
+        runs = f"{self.runs} finished runs of this kind" if self.runs else ""
+        return " and ".join(filter(None, [runs, steps]))
+
+
+def work(config: Config) -> float:
+    """What a run costs, in steps."""
+    return total_steps(config) + OVERHEAD_STEPS
+
+
+def kind_of(config: Config) -> Kind:
+    return (*(getattr(config, group) for group in COMPARABLE), config.train.batch_size)
+
+
+def estimate(root: Path, cells: Iterable[Cell], slots: int) -> tuple[float, int] | None:
+    """Seconds on that many slots, and the number of finished runs this is known from; None without any."""
+    to_run = list(cells)
+    if not to_run:
+        return None
+    pasts = _best(past for past in known(root) if past.kind == kind_of(to_run[0].config))
+    paces = [past.pace for past in pasts]
+    if not paces:
+        return None
+    return median(paces) * sum(work(cell.config) for cell in to_run) / min(slots, len(to_run)), sum(
+        not past.timed for past in pasts
+    )
+
+
+def costs(
+    pasts: Sequence[Past], cells: Sequence[Cell], *, gpus: int, gpu_kind: str | None, pack: int = 1
+) -> list[Cost]:
+    """One for each hardware that runs like these have finished on; the dearest first.
+
+    `gpus`: of one run, which it shares with others where `pack` is more than 1; a past run with other numbers is not
+    comparable. `gpu_kind`: what the site calls them.
+    """
+    on_gpu = gpus > 0 and any(cell.config.train.device != "cpu" for cell in cells)
+    same = [p for p in pasts if (max(1, p.gpus), p.pack) == (max(1, gpus), pack)]
+    like = [p for p in same if bool(GPU_NAME.search(p.hardware)) >= on_gpu]
+    named = [p for p in like if gpu_kind and gpu_kind.lower() in p.hardware.lower()]
+    by_hardware: dict[str, list[Past]] = defaultdict(list)
+    for past in named or like:
+        by_hardware[past.hardware].append(past)
+    found = [_cost(hardware, runs, cells) for hardware, runs in by_hardware.items()]
+    return sorted((cost for cost in found if cost.source), key=lambda cost: -cost.hours)
+
+
+def _cost(hardware: str, pasts: Sequence[Past], cells: Sequence[Cell]) -> Cost:
+    by_kind: dict[Kind, list[Past]] = defaultdict(list)
+    for past in pasts:
+        by_kind[past.kind].append(past)
+    best = {kind: _best(some) for kind, some in by_kind.items()}
+    here = [cell for cell in cells if kind_of(cell.config) in best]
+    seconds = sum(median(p.pace for p in best[kind_of(cell.config)]) * work(cell.config) for cell in here)
+    used = [past for kind in {kind_of(cell.config) for cell in here} for past in best[kind]]
+    timed = sum(past.timed for past in used)
+    return Cost(hardware, seconds / 3600, len(used) - timed, timed, len(cells) - len(here))
+
+
+def _best(pasts: Iterable[Past]) -> list[Past]:
+    """Finished runs where there are some: they know their readouts, too."""
+    some = list(pasts)
+    return [past for past in some if not past.timed] or some
+
+
+def known(root: Path) -> Iterator[Past]:
+    yield from finished(root)
+    yield from calibrations(root)
+
+
+def calibrations(root: Path) -> Iterator[Past]:
+    for file in sorted((root / schema.CALIBRATION_FOLDER).glob(f"*/{schema.PACE}")):
+        try:
+            pace, config = read_json(file) or {}, config_of(RunDirectory(file.parent))
+        except ValueError:  # of another version
+            continue
+        yield Past(kind_of(config), pace["seconds_per_step"], pace["hardware"], pace["gpus"], file.parent, timed=True)
+
+
+def disk_need(pasts: Sequence[Past], cells: Sequence[Cell]) -> int | None:
+    """Bytes that the cells will leave, by the largest of some runs like them; None if one kind has no such run."""
+    kinds = {kind_of(cell.config) for cell in cells}
+    sizes = {
+        kind: [_size(p.path) for p in islice((p for p in pasts if p.kind == kind and not p.timed), 10)]
+        for kind in kinds
+    }
+    if not all(sizes.values()):
+        return None
+    return sum(max(sizes[kind_of(cell.config)]) for cell in cells)
+
+
+def disk_free(root: Path) -> int:
+    """Bytes, where `root` is or will be."""
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def finished(root: Path) -> Iterator[Past]:
+    """Trained runs; an untrained one says nothing about the pace of training."""
+    paths = (path.parent for path in root.glob(f"[0-9a-f]*/{schema.RESULTS}"))
+    for path in islice(paths, LOOK_AT):
+        run = RunDirectory(path)
+        try:
+            results, config = run.results() or {}, config_of(run)
+            where = read_json(path / schema.ENVIRONMENT) or {}
+            hardware = [line["hardware"] for line in run.attempts() if line.get("hardware")]
+        except ValueError:  # damaged, or of another version: it cannot tell
+            continue
+        if "seconds" in results and config.train.epochs:
+            name = hardware[-1] if hardware else where.get("hardware", "unknown hardware")
+            yield Past(
+                kind_of(config),
+                results["seconds"] / work(config),
+                name,
+                where.get("gpus", 1),
+                path,
+                where.get("pack", 1),
+            )
+
+
+def in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def bytes_in_words(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit in ("bytes", "kB") else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+# How many runs should share one GPU: from what finished runs of the same kind took of theirs. `--dry-run` prints it.
+#
+# Memory decides how many fit, the load how many are worth it: runs on one GPU take turns, so the runs per hour can
+# grow until a kernel always runs, and no further.
+
+
+FILL = 90.0  # percent of the GPU's memory that runs together may take
+LEAST_GAIN = 0.1  # for which one more run is worth it
+RUNS_LOOKED_AT = 10  # runs
+LOAD, MEMORY = "system/gpu_percent", "system/gpu_memory_percent"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """`runs` on one GPU. Percent of it that one run takes, alone: `memory` at most, `load` in the median."""
+
+    runs: int
+    memory: float
+    load: float
+    seen: int
+
+    @property
+    def gain(self) -> float:
+        """Runs per hour against one after the other, at the very most."""
+        return min(self.runs, 100.0 / self.load)
+
+    def __str__(self) -> str:
+        one = (
+            f"one run takes {self.memory:.0f} % of a GPU's memory and keeps it busy {self.load:.0f} % of the time "
+            f"(by {self.seen} finished runs)"
+        )
+        if self.runs == 1:
+            return f"{one}: --pack would gain nothing"
+        return f"{one}: --pack {self.runs} gives up to {self.gain:.1f} times as many runs an hour"
+
+
+def advise(pasts: Iterable[Past], cells: Sequence[Cell], gpu_kind: str | None = None) -> Advice | None:
+    """Of runs of the cells' kind that had one GPU for themselves; None without any whose GPU could be asked.
+
+    `gpu_kind`: what the site calls its GPUs. Shares of another GPU's memory say nothing: of several the last seen counts.
+    """
+    kinds = {kind_of(cell.config) for cell in cells}
+    alone = [past for past in pasts if past.kind in kinds and past.gpus == 1 and past.pack == 1 and not past.timed]
+    alone = [past for past in alone if not gpu_kind or gpu_kind.lower() in past.hardware.lower()]
+    alone = [past for past in alone if past.hardware == alone[-1].hardware]
+    seen = [both for past in islice(alone, RUNS_LOOKED_AT) if (both := _of_run(past))]
+    if not seen:
+        return None
+    memory, load = max(memory for memory, _ in seen), max(1.0, median(load for _, load in seen))
+    fitting, worth = int(FILL / max(memory, 1.0)), math.ceil(100.0 / load - LEAST_GAIN)
+    return Advice(max(1, min(fitting, worth)), memory, load, len(seen))
+
+
+def _of_run(past: Past) -> tuple[float, float] | None:
+    """Most memory and median load, in percent, of its journal."""
+    systems = (record.get("system", {}) for record in RunDirectory(past.path).records())
+    looks = [look for look in systems if LOAD in look and MEMORY in look]
+    if not looks:
+        return None
+    return max(look[MEMORY] for look in looks), median(look[LOAD] for look in looks)

@@ -1,0 +1,50 @@
+"""A sweep's cells and their states as plain text: what `--dry-run` and `status` print. Imports neither torch nor rich."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
+
+from experiments.state.state import RunState
+from experiments.store import schema
+
+SEED_COLUMNS = 6  # more seeds than that are counted, not listed
+
+Key = tuple[str, int]  # arm, seed
+
+
+def grid(arms: Sequence[str], seeds: Sequence[int], states: Mapping[Key, RunState], baseline: str) -> list[str]:
+    """One line per arm, the baseline marked; a state per seed, or counts when there are many seeds."""
+    if len(seeds) <= SEED_COLUMNS:
+        header = ["arm", *(f"seed {seed}" for seed in seeds)]
+        rows = [[arm, *(_state(states.get((arm, seed))) for seed in seeds)] for arm in arms]
+    else:
+        header = ["arm", f"{len(seeds)} seeds"]
+        rows = [[arm, counts(s for seed in seeds if (s := states.get((arm, seed))))] for arm in arms]
+    for row in rows:
+        row[0] += " (baseline)" if row[0] == baseline else ""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
+
+
+def _state(state: RunState | None) -> str:
+    if state is None:
+        return ""
+    if state.state in (schema.RUNNING, schema.PREEMPTED, schema.LOST) and state.share is not None:
+        return f"{state.state} {state.share:.0%}"
+    return "diverged" if state.diverged and state.state == schema.FAILED else state.state
+
+
+def counts(states: Iterable[RunState]) -> str:
+    """`3 done, 1 failed`, in the order of schema.STATES from the end of a run's life to its beginning."""
+    found = Counter(state.state for state in states)
+    order = [schema.DONE, *(s for s in schema.STATES if s != schema.DONE)]
+    return ", ".join(f"{found[name]} {name}" for name in order if found[name]) or "none"
+
+
+def paragraph(text: str, indent: str = "") -> list[str]:
+    """Wrapped to the terminal; 80 columns where there is none."""
+    width = shutil.get_terminal_size((80, 24)).columns
+    return wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False) or [""]

@@ -1,0 +1,93 @@
+"""What a launch is about to do, and in words: the plan's cells, their states now, and those that are to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experiments.launch.estimate import estimate, in_words
+from experiments.launch.grid import counts, grid, paragraph
+from experiments.plan.sweep import Cell, Plan
+from experiments.run.machine import make_slots
+from experiments.state.state import RunState, states_of
+from experiments.store import schema
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """`cells` are the chosen ones; `states` are those of every planned run, by run id."""
+
+    planned: Plan
+    cells: Sequence[Cell]
+    states: Mapping[str, RunState]
+    to_run: Sequence[Cell]
+    root: Path
+
+    @staticmethod
+    def of(planned: Plan, cells: Sequence[Cell], root: Path, *, retry: bool, force: bool) -> Prospect:
+        states = states_of(root, [cell.run_id for cell in planned.cells()])
+        to_run = [cell for cell in cells if is_to_run(states[cell.run_id], retry=retry, force=force)]
+        return Prospect(planned, cells, states, to_run, root)
+
+    def first(self) -> Prospect:
+        """Only the first that is to run."""
+        return replace(self, to_run=self.to_run[:1])
+
+    def show(self, would_start: str) -> None:
+        """The grid with its states, and what would start."""
+        planned = self.planned
+        keyed = {(cell.arm, cell.seed): self.states[cell.run_id] for cell in planned.cells()}
+        lines = [
+            f"{planned.label} in {self.root}",
+            *paragraph(planned.sweep.question),
+            f"varies {', '.join(planned.sweep.varies)}",
+            "",
+            *grid(list(planned.arms), planned.seeds, keyed, planned.baseline),
+            "",
+            *self.warnings(),
+            f"{len(keyed)} runs planned: {counts(keyed.values())}",
+            would_start,
+        ]
+        print("\n".join(lines))
+
+    def would_start(self, max_parallel: int | None) -> str:
+        if not self.to_run:
+            return "nothing to start"
+        use_gpus = any(cell.config.train.device != "cpu" for cell in self.to_run)
+        slots = len(make_slots(max_parallel, len(self.to_run), use_gpus=use_gpus))
+        known = estimate(self.root, self.to_run, slots)
+        if known is None:
+            return (
+                f"{len(self.to_run)} to run on {slots} slots; time unknown: no finished run of this kind in this store"
+            )
+        seconds, runs = known
+        source = f"{runs} finished runs of this kind" if runs else "20 timed steps, readouts not counted"
+        return f"{len(self.to_run)} to run on {slots} slots, about {in_words(seconds)} (by {source})"
+
+    def announce(self) -> None:
+        now = counts(self.states[cell.run_id] for cell in self.cells)
+        text = f"{self.planned.label}: {len(self.to_run)} of {len(self.cells)} runs to go ({now}) in {self.root}"
+        print("\n".join([*self.warnings(), *paragraph(text)]), flush=True)
+
+    def warnings(self) -> list[str]:
+        return [line for warning in self.planned.warnings for line in paragraph(f"warning: {warning}")]
+
+    def say_nothing_to_start(self) -> int:
+        """Returns how many of the chosen runs are not done: they failed or were cancelled, and are listed."""
+        print(f"{self.planned.label}: nothing to start, {counts(self.states[cell.run_id] for cell in self.cells)}")
+        not_done = [cell for cell in self.cells if self.states[cell.run_id].state != schema.DONE]
+        for cell in not_done:
+            print(f"  {cell.name}  {self.states[cell.run_id].state}: {self.states[cell.run_id].reason}")
+        if not_done:
+            print("--retry runs them again")
+        return len(not_done)
+
+
+def is_to_run(state: RunState, *, retry: bool, force: bool) -> bool:
+    """Running ones, too: the pool waits for those of other processes."""
+    if state.state == schema.DONE:
+        return force
+    if state.state in (schema.FAILED, schema.CANCELLED):
+        return retry or force
+    return True

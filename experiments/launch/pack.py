@@ -1,0 +1,171 @@
+"""K runs in one job, on the GPU and the cores of one: `--pack K`. A supervisor starts a worker for each of them.
+
+A run that fails or is killed leaves its siblings alone. The signal of the time limit and scancel's are passed on, all
+workers save, and if time was up the element is requeued once, for those that were stopped by it. What has ended stays so:
+done, failed, cancelled, killed, or meanwhile in the hands of another job.
+
+An element of the array is a file that names its runs, a directory a line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from experiments.launch import job
+from experiments.launch.local import record_death
+from experiments.run import provenance
+from experiments.run.machine import THREADS
+from experiments.run.stop import STOP_SIGNALS
+from experiments.store import schema
+from experiments.store.run import RunDirectory
+from experiments.store.states import AT_REST, child_environment, handling
+from experiments.tracking.job import mirroring
+from slurm.profiles import Profile
+from slurm.submit import Submission, submit
+
+TICK_SECONDS = 0.1
+REPEAT_SECONDS = 1.0  # a worker that has just begun may not have listened the first time
+LET_GO = (*AT_REST, schema.LOST)
+
+# Until it listens, a worker is deaf to the signal that Slurm sends to all processes of a step: it would be its end.
+WORKER: tuple[str, ...] = (
+    "/bin/sh", "-c", f'trap "" {signal.SIGUSR2.name.removeprefix("SIG")}; exec "$@"', "sh",
+    sys.executable, "-m", "experiments.launch.pack",
+)  # fmt: skip
+
+
+def elements(profile: Profile, runs: int) -> int:
+    """Jobs that so many runs need."""
+    return -(-runs // profile.pack)
+
+
+def elements_at_a_time(profile: Profile, max_parallel: int | None) -> int | None:
+    """Slurm's throttle counts jobs, ours runs; None for no limit. Raises ValueError where one job were too many runs."""
+    runs = max_parallel or profile.array_parallelism
+    if runs is not None and runs < profile.pack:
+        raise ValueError(
+            f"pack = {profile.pack}: is more than the {runs} runs that are wanted at a time; lower it or raise them"
+        )
+    return runs and runs // profile.pack
+
+
+def submit_packed(submission: Submission, paths: Sequence[Path]) -> list[str]:
+    """As `slurm.launch.submit`, with as many runs in an element as the profile packs; returns the job of each path."""
+    size = submission.profile.pack
+    if size == 1:
+        return submit(submission, job.work, paths)
+    packs = [paths[first : first + size] for first in range(0, len(paths), size)]
+    files = [submission.folder / "packs" / str(n) for n in range(len(packs))]
+    files[0].parent.mkdir(parents=True)
+    for file, pack in zip(files, packs, strict=True):
+        file.write_text("".join(f"{path}\n" for path in pack))
+    ids = submit(submission, work, files)
+    return [id for id, pack in zip(ids, packs, strict=True) for _ in pack]
+
+
+def emptied(root: Path, jobs: Sequence[str]) -> list[str]:
+    """Those of the jobs that no run waits for any more."""
+    statuses = (RunDirectory(path.parent).status() or schema.Status() for path in root.glob(f"*/{schema.STATUS}"))
+    wanted = {status.get("job") for status in statuses if status.get("state") not in AT_REST}
+    return [id for id in dict.fromkeys(jobs) if id not in wanted]
+
+
+def work(file: str) -> dict[str, str]:
+    """What an element does; returns the states of its runs. Raises RunFailed if any of them has failed."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not submitit's handler
+    runs = [RunDirectory(Path(line)) for line in Path(file).read_text().splitlines()]
+    ours = [run for run in runs if _is_ours(run) and not job.came_back_too_often(run)]
+    with mirroring(runs[0].path.parent):
+        _Supervisor().carry_out(ours, threads=max(1, _cores() // len(runs)))
+        if back := [run for run in ours if job.stopped_by_time(run)]:
+            job.go_back(*back)
+    states = {run.run_id: (run.status() or {}).get("state", schema.MISSING) for run in runs}
+    failed = [id for id, state in states.items() if state in (schema.FAILED, schema.LOST)]
+    if failed and schema.PREEMPTED not in states.values():  # else the element comes back
+        raise job.RunFailed(f"{len(failed)} of {len(runs)} runs: {', '.join(failed)}")
+    return states
+
+
+def _is_ours(run: RunDirectory) -> bool:
+    """Still to be run, and by this job."""
+    status = run.status() or schema.Status()
+    return status.get("state") not in LET_GO and status.get("job") in (None, provenance.job())
+
+
+def _cores() -> int:
+    """That the threads of all runs share: as many as one run would use."""
+    asked = os.environ.get(THREADS, "")
+    return int(asked) if asked.isdigit() else 1
+
+
+@dataclass
+class _Supervisor:
+    told: signal.Signals | None = None
+    alive: dict[str, tuple[RunDirectory, subprocess.Popen[bytes]]] = field(default_factory=dict)
+
+    def carry_out(self, runs: Sequence[RunDirectory], threads: int) -> None:
+        """One attempt at each run, all at a time; returns when all have ended."""
+        share = {name: str(threads) for name in (THREADS, "MKL_NUM_THREADS")}
+        with handling(STOP_SIGNALS, self._listen):
+            for run in runs:
+                self.alive[run.run_id] = run, _start(run, share)
+            passed_on = 0.0
+            while self.alive:
+                self._collect()
+                if self.told and time.monotonic() - passed_on >= REPEAT_SECONDS:
+                    passed_on = time.monotonic()
+                    self._pass_on(self.told)
+                time.sleep(TICK_SECONDS)
+
+    def _listen(self, number: int, frame: FrameType | None) -> None:
+        self.told = signal.Signals(number)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        for _, process in self.alive.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    def _collect(self) -> None:
+        for id, (run, process) in list(self.alive.items()):
+            if (code := process.poll()) is None:
+                continue
+            del self.alive[id]
+            state = (run.status() or {}).get("state")
+            if state not in (*AT_REST, schema.PREEMPTED):
+                record_death(run, code)
+            print(f"{id}: {(run.status() or {}).get('state')}, exit code {code}", flush=True)
+
+
+def _start(run: RunDirectory, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """In our session, so that Slurm finds it whatever it tracks processes by."""
+    with (run.path / schema.LOG).open("ab") as log:
+        return subprocess.Popen(
+            [*WORKER, str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=child_environment(**environment),
+        )  # fmt: skip
+
+
+def die_with(parent: int) -> None:
+    """Be told to save and leave when the supervisor is killed: nobody else would."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        if os.getppid() != parent:  # it was faster
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    from experiments.run.worker import main
+
+    die_with(os.getppid())
+    sys.exit(main(sys.argv[1:]))

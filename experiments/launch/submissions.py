@@ -1,0 +1,136 @@
+"""What was sent to a cluster: one line for each submission of a sweep, in $MOCO_RUNS/slurm/<label>.jsonl."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypedDict
+
+from experiments.plan.sweep import Cell
+from experiments.state.state import GONE, JUST_SECONDS, QUEUE
+from experiments.store import schema
+from experiments.store.files import Appender, age_of, exclusive, now, read_lines
+from slurm.submit import ENDED
+
+LISTED = 3  # names of cells in a difference; more are counted
+
+
+class Submission(TypedDict):
+    time: str  # ISO 8601, UTC
+    user: str
+    label: str
+    profile: str
+    code: str  # name of the snapshot
+    command: str
+    planned: dict[str, str]  # run id -> "K=128 seed 0", of all cells that the sweep then had
+    jobs: dict[str, str]  # run id -> job id, of those that were submitted
+
+
+def record(
+    root: Path,
+    label: str,
+    *,
+    profile: str,
+    code: str,
+    command: str,
+    planned: Mapping[str, str],
+    jobs: Mapping[str, str],
+) -> None:
+    line = Submission(
+        time=now(), user=getpass.getuser(), label=label, profile=profile, code=code, command=command,
+        planned=dict(planned), jobs=dict(jobs),
+    )  # fmt: skip
+    path = _path(root, label)
+    with exclusive(path.with_name(f".{label}.lock")), Appender(path) as lines:
+        lines.append(line, sync=True)
+
+
+def submissions(root: Path, label: str) -> list[Submission]:
+    """The oldest first."""
+    return read_lines(_path(root, label))
+
+
+def all_submissions(root: Path) -> Iterator[Submission]:
+    for path in sorted((root / schema.SLURM_FOLDER).glob("*.jsonl")):
+        yield from read_lines(path)
+
+
+def names(cells: Iterable[Cell]) -> dict[str, str]:
+    return {cell.run_id: cell.name for cell in cells}
+
+
+def difference(planned: Mapping[str, str], last: Submission) -> list[str]:
+    """What the plan (run id -> name) has gained and lost since: a count for each, and the first names."""
+    added = [name for run_id, name in planned.items() if run_id not in last["planned"]]
+    gone = [name for run_id, name in last["planned"].items() if run_id not in planned]
+    kept = len(planned) - len(added)
+    head = f"since the last submission ({last['time'][:16].replace('T', ' ')} UTC, {last['profile']}):"
+    counts = f"+{len(added)} cells, {kept} kept, {len(gone)} no longer referenced"
+    return [f"{head} {counts}", *_names("+", added), *_names("-", gone)]
+
+
+def _names(sign: str, names: Sequence[str]) -> list[str]:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return [f"  {sign} {', '.join(names[:LISTED])}{more}"] if names else []
+
+
+def _path(root: Path, label: str) -> Path:
+    return root / schema.SLURM_FOLDER / f"{label}.jsonl"
+
+
+# Readouts that jobs of a cluster are to bring: one line a submission, in $MOCO_RUNS/slurm/evaluate/<label>.jsonl.
+#
+# A run that waits to be judged says nothing of it itself: it is done, and stays so. Whether a job may still bring
+# what it was sent for, the queue knows.
+
+
+class Submitted(TypedDict):
+    time: str  # ISO 8601, UTC
+    user: str
+    profile: str
+    code: str  # name of the snapshot
+    protocols: list[str]
+    jobs: dict[str, str]  # run id -> "12_3"
+
+
+def one_at_a_time(root: Path) -> AbstractContextManager[None]:
+    """Of two commands the second one sees what the first one has submitted."""
+    _folder(root).mkdir(parents=True, exist_ok=True)
+    return exclusive(_folder(root) / ".lock")
+
+
+def record_evaluation(
+    root: Path, label: str, *, profile: str, code: str, protocols: Sequence[str], jobs: Mapping[str, str]
+) -> None:
+    line = Submitted(
+        time=now(), user=getpass.getuser(), profile=profile, code=code, protocols=list(protocols), jobs=dict(jobs)
+    )
+    with Appender(_folder(root) / f"{label}.jsonl") as lines:
+        lines.append(line, sync=True)
+
+
+def all_submitted(root: Path) -> Iterator[Submitted]:
+    for path in sorted(_folder(root).glob("*.jsonl")):
+        yield from read_lines(path)
+
+
+def waiting(root: Path) -> dict[str, dict[str, str]]:
+    """Run id -> protocol -> the job that may still bring it."""
+    found: dict[str, dict[str, str]] = {}
+    for line in all_submitted(root):
+        for run_id, job in line["jobs"].items():
+            if live(job, line["time"]):
+                found.setdefault(run_id, {}).update(dict.fromkeys(line["protocols"], job))
+    return found
+
+
+def live(job: str, submitted: str) -> bool:
+    """As a run in training is judged: where Slurm does not answer, the job may still be there; GONE it may be too new."""
+    word = QUEUE.state(job)
+    return age_of(submitted) < JUST_SECONDS if word == GONE else word not in ENDED
+
+
+def _folder(root: Path) -> Path:
+    return root / schema.SLURM_FOLDER / "evaluate"

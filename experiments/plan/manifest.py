@@ -1,0 +1,160 @@
+"""A plan as its manifest, and how plans of one label grow together. `store.manifests` reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.plan.sweep import Cell, Plan, make_cell
+from experiments.store import schema
+from experiments.store.files import exclusive, now, replace_text
+from experiments.store.manifests import manifest_path, read_manifest
+from experiments.store.schema import Manifest
+from moco.config import Config
+from moco.config.plain import flatten, from_plain, run_id, to_plain
+
+
+def write_manifest(root: Path, plan: Plan, command: str) -> Manifest:
+    """Record the plan, together with the seeds and arms that earlier plans of the same label had."""
+    path = manifest_path(root, plan.label)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.with_name(f".{plan.label}.lock")):
+        manifest = merge(describe(plan, command), read_manifest(root, plan.label))
+        _write(path, manifest)
+    return manifest
+
+
+def _write(path: Path, manifest: Manifest) -> None:
+    """A value a line, for people, and a cell a line: of ten thousand cells that is half the size and a fifth of the time."""
+    cells = ",\n".join(f"  {json.dumps(cell, separators=(',', ':'))}" for cell in manifest["cells"])
+    text = json.dumps({**manifest, "cells": None}, indent=1)
+    replace_text(path, text.replace('"cells": null', f'"cells": [\n{cells}\n ]', 1) + "\n", sync=True)
+
+
+def describe(plan: Plan, command: str) -> Manifest:
+    sweep = plan.sweep
+    return Manifest(
+        store_version=schema.STORE_VERSION,
+        name=sweep.name,
+        label=plan.label,
+        question=sweep.question,
+        claim=sweep.claim,
+        metric=sweep.metric,
+        varies=list(sweep.varies),
+        axis=sweep.axis,
+        axis_values=_axis_values(plan),
+        baseline=plan.baseline,
+        baseline_config=plan.base_name,
+        arms=list(plan.arms),
+        seeds=list(plan.seeds),
+        cells=_cells(plan),
+        published={arm: value for arm, value in sweep.published.items() if arm in plan.arms},
+        published_source=sweep.published_source,
+        command=command,
+        updated=now(),
+        shape=list(sweep.shape),
+        factors=plan.factors,
+    )
+
+
+def _cells(plan: Plan) -> list[schema.Cell]:
+    """Arm by arm."""
+    made = {(cell.arm, cell.seed): cell for cell in plan.cells()}
+    return [_planned(made[arm, seed]) for arm in plan.arms for seed in plan.seeds]
+
+
+def _planned(cell: Cell) -> schema.Cell:
+    return schema.Cell(arm=cell.arm, seed=cell.seed, run_id=cell.run_id, config=to_plain(cell.config))
+
+
+def _axis_values(plan: Plan) -> dict[str, float]:
+    if plan.sweep.axis is None:
+        return {}
+    values = {
+        arm: flatten(config).get(plan.sweep.axis) for arm, config in plan.arms.items() if arm != schema.RANDOM_INIT
+    }
+    return {arm: float(v) for arm, v in values.items() if v is not None}
+
+
+def _cell(arm: str, seed: int, config: Config) -> schema.Cell:
+    return _planned(make_cell(arm, seed, config))
+
+
+def merge(new: Manifest, old: Manifest | None) -> Manifest:
+    """The union of seeds, and the arms that only the old plan had.
+
+    An arm that both have is the new one at every seed. Old arms go if the baseline arm itself has changed since: they
+    would be compared with something that they were not made from.
+    """
+    if old is None:
+        return new
+    arms = {cell["arm"]: cell["config"] for cell in new["cells"]}
+    kept: dict[str, Any] = {}
+    axis_values, factors = dict(new["axis_values"]), dict(new.get("factors", {}))
+    if _same_baseline(new, old):
+        kept = {cell["arm"]: cell["config"] for cell in old["cells"] if cell["arm"] not in arms and _readable(cell)}
+        axis_values |= {arm: old["axis_values"][arm] for arm in kept if arm in old["axis_values"]}
+        factors |= {arm: levels for arm, levels in old.get("factors", {}).items() if arm in kept}
+    order = [*(a for a in arms if a != schema.RANDOM_INIT), *kept, schema.RANDOM_INIT]
+    seeds = _seeds_by_arm(new, old)
+    cells = [_cell(arm, seed, from_plain(Config, (arms | kept)[arm])) for arm in order for seed in seeds(arm)]
+    merged = Manifest(**{
+        **new,
+        "arms": order,
+        "seeds": sorted({*new["seeds"], *old["seeds"]}),
+        "cells": cells,
+        "axis_values": axis_values,
+        "factors": factors,
+    })  # fmt: skip
+    if "max_seeds" in old:
+        merged["max_seeds"] = old["max_seeds"]
+    return merged
+
+
+def _seeds_by_arm(new: Manifest, old: Manifest) -> Callable[[str], list[int]]:
+    """Seeds that every arm had stay every arm's; those that were added to some arms alone stay theirs."""
+    had: dict[str, set[int]] = {}
+    for cell in old["cells"]:
+        had.setdefault(cell["arm"], set()).add(cell["seed"])
+    common = {*new["seeds"], *(set.intersection(*had.values()) if had else set())}
+    return lambda arm: sorted(common | had.get(arm, set()))
+
+
+def add_seeds(root: Path, plan: Plan, cells: Sequence[Cell], max_seeds: int) -> Manifest:
+    """Plan these cells, too: more seeds for the arms that are not told apart yet. The plan must have been written."""
+    with exclusive(manifest_path(root, plan.label).with_name(f".{plan.label}.lock")):
+        old = read_manifest(root, plan.label)
+        if old is None:
+            raise ValueError(f"{manifest_path(root, plan.label)}: gone; start the sweep again")
+        known = {(cell["arm"], cell["seed"]) for cell in old["cells"]}
+        more = [_cell(c.arm, c.seed, c.config) for c in cells if (c.arm, c.seed) not in known]
+        ordered = sorted([*old["cells"], *more], key=lambda cell: (old["arms"].index(cell["arm"]), cell["seed"]))
+        seeds = sorted({cell["seed"] for cell in ordered})
+        grown = Manifest(**{**old, "cells": ordered, "seeds": seeds, "max_seeds": max_seeds, "updated": now()})
+        _write(manifest_path(root, plan.label), grown)
+    return grown
+
+
+def _readable(cell: schema.Cell) -> bool:
+    """A cell planned by another version may have other fields; its runs cannot be started any more."""
+    try:
+        from_plain(Config, cell["config"])
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _same_baseline(new: Manifest, old: Manifest) -> bool:
+    return _baseline_id(new) == _baseline_id(old)
+
+
+def _baseline_id(manifest: Manifest) -> str | None:
+    """Identity of the baseline arm whatever the seed."""
+    for cell in manifest["cells"]:
+        if cell["arm"] == manifest["baseline"] and _readable(cell):
+            config: Config = from_plain(Config, cell["config"])
+            return run_id(replace(config, train=replace(config.train, seed=0)))
+    return None

@@ -1,0 +1,208 @@
+"""`--set FIELD=VALUE ...`: any field of a config from the command line, typed by the config's own annotations.
+
+`optim=adamw` switches the kind of a group to its defaults, later `--set optim.lr=0.002` changes it further. Integers may
+be typed as people write them: 65536, 65_536, 65,536 or 64k (k = 1,024, as queue lengths are spoken).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from moco.config import Config
+from moco.config.plain import alternatives, group_classes, type_hints
+
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def apply(config: Config, assignments: Sequence[str]) -> Config:
+    """`config` with each "field=value" applied in order; groups are rebuilt once, so two fields that need each other pass.
+
+    Raises ValueError with one line: the field and value, what is allowed, what was probably meant.
+    """
+    draft = _Draft(config)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not (equals and path.strip()):
+            raise ValueError(f"--set {assignment}: write it as FIELD=VALUE, e.g. --set train.epochs=40")
+        draft.assign(path.strip(), text.strip())
+    built: Config = draft.build()
+    return built
+
+
+class _Draft:
+    """A config in the making: the kind of each group and the values of its fields, unchecked until `build`."""
+
+    def __init__(self, value: Any) -> None:
+        self.cls: type = type(value)
+        self.values: dict[str, Any] = {
+            f.name: _Draft(inner) if is_dataclass(inner := getattr(value, f.name)) else inner for f in fields(value)
+        }
+
+    def assign(self, path: str, text: str) -> None:
+        *groups, name = path.split(".")
+        draft: Any = self
+        for group in groups:
+            draft = self._inner(draft, group, path)
+        if name not in draft.values:
+            raise ValueError(no_such_field(path, list(self.paths())))
+        annotation = type_hints(draft.cls)[name]
+        kinds = group_classes(annotation)
+        if len(kinds) == 1:
+            raise ValueError(no_such_field(path, list(self.paths())))
+        draft.values[name] = _Draft(_new_group(path, kinds, text)) if kinds else parse(path, annotation, text)
+
+    def _inner(self, draft: _Draft, group: str, path: str) -> _Draft:
+        """The draft of a group inside `draft`; where another kind of it would have the field, say so."""
+        inner = draft.values.get(group)
+        if not isinstance(inner, _Draft):
+            raise ValueError(no_such_field(path, list(self.paths())))
+        before, _, rest = path.partition(f"{group}.")
+        field, kinds = rest.partition(".")[0], group_classes(type_hints(draft.cls)[group])
+        if field not in inner.values:
+            fitting = [k for k, cls in kinds.items() if field in type_hints(cls)]
+            if fitting:
+                now, other = inner.cls.__name__.lower(), fitting[0]
+                raise ValueError(
+                    f"{path}: {before}{group} is {now}, which has no {field}; first --set {before}{group}={other}"
+                )
+        return inner
+
+    def paths(self, prefix: str = "") -> Iterator[str]:
+        for name, value in self.values.items():
+            if isinstance(value, _Draft):
+                yield from value.paths(f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    def build(self) -> Any:
+        return self.cls(**{k: v.build() if isinstance(v, _Draft) else v for k, v in self.values.items()})
+
+
+def no_such_field(path: str, known: Sequence[str]) -> str:
+    """The sentence for a field that is not there, with the nearest that are."""
+    members = [k for k in known if k.startswith(path.rstrip(".") + ".")]
+    if members:
+        return f"{path}: a group, not a field; its fields are {', '.join(members)}"
+    near = _abbreviated(path, known) or get_close_matches(path, known, n=2, cutoff=0.75) or _same_last_name(path, known)
+    groups = dict.fromkeys(k.partition(".")[0] for k in known)
+    return f"{path}: no such field; " + (
+        f"did you mean {' or '.join(near)}?" if near else f"the groups are {', '.join(groups)}"
+    )
+
+
+def _abbreviated(path: str, known: Sequence[str]) -> list[str]:
+    """By the papers' letter, or by initials: `K`, `optim.wd` for weight_decay, `learning_rate` for lr."""
+    last = _last(path)
+    if last in _LETTERS:
+        return [_LETTERS[last]]
+    return _in_group(path, [k for k in known if _initials(_last(k)) == last or _last(k) == _initials(last)])
+
+
+def _same_last_name(path: str, known: Sequence[str]) -> list[str]:
+    near = get_close_matches(_last(path), list(dict.fromkeys(map(_last, known))), n=1, cutoff=0.7)
+    return _in_group(path, [k for k in known if _last(k) in near])
+
+
+def _in_group(path: str, fields: Sequence[str]) -> list[str]:
+    """Those of the group that was named, if there are any."""
+    group = path.rpartition(".")[0]
+    return [k for k in fields if group and k.startswith(group)][:2] or list(fields[:2])
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in name.split("_")) if "_" in name else ""
+
+
+_LETTERS = {"K": "negatives.size", "m": "key_encoder.momentum", "T": "loss.temperature", "tau": "loss.temperature"}
+
+
+def _new_group(path: str, kinds: Mapping[str, type], text: str) -> Any:
+    kind = kinds.get(text.lower())
+    if kind is None:
+        near = get_close_matches(text.lower(), kinds, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{path}={text}: no such kind; allowed: {', '.join(kinds)}{meant}")
+    return kind()
+
+
+def parse(path: str, annotation: Any, text: str) -> Any:
+    """`text` as a value of the annotation. Raises ValueError that names both."""
+    options = alternatives(annotation)
+    if NoneType in options and text.lower() in ("none", "null"):
+        return None
+    (kind,) = (o for o in options if o is not NoneType)
+    if get_origin(kind) is Literal:
+        return _choice(path, get_args(kind), text)
+    if get_origin(kind) is tuple:
+        return _tuple(path, get_args(kind), text)
+    reader, wanted = _SCALARS[kind]
+    try:
+        return reader(text)
+    except ValueError:
+        raise ValueError(f"{path}={text}: must be {wanted}") from None
+
+
+def _choice(path: str, choices: tuple[Any, ...], text: str) -> Any:
+    for choice in choices:
+        if str(choice) == text:
+            return choice
+    near = get_close_matches(text, [str(c) for c in choices], n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"{path}={text}: must be one of {', '.join(map(str, choices))}{meant}")
+
+
+def _tuple(path: str, kinds: tuple[Any, ...], text: str) -> tuple[Any, ...]:
+    bare = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+    parts = [part.strip() for part in bare.split(",") if part.strip()]
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(parse(path, kinds[0], part) for part in parts)
+    if len(parts) != len(kinds):
+        example = ",".join("0" for _ in kinds)
+        raise ValueError(f"{path}={text}: must be {len(kinds)} values separated by commas, as {example}")
+    return tuple(parse(path, kind, part) for kind, part in zip(kinds, parts, strict=True))
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in YES + NO:
+        raise ValueError
+    return text.lower() in YES
+
+
+def _int(text: str) -> int:
+    match = re.fullmatch(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)(k?)", text, re.IGNORECASE)
+    if match is None:
+        return _whole(float(text))
+    sign, digits, thousand = match.groups()
+    value = int(digits.replace(",", "").replace("_", "")) * (1024 if thousand else 1)
+    return -value if sign == "-" else value
+
+
+def _whole(value: float) -> int:
+    """1e4 is a whole number; 1.5, nan and inf are not."""
+    if value != value or value in (float("inf"), float("-inf")) or value != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError
+    return value
+
+
+_SCALARS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    bool: (_bool, "true or false (also yes/no, on/off, 1/0)"),
+    int: (_int, "a whole number, such as 1024, 65_536 or 64k"),
+    float: (_float, "a number, such as 0.03 or 3e-2"),
+    str: (str, "text"),
+}

@@ -1,0 +1,291 @@
+"""A question as data: the arms of an ablation, and the proof that they differ only in what it declares.
+
+`plan` computes each arm's difference to the baseline arm and refuses what `varies` does not cover. That is the
+definition of an ablation. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+from experiments.plan import expectation as shape
+from experiments.plan.factors import Levels, check_levels, crossed, factorial, switched
+from experiments.store import schema
+from moco.config import Config, Head, MemoryBank, Momentum, Queue
+from moco.config.plain import flatten, run_id
+from moco.data.catalog import resolve, training_images
+
+# What can be known to be wrong before anything starts: a config against the size of its data. Imports no torch.
+
+
+LARGE_SHARE = 0.1  # of the training images: a queue over this share holds many keys of the query's own image
+
+
+def total_steps(config: Config) -> int:
+    """Optimiser steps of the whole run; the last, partial batch of an epoch is dropped."""
+    return config.train.epochs * (training_images(config.data) // config.train.batch_size)
+
+
+def stored(config: Config) -> int:
+    """Embeddings of earlier steps that serve as negatives; 0 where a batch is all there is."""
+    return config.negatives.size if isinstance(config.negatives, Queue | MemoryBank) else 0
+
+
+def check_sizes(arm: str, config: Config) -> None:
+    """Raises ValueError, with the numbers, for a queue or a batch that the data set cannot fill."""
+    images, batch, keys = training_images(config.data), config.train.batch_size, stored(config)
+    if batch > images:
+        raise ValueError(
+            f"{arm}: train.batch_size = {batch} is larger than the {images} training images of {config.data.name}; "
+            f"choose at most {images}"
+        )
+    if config.train.epochs and keys > images:
+        raise ValueError(
+            f"{arm}: negatives.size = {keys} is larger than the {images} training images of {config.data.name}: every query "
+            f"would meet its own image as a negative; choose at most {images}"
+        )
+
+
+def warnings(arms: Mapping[str, Config]) -> list[str]:
+    """One line where queues cover a large share of the data set: the sizes, not the arms, of which there may be many."""
+    trained = [config for config in arms.values() if config.train.epochs]
+    shares = {size: size / training_images(c.data) for c in trained if (size := stored(c))}
+    large = {size: share for size, share in sorted(shares.items()) if share > LARGE_SHARE}
+    if not large:
+        return []
+    figures = ", ".join(f"negatives.size = {size}: {share:.0%}" for size, share in large.items())
+    return [
+        f"the queue holds more than {LARGE_SHARE:.0%} of the training images ({figures}), "
+        "so some negatives are the query's own image; watch queue/own_image"
+    ]
+
+
+__all__ = [
+    "NOTEBOOK", "PAPER_V1", "PAPER_V2", "SUPCON", "Cell", "Plan", "Sweep", "crossed", "factorial", "plan", "random_init",
+    "shape", "switched", "training_images",
+]  # fmt: skip
+
+# Where the published columns come from; only numbers read there are given.
+PAPER_V1 = "MoCo v1 (arXiv:1911.05722), linear top-1, ImageNet, ResNet-50, 200 epochs"
+PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 epochs"
+SUPCON = "SupCon (arXiv:2004.11362), linear top-1, CIFAR-10, ResNet-50, 1,000 epochs"
+NOTEBOOK = "the authors' CIFAR-10 notebook (facebookresearch/moco), ResNet-18"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One question. `arms` gives every arm from the base config; `varies` names the fields or groups they may change.
+
+    `axis` is the one numeric field for the figure. `published` are numbers read in the paper, in percent. `shape` is the
+    claim in parts that results can be held against (`experiments.plan.expectation`); `factors` reads an arm's levels from
+    its name.
+    """
+
+    name: str
+    question: str
+    claim: str  # the shape that is expected, in words that the results can contradict
+    arms: Callable[[Config], Mapping[str, Config]]
+    varies: tuple[str, ...]
+    baseline: str | Callable[[Config], str]  # name of the arm that the others are compared with
+    base: str = "digits"  # name in experiments.baselines, unless --baseline says otherwise
+    seeds: int = 3
+    first_seed: int = 0  # above 0 where earlier seeds have been looked at already
+    metric: str = schema.LINEAR
+    axis: str | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+    published_source: str = ""
+    shape: tuple[schema.Clause, ...] = ()
+    factors: Callable[[Iterable[str]], Levels] | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in schema.AT_END:
+            later = "; `evaluate` adds that one, --readout compares it" if self.metric in schema.ADDED else ""
+            choices = ", ".join(schema.AT_END)
+            raise ValueError(f"sweep {self.name}: metric = {self.metric}: must be one of {choices}{later}")
+        if self.seeds < 1:
+            raise ValueError(f"sweep {self.name}: seeds = {self.seeds}: must be at least 1")
+
+    def baseline_arm(self, base: Config) -> str:
+        return self.baseline if isinstance(self.baseline, str) else self.baseline(base)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned run."""
+
+    arm: str
+    seed: int
+    config: Config  # its train.seed is `seed`
+    run_id: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep over a base config, checked. `arms` are in order, the random-initialisation row last."""
+
+    sweep: Sweep
+    label: str
+    base_name: str
+    arms: Mapping[str, Config]
+    seeds: tuple[int, ...]
+    baseline: str
+    warnings: tuple[str, ...]
+    factors: Levels = field(default_factory=dict)
+
+    def cells(self) -> Iterator[Cell]:
+        """Seed by seed, so that every arm has its first number early."""
+        yield from self._cells
+
+    @cached_property
+    def _cells(self) -> list[Cell]:
+        """Made once: their ids are hashes of whole configs."""
+        return [make_cell(arm, seed, config) for seed in self.seeds for arm, config in self.arms.items()]
+
+    def choose(self, only: list[str] | None) -> list[Cell]:
+        """The cells of the arms named; all without names. Raises ValueError for an arm that is not there."""
+        names = [self.arm_named(name) for name in only] if only else list(self.arms)
+        return [cell for cell in self.cells() if cell.arm in names]
+
+    def arm_named(self, name: str) -> str:
+        """`random-init` is easier to type than the name with its space."""
+        plain = name.replace("-", " ") if name.replace("-", " ") == schema.RANDOM_INIT else name
+        if plain not in self.arms:
+            near = get_close_matches(name, self.arms, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"--only {name}: no such arm; {meant}The arms are {', '.join(self.arms)}")
+        return plain
+
+
+def make_cell(arm: str, seed: int, config: Config) -> Cell:
+    seeded = replace(config, train=replace(config.train, seed=seed))
+    return Cell(arm, seed, seeded, run_id(seeded))
+
+
+def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = None, seeds: int | None = None) -> Plan:
+    """Expand and check a sweep. `preset` is the baseline as it is named, before any `--set`.
+
+    Raises ValueError in one line: arms that change undeclared fields or nothing, equal arms, sizes that do not fit.
+    """
+    count = sweep.seeds if seeds is None else seeds
+    if count < 1:
+        raise ValueError(f"--seeds {count}: must be at least 1")
+    base = replace(base, data=resolve(base.data))
+    arms, baseline = {arm: _resolved(config) for arm, config in sweep.arms(base).items()}, sweep.baseline_arm(base)
+    _check_names(sweep, arms, baseline)
+    _check_differences(sweep, arms, baseline)
+    factors = sweep.factors(arms) if sweep.factors else {}
+    check_levels(sweep.name, factors, arms)
+    shape.check(sweep.name, sweep.shape, sweep.axis, factors, list(arms))
+    arms[schema.RANDOM_INIT] = random_init(replace(base, evaluation=arms[baseline].evaluation))
+    for arm, config in arms.items():
+        check_sizes(arm, config)
+    return Plan(
+        sweep=sweep,
+        label=label_of(sweep.name, base_name, base, preset or base),
+        base_name=base_name,
+        arms=arms,
+        seeds=tuple(range(sweep.first_seed, sweep.first_seed + count)),
+        baseline=baseline,
+        warnings=tuple(warnings(arms)),
+        factors=factors,
+    )
+
+
+def _resolved(config: Config) -> Config:
+    return replace(config, data=resolve(config.data))
+
+
+def random_init(base: Config) -> Config:
+    """The row that every table has: the same encoder and readouts, untrained.
+
+    What only training uses takes its default, so that all sweeps over one base share these runs. The head stays, for
+    readouts of the projection; the recipe stays, for the pixel statistics that the encoder is fed with.
+    """
+    return Config(
+        data=base.data,
+        augment=base.augment,
+        encoder=base.encoder,
+        head=base.head if isinstance(base.head, Head) else Head(),
+        key_encoder=Momentum(shuffle=False),
+        train=replace(base.train, epochs=0),
+        evaluation=base.evaluation,
+    )
+
+
+def difference(config: Config, baseline: Config) -> dict[str, tuple[Any, Any]]:
+    """field -> (value, value in the baseline), of all fields that change the result; None where a kind lacks the field."""
+    ours, theirs = flatten(config, cosmetic=False), flatten(baseline, cosmetic=False)
+    names = dict.fromkeys([*ours, *theirs])
+    return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}
+
+
+def covers(declared: str, name: str) -> bool:
+    """`negatives` covers `negatives.size`, and itself."""
+    return name == declared or name.startswith(f"{declared}.")
+
+
+def _check_names(sweep: Sweep, arms: Mapping[str, Config], baseline: str) -> None:
+    for arm in arms:
+        if not re.fullmatch(r"[A-Za-z0-9.=+_-]+", arm) or arm.replace("-", " ") == schema.RANDOM_INIT:
+            raise ValueError(
+                f"sweep {sweep.name}: arm {arm!r}: name arms as people type them, K=1024: letters, digits and . = + - _ only"
+            )
+    if baseline not in arms:
+        raise ValueError(f"sweep {sweep.name}: the baseline arm {baseline} is not among its arms {', '.join(arms)}")
+
+
+def _check_differences(sweep: Sweep, arms: Mapping[str, Config], baseline: str) -> None:
+    _check_declared(sweep, arms[baseline])
+    seen: dict[str, str] = {}
+    for arm, config in arms.items():
+        changed = difference(config, arms[baseline])
+        for name, (ours, theirs) in changed.items():
+            if not any(covers(declared, name) for declared in sweep.varies):
+                raise ValueError(
+                    f"sweep {sweep.name}: arm {arm} changes {name} to {ours} ({baseline} has {theirs}), but varies declares "
+                    f"only {', '.join(sweep.varies)}; keep it fixed or add {name!r} to varies"
+                )
+        if not changed and arm != baseline:
+            raise ValueError(
+                f"sweep {sweep.name}: arm {arm} changes nothing: its config is that of the baseline arm {baseline}"
+            )
+        twin = seen.setdefault(run_id(config), arm)
+        if twin != arm:
+            raise ValueError(f"sweep {sweep.name}: arms {twin} and {arm} have the same config; drop one")
+
+
+def _check_declared(sweep: Sweep, config: Config) -> None:
+    fields = list(flatten(config))
+    for declared in sweep.varies:
+        if not any(covers(declared, name) for name in fields):
+            near = get_close_matches(declared, fields, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"sweep {sweep.name}: varies names {declared}, which is no field or group{meant}")
+        if covers(declared, "train.seed"):
+            raise ValueError(
+                f"sweep {sweep.name}: varies names {declared}, which holds the seed; declare its other fields singly"
+            )
+
+
+def label_of(name: str, base_name: str, base: Config, preset: Config) -> str:
+    """`queue_size@digits,train.epochs=5`: what was set against the named baseline. It is a file name, too."""
+    changed = difference(base, preset)
+    parts = [f"{name}@{base_name}", *(f"{k}={_short(v)}" for k, (v, _) in changed.items() if v is not None)]
+    label = ",".join(parts)
+    if len(label) <= 120:
+        return label
+    return f"{parts[0]},{len(changed)}-changes-{run_id(base)[:8]}"
+
+
+def _short(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^A-Za-z0-9.+_-]", "-", text) or "none"

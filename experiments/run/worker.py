@@ -1,0 +1,255 @@
+"""One attempt at one run: `python -m experiments.worker RUN_DIR`.
+
+It holds the run's lock, writes the journal, and ends the run in a state. Signals only set a flag; the trainer asks for it
+at the next step boundary and saves. A killed attempt is taken up by the next one where its last checkpoint left it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.plan.configs import config_of
+from experiments.plan.sweep import total_steps
+from experiments.run import distributed, provenance
+from experiments.run.machine import gpu_driver, hardware
+from experiments.run.stop import STOP_SIGNALS, StopRequest, beating, logging_to
+from experiments.run.system import SystemMetrics
+from experiments.store import schema
+from experiments.store.files import age_of, now, replace_json
+from experiments.store.run import Busy, RunDirectory
+from experiments.store.states import handling, this_process
+
+if TYPE_CHECKING:
+    from moco.train import Record
+
+DONE, FAILED, TAKEN, STOPPED = 0, 1, 73, 75  # exit codes: finished, failed, another process has it, saved and resumable
+STATUS_SECONDS = 0.5  # between two writes of status.json
+SYNC_SECONDS = 1.0  # between two flushes of the journal to the disk
+
+LOGGER = logging.getLogger("experiments.run.worker")
+Watch = Callable[[schema.Status], None]
+Heard = Callable[[str], None]
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m experiments.worker RUN_DIR", file=sys.stderr)
+        return 2
+    try:
+        distributed.adopt_step()
+        state = attempt(Path(arguments[0]).absolute())
+    except Busy as busy:
+        print(f"{busy}; nothing started", file=sys.stderr)
+        return TAKEN
+    except ValueError as error:
+        print(f"error: {error}", file=distributed.standard_error())
+        return 2
+    except Exception:
+        if distributed.rank():
+            return FAILED  # it has told rank 0, which says it
+        raise
+    return {schema.DONE: DONE, distributed.FOLLOWED: DONE, schema.FAILED: FAILED}.get(state, STOPPED)
+
+
+def attempt(
+    path: Path, *, watch: Watch = lambda status: None, reraise: bool = False, heard: Heard = lambda name: None
+) -> str:
+    """Carry the run at `path` on until it is done, fails or is stopped; returns its state.
+
+    `watch` gets the status whenever it is written. `reraise`: an error of the run is raised again after it was recorded.
+    Of a run's several processes rank 0 does so; the others follow it, and return `ranks.FOLLOWED`.
+    `heard` gets the name of a signal that came meanwhile, also where the run was done before it could be stopped.
+    Raises Busy if another process works on the run, ValueError if there is no run.
+    """
+    run = RunDirectory(path)
+    stop = StopRequest(run)
+    with handling(STOP_SIGNALS, stop.set):
+        config = config_of(run)
+        if distributed.rank():
+            return distributed.follow(run, config, stop)
+        log = logging_to(path / schema.LOG, "moco", LOGGER.name)
+        with distributed.leading(config, stop) as crew, run.locked(), beating(run), log:
+            if (run.status() or {}).get("state") == schema.DONE and run.results() is not None:
+                return schema.DONE  # by another process, since this one was started
+            try:
+                return _Attempt(run, stop, watch, crew).carry_out(reraise)
+            finally:
+                if stop.signal is not None:
+                    heard(stop.signal)
+
+
+class _Attempt:
+    def __init__(self, run: RunDirectory, stop: StopRequest, watch: Watch, crew: distributed.Crew) -> None:
+        self.run, self.stop, self.watch, self.crew, self.config = run, stop, watch, crew, config_of(run)
+        self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
+        before = run.status() or schema.Status()
+        self.status = schema.Status(
+            state=schema.RUNNING, reason=None, diverged=False, step=before.get("step", 0), epoch=before.get("epoch", 0.0),
+            images_per_s=None, knn=before.get("knn"), job=provenance.job(),
+        )  # fmt: skip
+        earlier = self.run.attempts()
+        self.number = 1 + sum(line["event"] == "start" for line in earlier)
+        self._close_killed(earlier)
+        self.earlier_seconds = sum(line.get("seconds", 0.0) for line in self.run.attempts())
+
+    def _close_killed(self, earlier: list[schema.Attempt]) -> None:
+        """An attempt without an end was killed; it lived until its last heartbeat."""
+        if not earlier or earlier[-1]["event"] == "end":
+            return
+        end = schema.Attempt(
+            event="end", attempt=earlier[-1]["attempt"], time=now(), state=schema.LOST,
+            reason="killed; found by the next attempt",
+        )  # fmt: skip
+        age = self.run.heartbeat_age()
+        if age is not None:  # without a heartbeat nobody knows how long it lived
+            end["seconds"] = round(max(0.0, age_of(earlier[-1]["time"]) - age), 3)
+        self.run.append_attempt(end)
+
+    def carry_out(self, reraise: bool) -> str:
+        self._begin()
+        try:
+            state, reason = self._train()
+        except Exception as error:
+            self.crew.abandon()
+            LOGGER.error("%s", traceback.format_exc().rstrip())
+            self.status["diverged"] = type(error).__name__ == "Diverged"
+            state = schema.LOST if type(error).__name__ == "PeerLost" else schema.FAILED
+            self._end(state, one_line(error))
+            if reraise:
+                raise
+            return state
+        self._end(state, reason)
+        return state
+
+    def _begin(self) -> None:
+        host, pid, started = this_process()
+        code = provenance.code()
+        line = schema.Attempt(
+            event="start", attempt=self.number, time=now(), host=host, pid=pid, process_started=started,
+            hardware=hardware(self.config.train.device), driver=gpu_driver(), commit=code.commit,
+            uncommitted=code.uncommitted, job=provenance.job(), ranks=distributed.size(),
+        )  # fmt: skip
+        self.run.append_attempt(line)
+        LOGGER.info("attempt %d: process %d on %s, commit %s", self.number, pid, host, code.commit)
+        self._write_status()
+
+    def _train(self) -> tuple[str, str | None]:
+        """State and reason at the end of the iteration."""
+        if self.stop():
+            return self._stopped()
+        self.status["total_steps"] = total_steps(self.config)
+        if not self._finished():
+            self._iterate()
+        if not self._finished():
+            return self._stopped()
+        self._write_results()
+        return schema.DONE, None
+
+    def _iterate(self) -> None:
+        # torch takes seconds: imported when the lock is held, so that a second process leaves at once.
+        from moco.train import Resumed, train
+
+        self.system = SystemMetrics(self.config.train.device)
+        with self.run.journal() as journal:
+            self.stop.before_save = journal.sync
+            if self.run.records() and not (self.run.path / schema.CHECKPOINT).exists():
+                journal.append({"resumed_at": 0}, sync=True)  # killed before its first checkpoint: from the start again
+            for item in self.crew.work(lambda: train(self.config, self.run.path, self.stop)):
+                if isinstance(item, Resumed):
+                    journal.append({"resumed_at": item.step}, sync=True)
+                    self.status["step"] = item.step
+                    LOGGER.info("resumed after step %d", item.step)
+                else:
+                    journal.append(self._line(item), sync=self._sync_due(item))
+                    self._note(item)
+
+    def _line(self, record: Record) -> dict[str, Any]:
+        line = {"step": record.step, "epoch": record.epoch, "time": round(time.time(), 3), "values": record.values}
+        system = self.system.due()
+        return {**line, "system": system} if system else line
+
+    def _sync_due(self, record: Record) -> bool:
+        """Before an evaluation's checkpoint, which assumes that its records last; otherwise now and then."""
+        evaluated = any(name.startswith(("validation/", "test/")) for name in record.values)
+        due = evaluated or time.monotonic() - self.synced >= SYNC_SECONDS
+        self.synced = time.monotonic() if due else self.synced
+        return due
+
+    def _note(self, record: Record) -> None:
+        """Keep the status up to date, at most every `STATUS_SECONDS`."""
+        self.status["step"], self.status["epoch"] = record.step, record.epoch
+        self.status["images_per_s"] = record.values.get("speed/images_per_s", self.status["images_per_s"])
+        if "validation/knn20_top1" in record.values:
+            self.status["knn"] = record.values["validation/knn20_top1"]
+            LOGGER.info("epoch %g: kNN %.1f %%", record.epoch, self.status["knn"])
+            self.wrote_status = 0.0  # a search decides on it,
+            self.stop.look_again()  # and what it says counts from the next step
+        if time.monotonic() - self.wrote_status >= STATUS_SECONDS:
+            self._write_status()
+
+    def _finished(self) -> bool:
+        """The final readouts are in the journal, and the weights beside it: nothing is left to compute."""
+        final = any(name.startswith("test/") for record in self.run.records() for name in record["values"])
+        return final and (self.run.path / schema.ENCODER).exists()
+
+    def _write_results(self) -> None:
+        last = {name: value for record in self.run.records() for name, value in record["values"].items()}
+        groups: dict[str, dict[str, float]] = {"test": {}, "validation": {}, "readout": {}}
+        for name, value in last.items():
+            group, _, readout = name.partition("/")
+            if group in groups:
+                groups[group][readout] = value
+        seconds = round(self.earlier_seconds + self._seconds(), 3)
+        results = {**groups, "seconds": seconds, "steps": self.status["total_steps"]}
+        replace_json(self.run.path / schema.RESULTS, results, sync=True)
+        self.status["step"] = self.status["total_steps"]
+        readouts = ", ".join(f"{k} {groups['test'][k]:.1f}" for k in schema.READOUTS if k in groups["test"])
+        LOGGER.info("done in %.1f s: %s", seconds, readouts)
+
+    def _stopped(self) -> tuple[str, str]:
+        if self.run.cancel_requested():
+            return schema.CANCELLED, "cancelled on request"
+        if self.stop.signal is None and (why := self.run.prune_requested()) is not None:
+            return schema.PRUNED, why
+        return schema.PREEMPTED, f"stopped by {self.stop.signal}"
+
+    def _end(self, state: str, reason: str | None) -> None:
+        self.status["state"], self.status["reason"] = state, reason
+        self._write_status()
+        line = schema.Attempt(
+            event="end", attempt=self.number, time=now(), state=state, reason=reason, step=self.status["step"],
+            seconds=round(self._seconds(), 3),
+        )  # fmt: skip
+        self.run.append_attempt(line)
+        if state != schema.DONE and state != schema.FAILED:
+            LOGGER.info("%s after step %d: %s", state, self.status["step"], reason)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def _write_status(self) -> None:
+        self.wrote_status = time.monotonic()
+        self.run.write_status(self.status)
+        self.watch(self.status)
+
+
+def one_line(error: BaseException) -> str:
+    """The sentence of a user's mistake as it is; another error with its type."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if isinstance(error, ValueError) or type(error).__name__ in ("Diverged", "PeerLost", "PeerFailed"):
+        return first or type(error).__name__
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--serve"]:
+        from experiments.run.zygote import serve
+
+        sys.exit(serve())
+    sys.exit(main(sys.argv[1:]))

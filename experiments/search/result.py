@@ -1,0 +1,245 @@
+"""`adopt`: the winner of a search as a baseline to paste, written as what it changes in the named one."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.launch import cli
+from experiments.plan.baselines import baseline
+from experiments.plan.parser import AddVerb
+from experiments.plan.sweep import Sweep
+from experiments.store import schema
+from experiments.store.manifests import all_manifests
+from experiments.store.run import RunDirectory, runs_root
+from experiments.store.schema import SearchRecord, TrialRecord
+from experiments.store.search_record import arm_of, front, ranked, record_named
+from moco.config import Config
+from moco.config.plain import from_plain, run_id
+
+# `--confirm 5x3`: the best trials and the base once more, at seeds that the search has not seen. An ordinary sweep.
+
+
+BASE = "base"
+
+
+def sweep_name(record: SearchRecord) -> str:
+    return f"{record['name']}_confirm"
+
+
+def parse(text: str) -> tuple[int, int]:
+    """`5x3`: trials and seeds. Raises ValueError for anything else."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise ValueError(f"--confirm {text}: write trials x seeds, such as 5x3")
+    return int(match[1]), int(match[2])
+
+
+def confirm(record: SearchRecord, options: argparse.Namespace, command: str) -> int:
+    """Train, and print the sweep's table; returns its exit code. Raises ValueError where there is no finished trial."""
+    count, seeds = parse(options.confirm)
+    winners = best(record, count)
+    if not winners:
+        raise ValueError(f"--confirm {options.confirm}: {record['label']} has no finished trial yet; search first")
+    sweep = confirmation(record, winners, seeds)
+    flags = ["--cluster", options.cluster, *(["--baseline", options.baseline] if options.baseline else [])]
+    set_ = [text for text in options.set if text.partition("=")[0].strip() != "train.seed"]  # the seeds are fresh ones
+    flags += ["--set", *set_] if set_ else []
+    flags += ["--max-parallel", str(options.workers)] if options.workers else []
+    flags += [f"--{name.replace('_', '-')}" for name in ("dry_run", "retry", "yes", "wait") if getattr(options, name)]
+    return cli.carry_out(sweep, cli.parser(sweep).parse_args(flags), command)
+
+
+def best(record: SearchRecord, count: int) -> list[TrialRecord]:
+    """The best by the search's own numbers, or its Pareto front; the base has an arm of its own."""
+    base = _base_id(record)
+    candidates = ranked(record) if len(record["metrics"]) == 1 else front(record)
+    return [trial for trial in candidates if _seedless(trial) != base][:count]
+
+
+def confirmation(record: SearchRecord, winners: list[TrialRecord], seeds: int) -> Sweep:
+    def arms(base: Config) -> dict[str, Config]:
+        return {BASE: base, **{arm_of(t["number"]): from_plain(Config, t["config"]) for t in winners}}
+
+    used = [t["config"]["train"]["seed"] for t in record["trials"] if t.get("config")]
+    return Sweep(
+        name=sweep_name(record),
+        question=f"Which of the {len(winners)} best trials of {record['label']} holds at fresh seeds?",
+        claim="the best trial stays above the base",
+        varies=tuple(record["space"]),
+        arms=arms,
+        baseline=BASE,
+        base=record["base"],
+        seeds=seeds,
+        first_seed=max(used) + 1,
+        metric=record["metrics"][0],
+    )
+
+
+def _base_id(record: SearchRecord) -> str:
+    return _id(from_plain(Config, record["base_config"]))
+
+
+def _seedless(trial: TrialRecord) -> str:
+    return _id(from_plain(Config, trial["config"]))
+
+
+def _id(config: Config) -> str:
+    return run_id(replace(config, train=replace(config.train, seed=0)))
+
+
+INDENT = "    "
+
+
+@dataclass(frozen=True)
+class Winner:
+    """`means`: arm -> its readouts at fresh seeds; empty where nothing was confirmed."""
+
+    trial: TrialRecord
+    means: Mapping[str, list[float]]
+
+
+def winner(root: Path, record: SearchRecord, number: int | None) -> Winner:
+    """The trial asked for; else the best at fresh seeds; else the search's best. Raises ValueError where that is open."""
+    done = {t["number"]: t for t in ranked(record)}
+    fresh = confirmed(root, record)
+    if number is not None:
+        found = next((t for t in record["trials"] if t["number"] == number and t.get("config")), None)
+        if found is None:
+            raise ValueError(f"--trial {number}: {record['label']} has no such trial; the best are {_best(done)}")
+        return Winner(found, fresh)
+    if not done:
+        raise ValueError(f"{record['label']}: no trial is done within its limits")
+    if len(record["metrics"]) > 1:
+        numbers = ", ".join(str(t["number"]) for t in front(record))
+        raise ValueError(
+            f"{record['label']}: several objectives have no one winner; choose with --trial among {numbers}"
+        )
+    trials = {arm: t for arm in fresh if (t := next((t for t in done.values() if arm_of(t["number"]) == arm), None))}
+    if trials:
+        return Winner(trials[max(trials, key=lambda arm: statistics.fmean(fresh[arm]))], fresh)
+    return Winner(next(iter(done.values())), {})
+
+
+def _best(done: Mapping[int, TrialRecord]) -> str:
+    return ", ".join(map(str, list(done)[:5])) or "none yet"
+
+
+def confirmed(root: Path, record: SearchRecord) -> dict[str, list[float]]:
+    """arm -> validation readouts at the seeds of the newest confirmation; arms that lack a seed are left out."""
+    named = [m for m in all_manifests(root) if m["name"] == sweep_name(record)]
+    if not named:
+        return {}
+    found: dict[str, list[float]] = {}
+    for arm in named[0]["arms"]:
+        cells = [cell for cell in named[0]["cells"] if cell["arm"] == arm]
+        results = [RunDirectory(root / cell["run_id"]).results() or schema.Results() for cell in cells]
+        values = [v for r in results if (v := r.get("validation", {}).get(record["metrics"][0])) is not None]
+        if values and len(values) == len(cells):
+            found[arm] = values
+    return found
+
+
+def source(record: SearchRecord, chosen: Winner) -> str:
+    """Python, fit for experiments/plan/baselines.py, with the numbers behind it; ends with a newline."""
+    name, trial = f"{record['base']}_{record['name'].removeprefix('search_')}", chosen.trial
+    winning: Config = from_plain(Config, trial["config"])
+    changes = differences(baseline(record["base"]), winning, "base")
+    lines = [
+        f"def {name}() -> Config:",
+        f'{INDENT}"""{record["base"]} with what a search found: {_evidence(record, chosen)}',
+        "",
+        f"{INDENT}Source: {record['label']}, trial {trial['number']}, run {trial['run_id']}.",
+        f"{INDENT}Command: {record['command']}",
+        f'{INDENT}"""',
+        f"{INDENT}base = {record['base']}()",
+        f"{INDENT}return {changes}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _evidence(record: SearchRecord, chosen: Winner) -> str:
+    arm, metric = arm_of(chosen.trial["number"]), record["metrics"][0]
+    if arm in chosen.means:
+        base = f", {_mean(chosen.means[BASE])} of the base" if BASE in chosen.means else ""
+        return f"validation {metric} {_mean(chosen.means[arm])} at fresh seeds{base}."
+    values = chosen.trial.get("values")
+    return f"validation {metric} {values[0]:.1f} at the one seed it was chosen by." if values else "chosen by hand."
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread} (n = {len(values)})"
+
+
+def differences(old: Any, new: Any, name: str, depth: int = 1) -> str:
+    """An expression that makes `new` out of the value called `name`, which is `old`."""
+    if type(old) is not type(new):
+        return repr(new)
+    meant = [f.name for f in fields(new) if not f.metadata.get("cosmetic") and f.name != "seed"]
+    changed = [field for field in meant if not _same(getattr(old, field), getattr(new, field))]
+    if not changed:
+        return name
+    inner = [
+        f"{field}={_value(getattr(old, field), getattr(new, field), f'{name}.{field}', depth)}" for field in changed
+    ]
+    pad = INDENT * (depth + 1)
+    short = f"replace({name}, {', '.join(inner)})"
+    if len(short) + len(pad) <= 100 and "\n" not in short:
+        return short
+    return "\n".join(["replace(", f"{pad}{name},", *(f"{pad}{part}," for part in inner), f"{INDENT * depth})"])
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Apart from the seed, and from paths, workers and the like."""
+    return old == new or (type(old) is type(new) and is_dataclass(new) and differences(old, new, "same") == "same")
+
+
+def _value(old: Any, new: Any, name: str, depth: int) -> str:
+    return differences(old, new, name, depth + 1) if is_dataclass(new) and not isinstance(new, type) else repr(new)
+
+
+def imports(text: str) -> str:
+    """The classes of the config that the pasted text needs."""
+    import moco.config as config
+
+    names = [n for n in vars(config) if isinstance(getattr(config, n), type) and f"{n}(" in text.partition("return")[2]]
+    return (
+        f"from moco.config import {', '.join(['Config', *sorted(names)])}"
+        if names
+        else "from moco.config import Config"
+    )
+
+
+# `adopt`: what a search has found, as a baseline to paste.
+
+
+def register(add: AddVerb) -> None:
+    take = add("adopt", help="the winner of a search as a baseline to paste", allow_abbrev=False,
+               description="Print the winner: the best at fresh seeds (--confirm), else the search's best.")  # fmt: skip
+    take.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
+    take.add_argument("--trial", type=int, metavar="N", help="this trial instead; needed with several objectives")
+    take.set_defaults(run=adopt)
+
+
+def adopt(options: argparse.Namespace, command: str) -> int:
+    """Exit 0 also for a winner that was not confirmed, with a warning on stderr."""
+
+    root = runs_root()
+    record = record_named(root, options.search)
+    chosen = winner(root, record, options.trial)
+    if not chosen.means:
+        text = f"chosen by one seed; python sweeps/{record['name']}.py --confirm 5x3 tells whether it was lucky"
+        print(f"warning: {text}", file=sys.stderr)
+    text = source(record, chosen)
+    print(
+        f"from dataclasses import replace\n\nfrom experiments.baselines import {record['base']}\n{imports(text)}\n\n\n{text}",
+        end="",
+    )
+    return 0

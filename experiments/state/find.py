@@ -1,0 +1,152 @@
+"""Any name of a run leads to it: sweep, arm, run id or its beginning, run directory, Slurm job, MLflow run."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.store import schema
+from experiments.store.manifests import all_manifests
+from experiments.store.run import RunDirectory
+from experiments.store.schema import Manifest
+from experiments.store.search_record import split_trial
+
+SHORTEST_PREFIX = 4  # characters of a run id
+ANY = (
+    "a sweep or search (name or label), an arm, a trial (search_moco#12), a run id or its beginning, a run directory, "
+    "a Slurm job, an MLflow run id"
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run, with the first sweep that planned it; arm and seed are those of that sweep."""
+
+    run_id: str
+    label: str | None
+    arm: str | None
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        if self.arm is None:
+            return self.run_id
+        return f"{self.arm} seed {self.seed}"
+
+
+def sweeps_named(root: Path, name: str) -> list[Manifest]:
+    """By label, else by name, the newest first."""
+    manifests = all_manifests(root)
+    return [m for m in manifests if m["label"] == name] or [m for m in manifests if m["name"] == name]
+
+
+Tracked = Callable[
+    [Path, str], str | None
+]  # run id behind an id of the user's own tracker, `tracking.lookup.run_id_of`
+
+
+def find(root: Path, text: str, arm: str | None = None, *, tracked: Tracked | None = None) -> list[Found]:
+    """All runs that `text` names; with `arm`, those of that arm. `tracked` is asked for ids that the embedded MLflow lacks.
+
+    Raises ValueError if there is none, with what is near.
+    """
+    if arm is None and (trial := split_trial(text)) is not None and sweeps_named(root, trial[0]):
+        text, arm = trial
+    everything = list(_known(root))
+    found = (
+        _of_sweep(root, text)
+        or [run for run in everything if _matches(root, run, text)]
+        or _of_mlflow(root, text, tracked)
+    )
+    if not found:
+        near = _near(root, text, everything)
+        raise ValueError(f"{text}: no sweep, arm, run, job or MLflow run of that name in {root}{near}")
+    return found if arm is None else _of_arm(found, text, arm)
+
+
+def _of_arm(found: Sequence[Found], text: str, arm: str) -> list[Found]:
+    chosen = [run for run in found if run.arm is not None and arm in (run.arm, run.arm.replace(" ", "-"))]
+    if not chosen:
+        arms = list(dict.fromkeys(run.arm for run in found if run.arm))
+        raise ValueError(f"{arm}: no such arm in {text}; its arms are {', '.join(arms) or 'none'}")
+    return chosen
+
+
+def _of_sweep(root: Path, text: str) -> list[Found]:
+    return [run for manifest in sweeps_named(root, text)[:1] for run in cells_of(manifest)]
+
+
+def cells_of(manifest: Manifest) -> list[Found]:
+    return [Found(c["run_id"], manifest["label"], c["arm"], c["seed"]) for c in manifest["cells"]]
+
+
+def _known(root: Path) -> Iterator[Found]:
+    """Every planned cell, then the directories that no sweep planned; each run once."""
+    seen: set[str] = set()
+    for manifest in all_manifests(root):
+        for run in cells_of(manifest):
+            if run.run_id not in seen:
+                seen.add(run.run_id)
+                yield run
+    for path in sorted(root.glob(f"*/{schema.CONFIG}")):
+        if path.parent.name not in seen:
+            yield Found(path.parent.name, None, None, None)
+
+
+def _matches(root: Path, run: Found, text: str) -> bool:
+    if text == run.arm or (len(text) >= SHORTEST_PREFIX and run.run_id.startswith(text)):
+        return True
+    if Path(text).name == run.run_id and Path(text).absolute().parent == root:
+        return True
+    if not re.fullmatch(r"\d+(_\d+)?", text):
+        return False
+    directory = RunDirectory(root / run.run_id)
+    jobs = {(directory.status() or {}).get("job"), *(line.get("job") for line in directory.attempts())}
+    return any(job and text in (job, job.partition("_")[0]) for job in jobs)
+
+
+def _of_mlflow(root: Path, text: str, tracked: Tracked | None) -> list[Found]:
+    """In the embedded store, else in the user's own; MLflow's ids have 32 hexadecimal digits."""
+    if not re.fullmatch(r"[0-9a-f]{32}", text):
+        return []
+    run_ids = _embedded(root / schema.MLFLOW_DATABASE, text)
+    if not run_ids and tracked is not None:
+        run_ids = {tracked(root, text) or ""}
+    return [run for run in _known(root) if run.run_id in run_ids]
+
+
+def mlflow_runs(root: Path, run_id: str) -> list[str]:
+    """MLflow ids of a run in the embedded store, one for each sweep or search that it stands in."""
+    database = root / schema.MLFLOW_DATABASE
+    if not database.exists():
+        return []
+    query = (
+        "select tags.run_uuid from tags join runs on runs.run_uuid = tags.run_uuid "
+        "where key = 'moco.run_id' and value = ? and lifecycle_stage = 'active'"
+    )
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return sorted({found for (found,) in connection.execute(query, (run_id,))})
+    return []
+
+
+def _embedded(database: Path, mlflow_id: str) -> set[str]:
+    if not database.exists():
+        return set()
+    query = "select value from tags where run_uuid = ? and key = 'moco.run_id'"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return {value for (value,) in connection.execute(query, (mlflow_id,))}
+
+
+def _near(root: Path, text: str, known: Sequence[Found]) -> str:
+    names = {m[key] for m in all_manifests(root) for key in ("name", "label")} | {run.arm for run in known if run.arm}
+    near = difflib.get_close_matches(text, sorted(names), n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return (
+        f"; the sweeps are {', '.join(m['label'] for m in all_manifests(root))}" if names else ": it holds no sweep yet"
+    )

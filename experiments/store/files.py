@@ -1,0 +1,137 @@
+"""Files that survive a crash at any instant: whole replacements, and append-only lines."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+
+def now() -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def age_of(moment: str) -> float:
+    """Seconds since a moment written by `now`."""
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+
+
+def replace_text(path: Path, text: str, *, sync: bool = False) -> None:
+    """Write `path` so that a reader sees the old text or the new, never a part. `sync`: also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
+    try:
+        with temporary.open("x") as file:
+            file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def replace_json(path: Path, value: Any, *, sync: bool = False) -> None:
+    replace_text(path, json_text(value), sync=sync)
+
+
+def json_text(value: Any) -> str:
+    """For people, too, a value a line."""
+    return json.dumps(value, indent=1) + "\n"
+
+
+def read_json(path: Path) -> Any | None:
+    """None if the file is not there; a file that is no JSON is an error that names it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.loads(file.read())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: damaged, not JSON ({error.msg} at character {error.pos})") from None
+
+
+class Appender:
+    """Appends JSON lines. A line that a dead writer left half written is cut off first, so the next one starts clean."""
+
+    def __init__(self, path: Path) -> None:
+        cut_torn_line(path)
+        self._file = path.open("a")
+
+    def append(self, value: Any, *, sync: bool = False) -> None:
+        self._file.write(json.dumps(value, separators=(",", ":")) + "\n")
+        self._file.flush()
+        if sync:
+            self.sync()
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Drop what follows the last newline."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The JSON values of a file of lines; a torn last line is ignored, a damaged one before it is an error."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parse(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise ValueError(f"{path}, line {number}: damaged, not JSON") from None
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file; wait for whoever has it. The kernel frees it when its holder dies."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# Many small files at a time: on a shared disk each of them costs a round trip, and they need not wait for each other.
+
+
+AT_A_TIME = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`work(item)` of each, in order. Raises the first error, also Ctrl-C, when those that have begun have ended."""
+    pool = ThreadPoolExecutor(AT_A_TIME)
+    try:
+        return list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,188 @@
+"""One run on disk: the truth that Slurm, MLflow and the tables are views of. File names: `experiments.store.schema`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from experiments.store import schema
+from experiments.store.files import Appender, json_text, now, read_json, read_lines, replace_json, replace_text
+from experiments.store.states import heartbeat_age, lock_is_held, this_process
+
+_held: set[int] = set()  # descriptors of the locks that this process holds
+
+
+def _let_go() -> None:
+    """A forked child (a data-loading process) must not keep the run locked after its parent was killed."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class Busy(Exception):
+    """Another process works on this run; `str` says which."""
+
+
+def runs_root() -> Path:
+    """$MOCO_RUNS, by default `runs/` in the current folder."""
+    return Path(os.environ.get("MOCO_RUNS") or "runs").absolute()
+
+
+class RunDirectory:
+    """`RUNS/<run id>`. Whoever changes a run holds its lock; reading needs none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    def exists(self) -> bool:
+        return (self.path / schema.CONFIG).exists()
+
+    def create(self, config: dict[str, Any]) -> None:
+        """Make the directory with its config in plain values, whole or not at all; one that is there stays as it is."""
+        if self.exists():
+            return
+        staged = self.path.with_name(f".{self.path.name}.{uuid4().hex[:12]}")
+        staged.mkdir(parents=True)
+        replace_json(staged / schema.CONFIG, config)
+        try:
+            staged.rename(self.path)
+        except OSError:  # someone else was first
+            (staged / schema.CONFIG).unlink()
+            staged.rmdir()
+            if not self.exists():
+                raise
+
+    def config(self) -> dict[str, Any]:
+        """In plain values (`experiments.plan.configs` reads them). Raises ValueError if the directory holds no run."""
+        plain: dict[str, Any] | None = read_json(self.path / schema.CONFIG)
+        if plain is None:
+            raise ValueError(f"{self.path}: not a run directory, it has no {schema.CONFIG}")
+        return plain
+
+    def update_config(self, config: dict[str, Any]) -> None:
+        """Take over cosmetic fields (paths, workers, device) of a later launch; the identity stays."""
+        replace_json(self.path / schema.CONFIG, config)
+
+    def describe(self, environment: dict[str, Any] | str, diff: str) -> None:
+        """Record where and with what code the next attempt is started. `environment`: also as its text, for many runs."""
+        text = environment if isinstance(environment, str) else json_text(environment)
+        replace_text(self.path / schema.ENVIRONMENT, text)
+        replace_text(self.path / schema.DIFF, diff)
+
+    def status(self) -> schema.Status | None:
+        status: schema.Status | None = read_json(self.path / schema.STATUS)
+        return status
+
+    def write_status(self, status: schema.Status) -> None:
+        host, pid, started = this_process()
+        replace_json(
+            self.path / schema.STATUS,
+            {**status, "host": host, "pid": pid, "process_started": started, "updated": now()},
+        )
+
+    def results(self) -> schema.Results | None:
+        results: schema.Results | None = read_json(self.path / schema.RESULTS)
+        return results
+
+    def attempts(self) -> list[schema.Attempt]:
+        return read_lines(self.path / schema.ATTEMPTS)
+
+    def append_attempt(self, line: schema.Attempt) -> None:
+        with Appender(self.path / schema.ATTEMPTS) as attempts:
+            attempts.append(line, sync=True)
+
+    def journal(self) -> Appender:
+        return Appender(self.path / schema.JOURNAL)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The journal without what a resume made void: a run that resumes at step s repeats all steps after s."""
+        records: list[dict[str, Any]] = []
+        for line in read_lines(self.path / schema.JOURNAL):
+            if "resumed_at" in line:
+                records = [r for r in records if r["step"] <= line["resumed_at"]]
+            else:
+                records.append(line)
+        return records
+
+    @contextmanager
+    def locked(self, patience: float = 0.5) -> Iterator[None]:
+        """Hold the run; raises `Busy` if another process does. The kernel frees the lock when we die.
+
+        `patience`: seconds, longer than anyone who only asks `is_locked` holds it.
+        """
+        with (self.path / schema.LOCK).open("a") as file:
+            deadline = time.monotonic() + patience
+            while not _try_lock(file.fileno()):
+                if time.monotonic() > deadline:
+                    raise Busy(f"{self.path}: {self.holder()} works on it")
+                time.sleep(0.01)
+            _held.add(file.fileno())
+            try:
+                yield
+            finally:
+                _held.discard(file.fileno())
+
+    def is_locked(self) -> bool:
+        return lock_is_held(self.path)
+
+    def holder(self) -> str:
+        status = self.status() or {}
+        return f"process {status.get('pid', '?')} on {status.get('host', 'an unknown host')}"
+
+    def beat(self) -> None:
+        (self.path / schema.HEARTBEAT).touch()
+
+    def heartbeat_age(self) -> float | None:
+        """Seconds since the worker last showed life; None if it never did."""
+        return heartbeat_age(self.path)
+
+    def request_cancel(self) -> None:
+        (self.path / schema.CANCEL).touch()
+
+    def withdraw_cancel(self) -> None:
+        (self.path / schema.CANCEL).unlink(missing_ok=True)
+
+    def cancel_requested(self) -> bool:
+        return (self.path / schema.CANCEL).exists()
+
+    def request_prune(self, reason: str) -> None:
+        replace_text(self.path / schema.PRUNE, reason)
+
+    def withdraw_prune(self) -> None:
+        (self.path / schema.PRUNE).unlink(missing_ok=True)
+
+    def prune_requested(self) -> str | None:
+        """The reason that a search gave for ending the run early; None if none did."""
+        try:
+            return (self.path / schema.PRUNE).read_text()
+        except FileNotFoundError:
+            return None
+
+    def set_aside(self) -> Path:
+        """Move the directory out of the way, whole. Returns where it went; raises `Busy` while it is worked on."""
+        target = self.path.parent / schema.SET_ASIDE_FOLDER / f"{self.run_id}.{now().replace(':', '')}"
+        with self.locked():
+            target.parent.mkdir(exist_ok=True)
+            self.path.rename(target)
+        return target

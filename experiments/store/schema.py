@@ -1,0 +1,333 @@
+"""Every name that is written by one room and read by another: files, states, metric keys, readouts, tags.
+
+A run directory is the truth; MLflow and the tables are views of it. `analysis` reads it through these names alone.
+
+    $MOCO_RUNS/
+        <run id>/                   one arm x seed, trained once however many sweeps it stands in
+            config.json             the resolved config (moco.identity.to_plain)
+            status.json             state, reason, step, total_steps, ...; replaced atomically
+            attempts.jsonl          one line when an attempt starts, one when it ends
+            journal.jsonl           metrics: {"step", "epoch", "time", "values"[, "system"][, "judged"]} or
+                                    {"resumed_at": step}; `evaluate` adds records with "judged" at the end of a done run
+            results.json            final readouts: {"test": {...}, "validation": {...}, "seconds": ...}
+            checkpoint.pt           everything that resume needs
+            encoder.pt              the query encoder at the end
+            heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives
+            log.txt, environment.json, uncommitted.diff
+        sweeps/<name>@<baseline>[,field=value...].json    a sweep as it was planned (see `Manifest`)
+        set-aside/<run id>.<time>/  what `--force` replaced: moved here, never deleted
+        mlflow.db, mlflow-artifacts/, store-id
+        slurm/                      scripts and logs of jobs; <label>.jsonl: what was submitted of a sweep, and when
+        slurm/seen/                 which node of a cluster and partition has seen this folder, asked once
+        code/<hash>/                the code that the jobs of a submission run
+        calibration/<key>/          20 timed steps: pace.json
+        .states.json                states of runs at rest, so that `status` need not read them again; may be deleted
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypedDict
+
+STORE_VERSION: Final = 1
+
+CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
+RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
+HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
+CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
+JUDGING = "judging"  # locked while `evaluate` adds readouts to a finished run
+PRUNE = "prune"  # a search asks the run to end here; holds the reason, one line
+SEARCHES_FOLDER = (
+    "searches"  # <label>.json: see `SearchRecord`; <label>.journal: the Optuna study; <label>/: its workers
+)
+SWEEPS_FOLDER, MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "sweeps", "mlflow.db", "mlflow-artifacts"
+STORE_ID = "store-id"
+SLURM_FOLDER, CODE_FOLDER, AT_REST_INDEX = "slurm", "code", ".states.json"
+CALIBRATION_FOLDER, PACE = "calibration", "pace.json"
+
+# States of a run. `missing` is never written: there is no run directory yet.
+MISSING, QUEUED, RUNNING, PREEMPTED = "missing", "queued", "running", "preempted"
+DONE, FAILED, CANCELLED, LOST = "done", "failed", "cancelled", "lost"
+PRUNED = "pruned"  # ended early by a search, with everything saved: no failure, and no result
+STATES: Final = (MISSING, QUEUED, RUNNING, PREEMPTED, DONE, PRUNED, FAILED, CANCELLED, LOST)
+
+STALE_SECONDS: Final = (
+    180.0  # without a heartbeat on another machine: 36 missed ones, longer than a shared disk's cache
+)
+
+# Readouts of the test split, percent. The order is that of the CSV table.
+LINEAR, KNN20, KNN200, FEW_LABEL = "linear_top1", "knn20_top1", "knn200_top1", "few_label_top1"
+FINETUNE: Final = "finetune_top1"
+# Those that `python -m experiments evaluate` adds to finished runs; the protocols are in moco/evaluation/protocols.py.
+ADDED: Final[dict[str, str]] = {  # readout -> its title in tables
+    "few_label_1pct_top1": "1 % labels",
+    "few_label_10pct_top1": "10 % labels",
+    "retrieval_map": "retrieval mAP",
+    "retrieval_recall1": "retrieval R@1",
+    "retrieval_recall5": "retrieval R@5",
+    "retrieval_recall10": "retrieval R@10",
+    "finetune_frozen_top1": "fine-tuned, frozen",
+    "linear_paper_top1": "linear, lr 30",
+    "linear_v3_top1": "linear, v3's",
+}
+# Those that training ends with, the last one if the config asks for it.
+AT_END: Final = (LINEAR, KNN20, KNN200, FEW_LABEL, FINETUNE)
+# A column only in a table that compares them.
+DETAILS: Final = ("retrieval_recall1", "retrieval_recall5", "retrieval_recall10")
+READOUTS: Final = (*AT_END, *ADDED)
+ON_REQUEST: Final = (FINETUNE, *ADDED)  # absent unless the config or `evaluate` asks for them
+
+RANDOM_INIT: Final = "random init"  # the arm that every table has
+
+# Metric keys of the journal that are mirrored to MLflow, grouped by slash. Other keys stay in the journal.
+METRICS: Final[dict[str, str]] = {
+    "train/loss": "InfoNCE, natural log; mean over the steps since the last record",
+    "train/loss_over_chance": "loss / log(K + 1): 1 is learning nothing",
+    "train/contrast_top1": "percent of queries whose own key scores highest",
+    "train/gap": "mean positive cosine minus mean negative cosine",
+    "train/lr": "learning rate",
+    "features/rank": "effective rank of the queries, exp(entropy of the normalised singular values)",
+    "features/alignment": "mean squared distance of two views of one image on the unit sphere (Wang and Isola)",
+    "features/uniformity": "log of the mean Gaussian potential of queries (Wang and Isola); lower is more uniform",
+    "queue/age": "mean age of the keys in the queue, steps",
+    "queue/own_image": "percent of queries whose own image also sits in the queue as a negative",
+    "queue/key_drift": "1 - cosine of fixed images' keys now and about one queue turnover ago",
+    "speed/images_per_s": "images per second since the last record, evaluation excluded",
+    "speed/data_wait": "share of that time spent waiting for data",
+    "validation/knn20_top1": "percent, during training, on the images held out of train",
+    "test/linear_top1": "percent, at the end; learning rate and weight decay chosen on the validation split",
+    "test/knn20_top1": "percent, at the end, k = 20",
+    "test/knn200_top1": "percent, at the end, k = 200",
+    "validation/finetune_top1": "percent, after each epoch of fine-tuning on a few labels, if it is asked for",
+    "test/finetune_top1": "percent, after fine-tuning on a few labels; learning rate chosen on the validation split",
+    "test/few_label_top1": "percent, at the end, from a few labels per class",
+    "test/few_label_1pct_top1": "percent, from 1 % of the labels, at least one per class",
+    "test/few_label_10pct_top1": "percent, from 10 % of the labels",
+    "test/retrieval_map": "mean average precision, percent; test images ask, the training images are ranked by cosine",
+    "test/retrieval_recall1": "percent of test images whose nearest training image is of their class",
+    "test/retrieval_recall5": "percent with one of their class among the nearest 5",
+    "test/retrieval_recall10": "percent with one of their class among the nearest 10",
+    "validation/finetune_frozen_top1": "percent, after each epoch of the same with a frozen encoder",
+    "test/finetune_frozen_top1": "percent, a classifier trained on a few labels over the frozen encoder, with augmentation",
+    "test/linear_paper_top1": "percent, the protocol of the v1 and v2 papers: lr 30 on the features as they are",
+    "test/linear_v3_top1": "percent, the protocol of the v3 paper",
+}
+
+# What the machine does meanwhile, in the journal and mirrored as the others; MLflow shows `system/` on a page of its own.
+SYSTEM_METRICS: Final[dict[str, str]] = {
+    "system/cpu_percent": "processor time of the run's processes per second, 100 is one core",
+    "system/memory_mb": "resident memory of the run's processes, MB of 10^6 bytes; shared pages count in each",
+    "system/gpu_percent": "share of time in which a kernel ran on the run's GPU, as the driver says",
+    "system/gpu_memory_mb": "memory in use on that GPU by all processes, MB",
+    "system/gpu_memory_percent": "the same as a share of the memory that the GPU has",
+    "system/gpu_power_w": "power that GPU draws, watts",
+}
+
+# MLflow tags of a run.
+TAGS: Final[dict[str, str]] = {
+    "moco.run_id": "name of the run directory",
+    "moco.sweep": "name of the sweep that first planned the run",
+    "moco.arm": "name of the arm in that sweep",
+    "moco.seed": "seed",
+    "moco.state": "state of the run directory at the last sync",
+    "moco.reason": "why it failed or stopped",
+    "moco.diverged": "1 when the loss stopped being finite",
+    "moco.commit": "commit of the last attempt",
+    "moco.job": "Slurm job of the last attempt, if any",
+    "moco.run_dir": "path of the run directory",
+    "moco.sent": "values sent so far, and the time of the last: where the next sync goes on",
+    "moco.study": "name of the Optuna study that asked for the run, on its parent too",
+    "moco.trial": "number of the trial in that study; on the parent, of the best one",
+    "moco.store": "name of the folder of runs (its file store-id), so that two people's runs of one sweep stay apart",
+    "moco.files": "short hash of the names, sizes and times of the artifacts uploaded so far",
+    "moco.model": "where the final encoder is, path (in moco.run_dir) or uploaded, and the size and time of its file",
+    "best.<config field>": "on a search's parent: the value in the best trial",
+    "importance.<config field>": "on a search's parent: share of the first metric's variance that the field explains",
+    "moco.hardware": "GPU or processor of the last attempt",
+    "moco.seconds": "of a done run: wall clock of all attempts",
+    "moco.steps": "of a done run: its steps",
+    "moco.device_seconds": "seconds of all attempts, also failed and cancelled ones, times their processes (one device each)",
+    "moco.uncommitted": "short hash of the changes that were not committed; absent for a clean tree",
+}
+
+# Metrics of a search's parent run; the step is the number of the trial.
+STUDY_METRICS: Final[dict[str, str]] = {
+    "study/best": "best value so far of the first metric, over the finished trials in the order in which they ended",
+    "study/<metric>": "value of that trial, for each metric of the search",
+}
+
+# Tags of MLflow's own that a run carries.
+MLFLOW_TAGS: Final[dict[str, str]] = {
+    "mlflow.parentRunId": "the sweep's run, of which the arm's runs are children",
+    "mlflow.note.content": "the question, this run's result, the sweep's table and the exact commands, in Markdown",
+    "mlflow.source.name": "the sweep's file",
+    "mlflow.source.type": "always LOCAL",
+    "mlflow.source.git.commit": "as moco.commit",
+}
+
+CURVES: Final = "curves.csv"  # made for MLflow, in no run directory
+
+# MLflow artifacts of a run; a file over 5 MB stays where it is (tag moco.run_dir).
+RUN_ARTIFACTS: Final[dict[str, str]] = {
+    CONFIG: "the resolved config",
+    ENVIRONMENT: "command, commit, host, hardware, Python and every installed package",
+    DIFF: "the uncommitted changes against that commit",
+    LOG: "the log of all attempts",
+    RESULTS: "the final readouts",
+    CURVES: "every record of the journal that counts, a row a record: all keys, not thinned unless over 5 MB",
+}
+
+
+class Status(TypedDict, total=False):
+    """status.json. `experiments.reconcile.state_of` turns it into the true state: a dead worker still says running."""
+
+    state: str
+    reason: str | None  # one line: why it failed or stopped
+    diverged: bool
+    step: int
+    total_steps: int
+    epoch: float
+    images_per_s: float | None
+    knn: float | None  # last validation/knn20_top1, percent
+    host: str  # of the worker; while queued, of the launcher
+    pid: int
+    process_started: int | None  # kernel ticks since boot: tells a process from a later one with its pid
+    job: str | None  # Slurm job that will run it, runs it or ran it last, "123" or "123_4"
+    updated: str  # ISO 8601, UTC
+
+
+class Attempt(TypedDict, total=False):
+    """A line of attempts.jsonl; `event` is "start" or "end". An attempt that was killed gets its end from the next one."""
+
+    event: str
+    attempt: int  # from 1
+    time: str  # ISO 8601, UTC
+    host: str  # start, as are the next seven
+    pid: int
+    process_started: int | None
+    hardware: str  # "NVIDIA H100 80GB HBM3" or the CPU's name and the threads used
+    driver: str | None  # version of the GPU's driver; None without one
+    commit: str | None
+    uncommitted: str | None  # short hash of the diff against that commit, None for a clean tree
+    job: str | None  # Slurm job, "123" or "123_4"
+    ranks: int  # processes that train the run together, one device each; absent in older stores, where it was one
+    state: str  # end, as are the next three
+    reason: str | None
+    step: int
+    seconds: float  # wall clock of this attempt
+
+
+class Results(TypedDict, total=False):
+    """results.json: its presence is what makes a run done."""
+
+    test: dict[str, float]  # readout -> percent; the names of READOUTS and any other the evaluation gives
+    validation: dict[str, float]
+    readout: dict[str, float]  # facts about the readouts, such as the chosen learning rate
+    seconds: float  # wall clock of all attempts
+    steps: int
+
+
+class Cell(TypedDict):
+    """One planned run: an arm at a seed."""
+
+    arm: str
+    seed: int
+    run_id: str
+    config: dict[str, Any]  # moco.identity.to_plain
+
+
+class Clause(TypedDict, total=False):
+    """One part of the shape that a sweep expects; `experiments.plan.expectation` makes, `analysis.claims` judges it."""
+
+    kind: str  # rises, saturates, fails, best_between, best_inside, order, adds, adds_most
+    arm: str  # fails
+    by: float  # fails: more than so many points under the baseline
+    within: float  # saturates: the last step of the axis changes less than so many points
+    low: float  # best_between: values of the axis
+    high: float
+    arms: list[str]  # order: best first
+    factor: str  # adds, adds_most
+
+
+class ManifestExtras(TypedDict, total=False):
+    """What a manifest may have besides: sweeps planned before these were known lack them."""
+
+    shape: list[Clause]  # what `claim` says, so that results can be held against it
+    factors: dict[str, dict[str, str]]  # arm -> factor -> level, of arms that cross factors
+    max_seeds: int  # seeds are added until the answer is clear, up to so many: tables must allow for the looks
+    trials: dict[str, int]  # arm -> number of the Optuna trial: this is a search, seen as a sweep
+    study: str  # name of its Optuna study
+    open: bool  # the search will ask for more runs
+
+
+class Manifest(ManifestExtras):
+    """What a sweep planned; `analysis` compares it with what exists, so that missing stays missing."""
+
+    store_version: int
+    name: str  # queue_size
+    label: str  # queue_size@digits,train.epochs=5
+    question: str
+    claim: str
+    metric: str  # the readout that answers the question
+    varies: list[str]
+    axis: str | None  # the one numeric field that the arms vary, for the figure
+    axis_values: dict[str, float]  # arm -> value of the axis
+    baseline: str  # name of the arm that the others are compared with
+    baseline_config: str  # name in experiments.baselines
+    arms: list[str]  # in order, RANDOM_INIT last
+    seeds: list[int]
+    cells: list[Cell]
+    published: dict[str, float]  # arm -> published number, percent
+    published_source: str
+    command: str
+    updated: str  # ISO 8601, UTC
+
+
+class TrialRecord(TypedDict, total=False):
+    """A trial of a search, as its storage has it. A trial is an ordinary run at the base's seed."""
+
+    number: int
+    state: str  # done, pruned, failed, running, queued (to be asked once more)
+    run_id: str
+    config: dict[str, Any]  # moco.identity.to_plain
+    settings: dict[str, str]  # config field -> value, as typed after --set; the base has all others
+    values: list[float] | None  # one per metric, of a done trial
+    reported: dict[str, float]  # epoch -> percent, during training
+    constraints: dict[str, float]  # name -> measured minus allowed: above 0 breaks it
+    hours: float | None  # device-hours
+    memory_gb: float | None
+    reason: str | None  # why it was pruned or failed
+    diverged: bool
+    source: str  # drawn; base: the base's own values; again: those of `again_of`; warm start
+    again_of: int | None  # number of the trial that lost its worker
+    job: str | None
+    host: str | None
+    started: str | None  # ISO 8601, UTC
+    ended: str | None
+
+
+class SearchRecord(TypedDict):
+    """RUNS/searches/<label>.json: a search as it was planned and how far it is. `analysis` needs nothing else of it."""
+
+    store_version: int
+    name: str  # search_moco
+    label: str  # search_moco@digits
+    study: str  # name of the Optuna study: the label, or "<label>~2" after --new-study
+    storage: str  # address without password; a journal is named by its file
+    question: str
+    base: str  # name in experiments.baselines
+    base_config: dict[str, Any]
+    space: dict[str, dict[str, Any]]  # config field -> experiments.search.space.to_plain
+    metrics: list[str]  # readouts of the validation images, and gpu_hours
+    directions: list[str]  # "maximize" or "minimize" for each
+    limits: dict[str, float]  # constraint -> what is allowed
+    sampler: str
+    pruner: str
+    seed: int  # of the sampler
+    budget: int  # finished trials that were asked for, warm ones not counted
+    command: str
+    trials: list[TrialRecord]
+    ranking: list[int]  # numbers of done trials within the limits, the best first, one per run
+    front: list[int]  # of those, the Pareto front of the objectives
+    importances: dict[str, dict[str, float]]  # metric -> config field -> share of the variance explained
+    failure: str | None  # why the workers gave up
+    updated: str  # ISO 8601, UTC

@@ -1,0 +1,135 @@
+"""RUNS/searches/<label>.json: what is known of a search without its storage, and the search seen as a sweep of its trials."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from experiments.store import schema
+from experiments.store.files import read_json
+from experiments.store.schema import Manifest, SearchRecord, TrialRecord
+
+TRIAL = re.compile(r"(?P<search>.+)#(?P<number>\d+)")  # search_moco#12
+
+
+def record_path(root: Path, label: str) -> Path:
+    return root / schema.SEARCHES_FOLDER / f"{label}.json"
+
+
+def read_record(path: Path) -> SearchRecord | None:
+    """Raises ValueError for a file that is damaged or written by a newer version."""
+    record: SearchRecord | None = read_json(path)
+    if record is not None and record["store_version"] > schema.STORE_VERSION:
+        raise ValueError(
+            f"{path}: store version {record['store_version']} is newer than this program's {schema.STORE_VERSION}; update it"
+        )
+    return record
+
+
+def all_records(root: Path) -> list[SearchRecord]:
+    """The newest first."""
+    found = [r for path in (root / schema.SEARCHES_FOLDER).glob("*.json") if (r := read_record(path))]
+    return sorted(found, key=lambda r: r["updated"], reverse=True)
+
+
+def record_named(root: Path, name: str) -> SearchRecord:
+    """By label, else by name, the newest. Raises ValueError with what is near."""
+    records = all_records(root)
+    found = [r for r in records if r["label"] == name] or [r for r in records if r["name"] == name]
+    if found:
+        return found[0]
+    names = list(dict.fromkeys([r["name"] for r in records] + [r["label"] for r in records]))
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}" if names else "there is none yet"
+    raise ValueError(f"{name}: no such search in {root}; {hint}")
+
+
+def arm_of(number: int) -> str:
+    return f"trial-{number}"
+
+
+def finished(record: SearchRecord) -> list[TrialRecord]:
+    """Those that count: done or pruned, asked for by this search."""
+    ended = (schema.DONE, schema.PRUNED)
+    return [t for t in record["trials"] if t["state"] in ended and t.get("source") != "warm start"]
+
+
+def feasible(trial: TrialRecord) -> bool:
+    return all(excess <= 0 for excess in trial.get("constraints", {}).values())
+
+
+def ranked(record: SearchRecord) -> list[TrialRecord]:
+    """Done trials within the limits, the best first by the first metric; of equal ones the earlier. One per run."""
+    sign = -1 if record["directions"][0] == "maximize" else 1
+    done = [t for t in record["trials"] if t["state"] == schema.DONE and t.get("values") and feasible(t)]
+    best: dict[str, TrialRecord] = {}
+    for trial in sorted(done, key=lambda t: (sign * (t["values"] or [0.0])[0], t["number"])):
+        best.setdefault(trial["run_id"], trial)
+    return list(best.values())
+
+
+def front(record: SearchRecord) -> list[TrialRecord]:
+    """The Pareto front of several objectives, by the first: no other trial is as good in all and better in one."""
+    signs = [-1 if direction == "maximize" else 1 for direction in record["directions"]]
+
+    def losses(trial: TrialRecord) -> list[float]:
+        return [sign * value for sign, value in zip(signs, trial["values"] or [], strict=True)]
+
+    def beaten(trial: TrialRecord) -> bool:
+        own = losses(trial)
+        others = (losses(other) for other in candidates)
+        return any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for other in others)
+
+    candidates = ranked(record)
+    return [trial for trial in candidates if not beaten(trial)]
+
+
+def as_manifest(record: SearchRecord) -> Manifest:
+    """The trials as arms of a sweep, so that status, logs, cancel, find and sync know them."""
+    trials = [t for t in record["trials"] if t.get("run_id")]
+    seed = int(record["base_config"]["train"]["seed"])
+    cells = [
+        schema.Cell(arm=arm_of(t["number"]), seed=_seed(t), run_id=t["run_id"], config=t["config"]) for t in trials
+    ]
+    best = next((t for t in record["trials"] if t.get("source") == "base"), None)
+    plain: Any = {
+        "store_version": record["store_version"],
+        "name": record["name"],
+        "label": record["label"],
+        "question": record["question"],
+        "claim": "",
+        "metric": next(iter(record["metrics"])),
+        "varies": list(record["space"]),
+        "axis": None,
+        "axis_values": {},
+        "baseline": arm_of(best["number"]) if best else "",
+        "baseline_config": record["base"],
+        "arms": [cell["arm"] for cell in cells],
+        "seeds": sorted({seed, *(cell["seed"] for cell in cells)}),
+        "cells": cells,
+        "published": {},
+        "published_source": "",
+        "command": record["command"],
+        "updated": record["updated"],
+        "trials": {arm_of(t["number"]): t["number"] for t in trials},
+        "study": record["study"],
+        "open": len(finished(record)) < record["budget"] and record["failure"] is None,
+    }
+    made: Manifest = plain
+    return made
+
+
+def _seed(trial: TrialRecord) -> int:
+    return int(trial["config"]["train"]["seed"])
+
+
+def search_manifests(root: Path) -> list[Manifest]:
+    return [as_manifest(record) for record in all_records(root)]
+
+
+def split_trial(text: str) -> tuple[str, str] | None:
+    """`search_moco#12` as the search and its arm."""
+    match = TRIAL.fullmatch(text)
+    return (match["search"], arm_of(int(match["number"]))) if match else None

@@ -1,0 +1,242 @@
+"""What is contrasted with what: the key encoder, the negatives, the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# How a field says what it may be, and that it does not change the result.
+
+
+def cosmetic(default: Any) -> Any:
+    """A field that does not change the result: left out of the run's identity."""
+    return field(default=default, metadata={"cosmetic": True})
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def require_share(name: str, value: float) -> None:
+    require(0.0 <= value <= 1.0, f"{name} = {value}: must be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Absent:
+    """This part is not there: no key encoder, no negatives, no predictor."""
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Key encoder = moving average of the query encoder's parameters: theta_k <- m theta_k + (1 - m) theta_q (v1, eq. 2).
+
+    `ramp_to` moves m from `momentum` to that value by half a cosine, step by step (v2+, v3). `shuffle` permutes the keys'
+    batch before BatchNorm and undoes it after (ShuffleBN); it needs split BatchNorm.
+    """
+
+    momentum: float = 0.999
+    ramp_to: float | None = None
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        require_share("key_encoder.momentum", self.momentum)
+        if self.ramp_to is not None:
+            require_share("key_encoder.ramp_to", self.ramp_to)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Keys come from the query encoder itself and gradients flow through both (end-to-end, SimCLR, SupCon)."""
+
+    shuffle: bool = False
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The last `size` keys, a ring that any batch size may enter (K in the papers). A symmetric loss has one per view."""
+
+    size: int = 65_536
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"negatives.size = {self.size}: the queue must hold at least 1 key")
+
+
+@dataclass(frozen=True)
+class InBatch:
+    """The keys of the other images of the batch, over all GPUs (end-to-end, v3)."""
+
+
+@dataclass(frozen=True)
+class BothViews:
+    """Both views of the other images of the batch: 2B - 1 candidates (SimCLR, arXiv:2002.05709, eq. 1; SupCon)."""
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """One stored embedding per training image; `size` of them are drawn as negatives at each step (K), the image's own is
+    the positive. A stored one moves by v <- m v + (1 - m) q, of unit length (InstDisc, arXiv:1805.01978, section 3)."""
+
+    size: int = 4096
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"negatives.size = {self.size}: must be at least 1 stored embedding")
+        require_share("negatives.momentum", self.momentum)
+
+
+@dataclass(frozen=True)
+class InfoNCE:
+    """Softmax cross entropy over cosine similarities divided by `temperature` (v1, eq. 1), mean over queries.
+
+    `positives` own: the query's own image; label: every candidate of its class (SupCon, arXiv:2004.11362, L_out).
+    `symmetric`: both views are queries in turn and the mean of the two losses counts. `factor` multiplies the loss by
+    factor x temperature: 4 in v3, which sums two directions of 2T each.
+    """
+
+    temperature: float = 0.07
+    positives: Literal["own", "label"] = "own"
+    symmetric: bool = False
+    factor: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0.0, f"loss.temperature = {self.temperature}: must be above 0")
+        require(self.factor is None or self.factor > 0.0, f"loss.factor = {self.factor}: must be above 0, or none")
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Softmax cross entropy over the classes of the labelled training images, of one view: supervised from scratch."""
+
+
+# The networks: encoders, projection heads, predictors.
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """Residual network. Depth 8 is a narrow three-block net for small images; the others are torchvision's.
+
+    `groups` and `width_per_group` are torchvision's: ResNeXt-50 32x4d is depth 50, 32 groups of 4; Wide ResNet-50-2 is
+    depth 50, 1 group of 128. `batch_norm_splits` G > 1 normalises G equal parts of the batch apart, as G GPUs would
+    (SplitBatchNorm); 1 normalises the whole batch together, also over several GPUs (SyncBN).
+    """
+
+    depth: Literal[8, 18, 34, 50, 101, 152] = 50
+    stem: Literal["imagenet", "small", "strided"] = "imagenet"
+    width: int = 64  # channels of the first stage
+    groups: int = 1
+    width_per_group: int = 64
+    zero_init_residual: bool = False  # the last BatchNorm of each block starts at 0 (v3)
+    batch_norm_splits: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.width == 64 or self.depth == 8,
+            f"encoder.width = {self.width}: only depth 8 has a free width, depth {self.depth} has 64",
+        )
+        require(self.width >= 1, f"encoder.width = {self.width}: must be at least 1")
+        require(
+            (self.groups, self.width_per_group) == (1, 64) or self.depth >= 50,
+            f"encoder.groups = {self.groups} and encoder.width_per_group = {self.width_per_group}: "
+            f"depth {self.depth} has no bottlenecks to group or widen; choose depth 50, 101 or 152",
+        )
+        require(
+            self.groups >= 1 and self.width_per_group >= 1,
+            f"encoder.groups = {self.groups}, encoder.width_per_group = {self.width_per_group}: must be at least 1",
+        )
+        require(
+            self.batch_norm_splits >= 1, f"encoder.batch_norm_splits = {self.batch_norm_splits}: must be at least 1"
+        )
+
+
+@dataclass(frozen=True)
+class ViT:
+    """Vision transformer as MoCo v3 trains it (arXiv:2104.02057, section 4; tiny 192/12/3, small 384/12/12, base 768/12/12,
+    large 1024/24/16).
+
+    `freeze_patch_projection` keeps the random patch projection as it is (v3, section 4.2, against spikes). `conv` replaces
+    it by four stride-2 convolutions and takes one block away (Xiao et al., arXiv:2106.14881).
+    """
+
+    width: int = 384
+    depth: int = 12
+    heads: int = 12
+    patch: int = 16  # pixels
+    stem: Literal["patch", "conv"] = "patch"
+    position: Literal["sincos", "learned", "none"] = "sincos"
+    pool: Literal["cls", "mean"] = "cls"
+    freeze_patch_projection: bool = True
+
+    batch_norm_splits = 1  # no BatchNorm inside; not a field
+
+    def __post_init__(self) -> None:
+        require(
+            self.heads >= 1 and self.width % self.heads == 0,
+            f"encoder.width = {self.width} and encoder.heads = {self.heads}: the width must divide among the heads",
+        )
+        require(
+            self.position != "sincos" or self.width % 4 == 0,
+            f"encoder.width = {self.width}: sin-cos positions need a multiple of 4",
+        )
+        if self.stem == "conv":
+            self._check_stem()
+        require(self.depth >= 1, f"encoder.depth = {self.depth}: must be at least 1")
+        require(self.patch >= 1, f"encoder.patch = {self.patch}: must be at least 1 pixel")
+
+    def _check_stem(self) -> None:
+        require(
+            self.patch in (2, 4, 8, 16),
+            f"encoder.patch = {self.patch}: the conv stem halves the side once per convolution; choose 2, 4, 8 or 16",
+        )
+        require(
+            self.width % (self.patch // 2) == 0,
+            f"encoder.width = {self.width}: the conv stem doubles its channels up to it; must divide by {self.patch // 2}",
+        )
+        require(
+            self.depth >= 2, f"encoder.depth = {self.depth}: the conv stem takes one block away; must be at least 2"
+        )
+        require(
+            not self.freeze_patch_projection,
+            "encoder.freeze_patch_projection = True and encoder.stem = conv: only the patch projection can stay frozen; "
+            "set encoder.freeze_patch_projection=false",
+        )
+
+
+@dataclass(frozen=True)
+class Head:
+    """Projection head: Linear-ReLU for each entry of `hidden`, then Linear to `dim`. No hidden layer is v1's linear head.
+
+    0 in `hidden` stands for the width of the encoder's features (v2: 2048 for ResNet-50). `norm` puts a BatchNorm between
+    each hidden Linear (then without bias) and its ReLU; `last_norm` ends with one without scale and shift (v3).
+    BatchNorm of heads is over the whole batch, also over several GPUs.
+    """
+
+    hidden: tuple[int, ...] = ()
+    dim: int = 128
+    norm: bool = False
+    last_norm: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            all(w >= 0 for w in self.hidden), f"head.hidden = {self.hidden}: widths must be 0 (as the features) or more"
+        )
+        require(self.dim >= 2, f"head.dim = {self.dim}: must be at least 2")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """One Linear layer to the classes of the data set: supervised training from scratch."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """An MLP on the queries alone, `head.dim` to `head.dim`, hidden layers with BatchNorm (v3, section 3)."""
+
+    hidden: tuple[int, ...] = (4096,)
+    last_norm: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            all(w >= 1 for w in self.hidden) and len(self.hidden) >= 1,
+            f"predictor.hidden = {self.hidden}: needs one width or more, each at least 1; predictor=absent is none",
+        )

@@ -1,0 +1,137 @@
+"""`--until-significant`, end to end with stand-in runs. Oracle: which seeds each arm has at the end, and why."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.launch import cli
+from experiments.plan.baselines import digits
+from experiments.plan.manifest import add_seeds, write_manifest
+from experiments.plan.sweep import Plan, Sweep, plan
+from experiments.state.state import state_of
+from experiments.store import schema
+from experiments.store.manifests import all_manifests, read_manifest
+from moco.config import Queue
+from tests.support.stand_in_runs import ROOT, environment
+
+STAND_IN = (sys.executable, str(ROOT / "tests/support/stand_in.py"), "sweep")
+
+
+def stand_in(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    env = environment(MOCO_RUNS=str(root), STAND_IN_BETTER="512", **more)
+    command = [*STAND_IN, "--set", "train.epochs=1", "train.device=cpu", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=root.parent)
+
+
+def seeds(root: Path, state: str = schema.DONE) -> dict[str, list[int]]:
+    (manifest,) = all_manifests(root)
+    found: dict[str, list[int]] = {arm: [] for arm in manifest["arms"]}
+    for cell in manifest["cells"]:
+        if state_of(root / cell["run_id"]).state == state:
+            found[cell["arm"]].append(cell["seed"])
+    return found
+
+
+def test_seeds_go_to_the_arms_that_are_not_told_apart_and_to_the_baseline(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    said = stand_in(root, "--until-significant", "--max-seeds", "8")
+    assert said.returncode == 0, said.stderr
+    (manifest,) = all_manifests(root)
+    assert manifest["max_seeds"] == 8
+    decided_at = len(seeds(root)["K=512"])
+    assert 5 <= decided_at < 8  # it is better by 5 points, its neighbour by none
+    assert seeds(root) == {
+        "K=128": list(range(8)), "K=256": list(range(8)), "K=512": list(range(decided_at)), schema.RANDOM_INIT: list(range(5)),
+    }  # fmt: skip
+    assert all(not cells for cells in seeds(root, schema.MISSING).values())  # nobody plans what nobody needs
+    assert "--until-significant: at 8 seeds, the most allowed, not told apart: K=256" in said.stdout
+    assert re.search(r"K=512 +\d/\d .* higher by 5\.\d", said.stdout)
+    assert "whatever number of seeds one stops" in " ".join(said.stdout.split()).replace("- ", "")
+
+    again = stand_in(root, "--until-significant", "--max-seeds", "8")
+    assert "started" not in again.stdout
+    more = stand_in(root, "--until-significant", "--max-seeds", "9", "--max-parallel", "2")
+    assert "started   K=256 seed 8" in more.stdout
+    assert seeds(root)["K=256"] == list(range(9))
+    assert seeds(root)["K=512"] == list(range(decided_at))
+    plain = stand_in(root, "--dry-run", "--seeds", "5")
+    assert plain.returncode == 0, plain.stderr
+    stand_in(root, "--seeds", "5")
+    assert seeds(root)["K=512"] == list(range(decided_at))
+    assert not any(seeds(root, schema.MISSING).values())  # the plain command keeps the plan as it has grown
+
+
+def test_runs_that_fail_do_not_keep_it_going_for_ever(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    said = stand_in(root, "--until-significant", "--max-seeds", "6", STAND_IN_FAIL="256")
+    assert said.returncode == 1
+    assert seeds(root, schema.FAILED)["K=256"] == list(range(6))
+    assert "not told apart: K=256" in " ".join(said.stdout.split())
+
+
+def test_an_interrupted_round_is_gone_on_with(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    stand_in(root, "--until-significant", "--max-seeds", "6")
+    gone = next(c for c in all_manifests(root)[0]["cells"] if (c["arm"], c["seed"]) == ("K=256", 5))
+    for file in (root / gone["run_id"]).iterdir():
+        file.unlink()
+    os.rmdir(root / gone["run_id"])
+    said = stand_in(root, "--until-significant", "--max-seeds", "6")
+    assert [line for line in said.stdout.splitlines() if line.startswith("started")] == ["started   K=256 seed 5"]
+
+
+def planned(count: int) -> Plan:
+    base = digits()
+    sweep = Sweep(
+        name="s", question="?", claim="!", varies=("negatives.size",), baseline="K=128",
+        arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in (128, 256, 512)},
+    )  # fmt: skip
+    return plan(sweep, base, base_name="digits", preset=base, seeds=count)
+
+
+def test_seeds_of_one_arm_stay_its_own_when_the_plan_is_written_again(tmp_path: Path) -> None:
+    write_manifest(tmp_path, planned(2), "first")
+    add_seeds(tmp_path, planned(4), planned(4).choose(["K=128", "K=256"]), 6)
+    for again in (2, 1):
+        write_manifest(tmp_path, planned(again), "again")
+        manifest = read_manifest(tmp_path, "s@digits")
+        assert manifest is not None
+        found: dict[str, list[int]] = {}
+        for cell in manifest["cells"]:
+            found.setdefault(cell["arm"], []).append(cell["seed"])
+        assert found == {"K=128": [0, 1, 2, 3], "K=256": [0, 1, 2, 3], "K=512": [0, 1], schema.RANDOM_INIT: [0, 1]}
+        assert manifest["max_seeds"] == 6
+    write_manifest(tmp_path, planned(3), "more")
+    manifest = read_manifest(tmp_path, "s@digits")
+    assert manifest is not None
+    assert [c["seed"] for c in manifest["cells"] if c["arm"] == "K=512"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--max-seeds", "9"], "--max-seeds 9: says where --until-significant ends; add that, or use --seeds"),
+        (["--until-significant", "--max-seeds", "4"], "--max-seeds 4: must be at least 5, with fewer nothing is decided"),
+        (["--until-significant", "--force"], "--until-significant: does not go with --force; leave one of them out"),
+        (["--until-significant", "--cluster", "debug"],
+         "--until-significant: does not go with --cluster debug; leave one of them out"),
+        (["--until-significant", "--cluster", "slurm"],
+         "--until-significant: has to see the results of a round; on a cluster add --wait"),
+    ],
+)  # fmt: skip
+def test_flags_that_do_not_go_together_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    from sweeps.queue_size import SWEEP
+
+    monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
+    assert cli.run(SWEEP, arguments) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,91 @@
+"""Plans of one label grow together. Oracle: the merged plan, written out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.plan.baselines import digits
+from experiments.plan.manifest import write_manifest
+from experiments.plan.sweep import Plan, Sweep, plan
+from experiments.store import schema
+from experiments.store.manifests import all_manifests, read_manifest
+from moco.config import Config, Queue
+from moco.config.plain import from_plain, run_id
+
+
+def planned(*sizes: int, seeds: int = 1, base: Config | None = None) -> Plan:
+    base = base or digits()
+    sweep = Sweep(
+        name="s", question="?", claim="!", varies=("negatives.size",), axis="negatives.size", baseline=f"K={sizes[0]}",
+        arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes}, published={"K=256": 50.0, "K=1": 9.9},
+    )  # fmt: skip
+    return plan(sweep, base, base_name="digits", preset=base, seeds=seeds)
+
+
+def cells(manifest: schema.Manifest) -> list[tuple[str, int]]:
+    return [(c["arm"], c["seed"]) for c in manifest["cells"]]
+
+
+def test_a_plan_is_written_as_it_is(tmp_path: Path) -> None:
+    written = write_manifest(tmp_path, planned(128, 256, seeds=2), "python sweeps/s.py --seeds 2")
+    assert json.loads((tmp_path / "sweeps/s@digits.json").read_text()) == written == read_manifest(tmp_path, "s@digits")
+    assert cells(written) == [(arm, seed) for arm in ("K=128", "K=256", "random init") for seed in (0, 1)]
+    assert written["axis_values"] == {"K=128": 128.0, "K=256": 256.0}
+    assert written["published"] == {"K=256": 50.0}
+    assert (written["baseline"], written["command"]) == ("K=128", "python sweeps/s.py --seeds 2")
+    for cell in written["cells"]:
+        assert run_id(from_plain(Config, cell["config"])) == cell["run_id"]
+        assert cell["config"]["train"]["seed"] == cell["seed"]
+
+
+def test_seeds_and_arms_of_earlier_plans_stay(tmp_path: Path) -> None:
+    write_manifest(tmp_path, planned(128, 512, seeds=3), "first")
+    merged = write_manifest(tmp_path, planned(128, 256, seeds=1), "second")
+    assert (merged["arms"], merged["seeds"]) == (["K=128", "K=256", "K=512", "random init"], [0, 1, 2])
+    assert cells(merged) == [(arm, seed) for arm in merged["arms"] for seed in (0, 1, 2)]
+    assert merged["axis_values"] == {"K=128": 128.0, "K=256": 256.0, "K=512": 512.0}
+    assert merged["command"] == "second"
+    again = planned(128, 256, 512, seeds=3)
+    assert {c["run_id"] for c in merged["cells"]} == {c.run_id for c in again.cells()}
+
+
+def test_arms_of_a_baseline_that_has_changed_since_do_not_stay(tmp_path: Path) -> None:
+    write_manifest(tmp_path, planned(128, 512, seeds=2), "first")
+    other = replace(digits(), optim=replace(digits().optim, lr=0.5))
+    merged = write_manifest(tmp_path, planned(128, 256, base=other), "second")
+    assert merged["arms"] == ["K=128", "K=256", "random init"]
+    assert merged["seeds"] == [0, 1]
+    assert {c["config"]["optim"]["lr"] for c in merged["cells"] if c["arm"] != "random init"} == {0.5}
+
+
+def _write(root: str, seeds: int) -> None:
+    write_manifest(Path(root), planned(128, 256, seeds=seeds), str(seeds))
+
+
+def test_two_launchers_at_a_time_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    launchers = [context.Process(target=_write, args=(str(tmp_path), seeds)) for seeds in (1, 4)]
+    for launcher in launchers:
+        launcher.start()
+    for launcher in launchers:
+        launcher.join()
+    manifest = read_manifest(tmp_path, "s@digits")
+    assert manifest is not None
+    assert manifest["seeds"] == [0, 1, 2, 3]
+
+
+def test_a_manifest_of_a_newer_program_is_refused_and_a_damaged_one_named(tmp_path: Path) -> None:
+    write_manifest(tmp_path, planned(128), "x")
+    path = tmp_path / "sweeps/s@digits.json"
+    newer = json.loads(path.read_text()) | {"store_version": 99}
+    path.write_text(json.dumps(newer))
+    with pytest.raises(ValueError, match=r"store version 99 is newer than this program's 1; update it"):
+        all_manifests(tmp_path)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=r"s@digits\.json: damaged, not JSON"):
+        read_manifest(tmp_path, "s@digits")

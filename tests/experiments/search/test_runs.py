@@ -1,0 +1,219 @@
+"""Trials as run directories, with the stand-in's trainer and real processes; the digits once. Oracles: an ordinary run's
+own files, exec of what is printed, MLflow and Optuna read by themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.plan.baselines import baseline
+from experiments.plan.configs import create
+from experiments.plan.sweep import make_cell
+from experiments.run.worker import attempt
+from experiments.search.launch import begin
+from experiments.search.storage import quiet
+from experiments.search.worker import SearchWorker
+from experiments.state.find import find
+from experiments.state.state import state_of
+from experiments.store import schema
+from experiments.store.run import RunDirectory
+from experiments.store.schema import SearchRecord
+from experiments.store.search_record import finished, record_path, split_trial
+from moco.config import Config
+from moco.config.plain import from_plain, run_id
+from tests.support.search_stand_in import replace_trainer
+from tests.support.search_toy import TOY, begun, known, opened, value
+from tests.support.stand_in_runs import ROOT, environment, wait_until
+
+SEARCH = (sys.executable, "-m", "tests.support.search_stand_in", "search")
+VERBS = (sys.executable, "-m", "experiments")
+QUICK = ("--set", "train.epochs=2", "evaluation.knn_every=1", "train.device=cpu")
+LABEL = "toy@digits,train.epochs=2,evaluation.knn_every=1"
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet()
+    monkeypatch.setitem(sys.modules, "moco.train", sys.modules.get("moco.train"))
+    replace_trainer()
+
+
+def run(command: tuple[str, ...], root: Path, *arguments: str, code: int = 0, **more: str) -> str:
+    said = subprocess.run(
+        [*command, *arguments], env=environment(MOCO_RUNS=str(root), **more), cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert said.returncode == code, f"{said.returncode}\n{said.stdout}\n{said.stderr}"
+    return said.stdout
+
+
+def the_record(root: Path, label: str = LABEL) -> SearchRecord:
+    return known(record_path(root, label))
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_trial_is_an_ordinary_run_and_one_that_exists_is_told_not_trained(tmp_path: Path) -> None:
+    path = begun(tmp_path, replace(TOY, budget=1))
+    config: Config = from_plain(Config, known(path)["base_config"])
+    cell = make_cell("anything", config.train.seed, config)
+    directory = RunDirectory(tmp_path / cell.run_id)
+    create(directory, config)
+    assert attempt(directory.path) == schema.DONE
+    before = directory.attempts(), (directory.path / schema.JOURNAL).read_bytes()
+    assert SearchWorker.on(path).work()
+    (trial,) = known(path)["trials"]
+    assert (trial["run_id"], trial["values"]) == (cell.run_id, [value(config)])
+    assert (directory.attempts(), (directory.path / schema.JOURNAL).read_bytes()) == before
+    assert trial["reported"] == {
+        str(round(r["epoch"])): r["values"]["validation/knn20_top1"]
+        for r in directory.records()
+        if "validation/knn20_top1" in r["values"]
+    }
+
+
+def test_workers_here_prune_for_real_and_every_name_leads_to_the_run(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    slow = {"STAND_IN_STEP": "0.05", "STAND_IN_DIVERGES_ABOVE": "5"}
+    said = run(
+        SEARCH, root, "--trials", "14", "--workers", "2", "--sampler", "random", "--pruner", "median", *QUICK, **slow
+    )
+    record = the_record(root)
+    assert len(finished(record)) == 14
+    assert "14/14" in said
+    states = {t["number"]: state_of(root / t["run_id"]).state for t in record["trials"]}
+    for trial in record["trials"]:
+        expected = schema.FAILED if trial["diverged"] else trial["state"]
+        assert states[trial["number"]] == expected
+        if trial["state"] == schema.DONE:
+            assert trial["values"] == [RunDirectory(root / trial["run_id"]).results()["validation"]["knn20_top1"]]  # type: ignore[index]
+    pruned = next(t for t in record["trials"] if t["state"] == schema.PRUNED and not t["diverged"])
+    directory = RunDirectory(root / pruned["run_id"])
+    assert directory.results() is None
+    assert 10 <= (directory.status() or {})["step"] < 20  # it ended after its first evaluation
+    assert "pruned" in run(VERBS, root, "status", "toy")
+    found = run(VERBS, root, "find", f"toy#{pruned['number']}")
+    assert found.split()[:4] == [pruned["run_id"], "pruned", f"trial-{pruned['number']}", "seed"]
+    assert [f.arm for f in find(root, pruned["run_id"])] == [f"trial-{pruned['number']}"]
+    frozen = opened(record_path(root, LABEL)).trials()[pruned["number"]]
+    assert frozen.user_attrs["held"]["run_id"] == pruned["run_id"]
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on_from_there(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    command = [*SEARCH, "--trials", "5", "--workers", "2", "--pruner", "none", *QUICK]
+    first = subprocess.Popen(
+        command, env=environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.1"), cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )  # fmt: skip
+    wait_until(lambda: record_path(root, LABEL).exists() and sum(s > 2 for s in _steps(root)) == 2)
+    first.send_signal(signal.SIGINT)
+    out, _ = first.communicate()
+    assert first.returncode == 130
+    assert "0 of 5 trials finished; the same command goes on" in out
+    states = [t["state"] for t in the_record(root)["trials"]]
+    assert sorted(states) == ["failed", "failed", "queued", "queued"]
+    run(SEARCH, root, "--trials", "5", "--workers", "2", "--pruner", "none", *QUICK)
+    record = the_record(root)
+    assert len(finished(record)) == 5
+    again = [t for t in record["trials"] if t.get("source") == "again"]
+    for trial in again:  # carried on from where it was saved, every step once
+        directory = RunDirectory(root / trial["run_id"])
+        assert [line["state"] for line in directory.attempts() if line["event"] == "end"] == ["preempted", "done"]
+        steps = [r["step"] for r in directory.records() if "train/loss" in r["values"]]
+        assert steps == list(range(1, 21))
+
+
+def _steps(root: Path) -> list[int]:
+    found = (RunDirectory(path.parent).status() for path in root.glob(f"*/{schema.STATUS}"))
+    return [int(status.get("step", 0)) for status in found if status]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_warm_start_tells_what_is_finished_and_lies_in_the_space(tmp_path: Path) -> None:
+    from experiments.search.definition import plan
+
+    base: Config = plan(TOY, "digits", ["train.device=cpu"]).base
+    inside = replace(base, optim=replace(base.optim, lr=0.05))
+    outside = replace(base, optim=replace(base.optim, lr=0.05, momentum=0.5))
+    too_far = replace(base, optim=replace(base.optim, lr=20.0))
+    open_ = replace(base, optim=replace(base.optim, lr=0.06))
+    cells = []
+    for config, seed in ((inside, 0), (inside, 3), (outside, 0), (too_far, 0), (open_, 0)):
+        cell = make_cell("arm", seed, config)
+        create(RunDirectory(tmp_path / cell.run_id), cell.config)
+        if config is not open_:
+            attempt(tmp_path / cell.run_id)
+        from moco.config.plain import to_plain
+
+        cells.append(schema.Cell(arm="arm", seed=seed, run_id=cell.run_id, config=to_plain(cell.config)))
+    path = begun(tmp_path, replace(TOY, budget=2))
+    record = begin(path, known(path), None, cells)
+    warm = [t for t in record["trials"] if t["source"] == "warm start"]
+    assert [t["run_id"] for t in warm] == [cells[0]["run_id"], cells[1]["run_id"]]
+    assert [t["values"] for t in warm] == [[value(inside)]] * 2
+    assert begin(path, known(path), None, cells)["trials"] == record["trials"]  # told once
+    assert SearchWorker.on(path).work()
+    assert len(finished(known(path))) == 2  # beside the warm ones
+
+
+def test_confirmation_ranks_by_fresh_seeds_and_the_winner_can_be_pasted(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    small = ("--set", "train.epochs=1", "evaluation.linear_epochs=5", "train.device=cpu", "data.image_size=8")
+    label = "toy@digits,train.epochs=1,evaluation.linear_epochs=5,data.image_size=8"
+    real = (
+        sys.executable,
+        "-c",
+        "from experiments.search.cli import main; from tests.support.search_toy import TOY; main(TOY)",
+    )
+    run(real, root, "--trials", "4", "--workers", "1", *small)
+    run(real, root, "--confirm", "2x2", "--yes", *small)
+    record = json.loads(next(root.glob("searches/toy@*.json")).read_text())
+    assert len(finished(record)) == 4
+    manifest = json.loads(next(root.glob("sweeps/toy_confirm@*.json")).read_text())
+    assert manifest["seeds"] == [1, 2]  # the search trained at 0
+    table = run((sys.executable, "-m", "analysis"), root, "search", "toy", "--table")
+    means = {
+        arm: sum(_validation(root, c["run_id"]) for c in manifest["cells"] if c["arm"] == arm) / 2
+        for arm in manifest["arms"]
+        if arm != schema.RANDOM_INIT
+    }
+    rows = [line.split() for line in table.partition("at fresh seeds")[2].splitlines()[2:]]
+    assert {row[1]: float(row[3]) for row in rows} == {
+        arm: pytest.approx(mean, abs=0.006) for arm, mean in means.items()
+    }
+    assert [float(row[3]) for row in rows] == sorted((float(row[3]) for row in rows), reverse=True)
+    said = run(VERBS, root, "adopt", "toy")
+    winner = max((arm for arm in means if arm != "base"), key=lambda arm: means[arm])
+    made: dict[str, Any] = {}
+    exec(said, made)
+    pasted = made[next(name for name in made if name.startswith("digits_toy"))]()
+    trial = next(t for t in record["trials"] if f"trial-{t['number']}" == winner)
+    config: Config = from_plain(Config, trial["config"])
+    assert run_id(pasted) == run_id(config)
+    assert baseline("digits") != pasted
+    assert label
+
+
+def _validation(root: Path, run: str) -> float:
+    return float((RunDirectory(root / run).results() or {})["validation"]["knn20_top1"])
+
+
+def test_names_of_trials() -> None:
+    assert split_trial("search_moco#12") == ("search_moco", "trial-12")
+    assert split_trial("search_moco") is None
+    assert os.environ.get("MOCO_SEARCH_STORAGE") is None
+
+
+def test_adopt_says_what_there_is(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [*VERBS, "adopt", "toyy"], env=environment(MOCO_RUNS=str(tmp_path)), capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stderr) == (2, f"error: toyy: no such search in {tmp_path}; there is none yet\n")

@@ -1,0 +1,104 @@
+"""Contradictory mixes are refused when the config is built, with the values in the message; sound ones are not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from experiments.plan.baselines import digits
+from moco import methods as m
+from moco.config import (
+    Absent,
+    BothViews,
+    Classifier,
+    Config,
+    CrossEntropy,
+    Data,
+    Head,
+    InBatch,
+    InfoNCE,
+    MemoryBank,
+    Momentum,
+    Predictor,
+    Queue,
+    ResNet,
+    Shared,
+    ViT,
+)
+from moco.data.catalog import SETS
+
+METHODS = [m.moco_v1, m.moco_v2, m.moco_v2plus, m.moco_v3, m.moco_v3_vit]
+METHODS += [m.end_to_end, m.memory_bank, m.simclr, m.supcon, m.supervised]
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "words"),
+    [
+        (m.memory_bank, {"key_encoder": Momentum()}, "key_encoder = momentum and negatives = memorybank"),
+        (m.moco_v1, {"key_encoder": Shared(shuffle=True)}, "key_encoder = shared and negatives = queue"),
+        (m.moco_v1, {"key_encoder": Absent()}, "key_encoder = absent and negatives = queue"),
+        (m.simclr, {"key_encoder": Momentum(shuffle=False)}, "negatives = bothviews"),
+        (m.moco_v1, {"negatives": Absent()}, "negatives = absent"),
+        (m.supcon, {"data": Data(name="stl10", image_size=96)}, "loss.positives = label and data.name = stl10"),
+        (m.supervised, {"data": Data(name="stl10", image_size=96)}, "loss = crossentropy and data.name = stl10"),
+        (m.memory_bank, {"loss": InfoNCE(0.07, positives="label")}, "positives = label and negatives = memorybank"),
+        (m.memory_bank, {"loss": InfoNCE(0.07, symmetric=True)}, "symmetric = True and negatives = memorybank"),
+        (m.simclr, {"loss": InfoNCE(0.5)}, "symmetric = False and negatives = bothviews"),
+        (m.moco_v1, {"predictor": Predictor()}, "predictor = predictor with key_encoder = momentum and negatives = queue"),
+        (m.simclr, {"predictor": Predictor()}, "defined for MoCo v3 only"),
+        (m.moco_v1, {"head": Classifier()}, "head = classifier and loss = infonce"),
+        (m.supervised, {"head": Head()}, "loss = crossentropy and head = head"),
+        (m.moco_v1, {"loss": CrossEntropy()}, "loss = crossentropy and head = head"),
+        (m.moco_v3_vit, {"data": Data(name="imagenet", image_size=200)}, "encoder.patch = 16 and data.image_size = 200"),
+        (m.moco_v1, {"encoder": ResNet(50)}, "shuffle = True and encoder.batch_norm_splits = 1"),
+        (m.moco_v3_vit, {"key_encoder": Momentum(0.99)}, "shuffle = True and encoder.batch_norm_splits = 1"),
+    ],
+)  # fmt: skip
+def test_a_contradiction_is_one_line_with_both_values(
+    base: Callable[[], Config], changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        replace(base(), **changes)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (m.simclr, "key_encoder = shared"),
+        (m.moco_v3_vit, "BatchNorm over the whole batch"),
+        (m.moco_v2plus, "batch_norm_splits must be a multiple"),
+    ],
+)
+def test_accumulation_that_would_not_equal_the_whole_batch_is_refused(base: Callable[[], Config], words: str) -> None:
+    config = base()
+    with pytest.raises(ValueError, match=words):
+        replace(config, train=replace(config.train, accumulate=2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_a_difference_that_fits_the_digits(method: Callable[[], Config]) -> None:
+    published = method()
+    if not isinstance(published.loss, CrossEntropy):
+        on_digits = m.mechanism_of(published, digits())
+        assert on_digits.key_encoder == published.key_encoder
+        assert on_digits.part(Head).dim == digits().part(Head).dim
+
+
+def test_unlabelled_sets_are_those_of_the_catalog() -> None:
+    from moco.config.run import UNLABELLED
+
+    assert set(UNLABELLED) == {name for name, facts in SETS.items() if facts.unlabelled}
+
+
+def test_a_part_of_another_kind_is_named_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"negatives = inbatch: queue is needed here.*--set negatives=queue"):
+        m.moco_v3().part(Queue)
+    assert m.moco_v1().part(Queue).size == 65_536
+    assert isinstance(m.simclr().negatives, BothViews)
+    assert isinstance(m.end_to_end().negatives, InBatch)
+    assert m.memory_bank().part(MemoryBank).momentum == 0.5
+    assert m.moco_v3_vit().part(ViT).freeze_patch_projection

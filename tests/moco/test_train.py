@@ -1,0 +1,132 @@
+"""Resume is bit for bit, records come in their order, stopping saves, and a bad checkpoint is one clear line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.plan.baselines import digits
+from experiments.store.schema import METRICS, ON_REQUEST
+from moco import checkpoint
+from moco.config import Config, Queue, Train
+from moco.train import CHECKPOINT, ENCODER, Diverged, Record, Resumed, train
+
+CLOCKS = ("speed/", "seconds/")
+
+
+def quick(**changes: object) -> Config:
+    base = digits()
+    return replace(
+        base,
+        negatives=Queue(200),
+        train=replace(base.train, epochs=3, batch_size=256, log_every=2, device="cpu"),
+        evaluation=replace(base.evaluation, knn_every=1, linear_epochs=5, few_label_draws=2),
+        **changes,
+    )
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    left = iter(range(steps - 1, -1, -1))
+    return lambda: next(left) == 0
+
+
+def numbers(records: Iterator[Record | Resumed]) -> dict[tuple[int, str], float]:
+    found: dict[tuple[int, str], float] = {}
+    for record in records:
+        if isinstance(record, Record):
+            for key, value in record.values.items():
+                if not key.startswith(CLOCKS):
+                    assert (record.step, key) not in found, f"{key} twice at step {record.step}"
+                    found[record.step, key] = value
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[int, str], float], Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    return numbers(train(quick(), folder)), folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = checkpoint.load(folder / ENCODER)
+    return state["encoder"] | {f"head.{k}": v for k, v in state["head"].items()}
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 6, 14])
+def test_stopped_anywhere_and_resumed_is_the_uninterrupted_run(whole, tmp_path: Path, stop_at: int) -> None:
+    expected, folder = whole
+    first = numbers(train(quick(), tmp_path, stop_after(stop_at)))
+    assert not (tmp_path / ENCODER).exists()
+    events = list(train(quick(), tmp_path))
+    assert events[0] == Resumed(stop_at)
+    assert first | numbers(iter(events)) == expected
+    for name, tensor in weights(folder).items():
+        assert torch.equal(tensor, weights(tmp_path)[name]), name
+
+
+def test_a_finished_run_trains_no_step_again(whole) -> None:
+    expected, folder = whole
+    events = list(train(quick(), folder))
+    assert events[0] == Resumed(15)
+    assert len(events) == 2
+    again = numbers(iter(events))
+    assert again == {key: expected[key] for key in again}
+
+
+def test_every_mirrored_metric_is_there_and_of_the_named_kind(whole) -> None:
+    expected, _ = whole
+    seen = {key for _, key in expected}
+    assert {key for key in METRICS if not key.startswith(CLOCKS) and key.partition("/")[2] not in ON_REQUEST} <= seen
+
+
+def test_zero_epochs_is_the_random_initialisation(tmp_path: Path) -> None:
+    """No weight moves; BatchNorm's statistics do."""
+    from moco.model import build_query
+
+    config = quick(optim=digits().optim)
+    config = replace(config, train=replace(config.train, epochs=0))
+    (record,) = train(config, tmp_path)
+    assert isinstance(record, Record)
+    assert record.step == 0
+    assert "test/linear_top1" in record.values
+    start = dict(build_query(config, 10).encoder.named_parameters())
+    state = checkpoint.load(tmp_path / ENCODER)["encoder"]
+    for name, parameter in start.items():
+        assert torch.equal(state[name], parameter), name
+    assert any(float(v.abs().max()) > 0 for k, v in state.items() if k.endswith("running_mean"))
+
+
+def test_divergence_says_where(tmp_path: Path) -> None:
+    config = quick()
+    config = replace(config, optim=replace(config.optim, lr=1e30))
+    with pytest.raises(Diverged, match=r"the loss is nan at step \d+; lower optim.lr"):
+        list(train(config, tmp_path))
+
+
+def test_another_runs_checkpoint_is_refused(whole, tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes((whole[1] / CHECKPOINT).read_bytes())
+    with pytest.raises(ValueError, match="the checkpoint is of run"):
+        list(train(replace(quick(), train=Train(epochs=4, batch_size=256, device="cpu")), tmp_path))
+
+
+def test_a_truncated_checkpoint_is_one_line(whole, tmp_path: Path) -> None:
+    data = (whole[1] / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="not a readable checkpoint") as error:
+        list(train(quick(), tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_with_code_is_not_executed(tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"encoder": Malicious()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        checkpoint.load(tmp_path / "evil.pt")
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,1 @@
+"""Stand-ins, stores and servers that tests share."""
