@@ -149,9 +149,15 @@ def _adds_most(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[
 
 
 _JUDGES: Final[Mapping[str, Callable[[Manifest, Clause, Evidence], tuple[str, Statement] | None]]] = {
-    "rises": _rises, "saturates": _saturates, "fails": _fails, "best_between": _best_between,
-    "best_inside": _best_inside, "order": _order, "adds": _adds, "adds_most": _adds_most,
-}  # fmt: skip
+    "rises": _rises,
+    "saturates": _saturates,
+    "fails": _fails,
+    "best_between": _best_between,
+    "best_inside": _best_inside,
+    "order": _order,
+    "adds": _adds,
+    "adds_most": _adds_most,
+}
 
 
 def _judged(manifest: Manifest, clause: Clause, evidence: Evidence, parts: int) -> Part:

@@ -91,10 +91,25 @@ def markdown_lines(sheet: Sheet) -> list[str]:
 
 
 _TEX_SPECIAL: Final = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", words.MINUS: r"$-$",
-    "—": "--", "…": r"\dots{}", "→": r"$\to$", "\N{MULTIPLICATION SIGN}": r"$\times$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "±": r"$\pm$",
+    words.MINUS: r"$-$",
+    "—": "--",
+    "…": r"\dots{}",
+    "→": r"$\to$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+}
 
 
 def escape_tex(value: str) -> str:
@@ -111,11 +126,15 @@ def tex_lines(sheet: Sheet) -> list[str]:
     body = [" & ".join(cell(v, (r, c)) for c, v in enumerate(row)) + r" \\" for r, row in enumerate(sheet.cells)]
     return [
         *([rf"\par\medskip {escape_tex(sheet.title)}\par\smallskip"] if sheet.title else []),
-        rf"\begin{{tabular}}{{{''.join(align[0] for align in sheet.aligns)}}}", r"\toprule",
-        *(head + r" \\" for head in heads), r"\midrule",
-        *(body[:-1] if sheet.ruled else body), *([r"\midrule", body[-1]] if sheet.ruled else []),
-        r"\bottomrule", r"\end{tabular}",
-    ]  # fmt: skip
+        rf"\begin{{tabular}}{{{''.join(align[0] for align in sheet.aligns)}}}",
+        r"\toprule",
+        *(head + r" \\" for head in heads),
+        r"\midrule",
+        *(body[:-1] if sheet.ruled else body),
+        *([r"\midrule", body[-1]] if sheet.ruled else []),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def html_lines(sheet: Sheet) -> list[str]:
@@ -133,10 +152,12 @@ def html_lines(sheet: Sheet) -> list[str]:
     return [
         '<div class="scroll"><table>',
         *([f"<caption>{escape(sheet.title)}</caption>"] if sheet.title else []),
-        f"<thead><tr>{''.join(heads)}</tr></thead>", "<tbody>",
+        f"<thead><tr>{''.join(heads)}</tr></thead>",
+        "<tbody>",
         *(f"<tr>{''.join(cell(v, (r, c)) for c, v in enumerate(row))}</tr>" for r, row in enumerate(sheet.cells)),
-        "</tbody>", "</table></div>",
-    ]  # fmt: skip
+        "</tbody>",
+        "</table></div>",
+    ]
 
 
 # Crossed factors as grids of words: levels against levels, then what each factor does.
@@ -203,11 +224,24 @@ def effects_sheet(crossed: Crossed, effects: list[Effect]) -> Sheet:
 
 
 CSV_COLUMNS: Final = (
-    "arm", "n_done", "n_planned",
+    "arm",
+    "n_done",
+    "n_planned",
     *(f"{readout}_{part}" for readout in schema.AT_END for part in ("mean", "std")),
-    "difference", "difference_low", "difference_high", "p", "p_holm", "seconds_mean",
-    "not_done", "n_paired", "p_t", "p_t_holm", "verdict", "published", "published_source",
-)  # fmt: skip
+    "difference",
+    "difference_low",
+    "difference_high",
+    "p",
+    "p_holm",
+    "seconds_mean",
+    "not_done",
+    "n_paired",
+    "p_t",
+    "p_t_holm",
+    "verdict",
+    "published",
+    "published_source",
+)
 
 COMPARED: Final = ("difference", "difference_low", "difference_high", "p", "p_holm")
 
@@ -260,16 +294,36 @@ def _cells(crossed: Crossed) -> Iterable[list[Any]]:
         summary = row.readouts[crossed.readout]
         n = summary.n if summary else 0
         nothing = [None] * (len(COMPARED) + 1)
-        yield [crossed.readout, "cell", row.arm, *place, n, row.n_planned, *_parts(summary), *nothing,
-               words.states(row.unfinished) or None]  # fmt: skip
+        yield [
+            crossed.readout,
+            "cell",
+            row.arm,
+            *place,
+            n,
+            row.n_planned,
+            *_parts(summary),
+            *nothing,
+            words.states(row.unfinished) or None,
+        ]
 
 
 def _effects(crossed: Crossed) -> Iterable[list[Any]]:
     for effect in crossed.effects:
         c = effect.comparison
         levels = [{0: effect.at, 1: effect.of}.get(i) or None for i in range(len(crossed.factors))]
-        yield [crossed.readout, effect.kind, effect.name, *levels, c.n if c else 0, None, None, None, *_compared(c),
-               c.verdict if c else None, None]  # fmt: skip
+        yield [
+            crossed.readout,
+            effect.kind,
+            effect.name,
+            *levels,
+            c.n if c else 0,
+            None,
+            None,
+            None,
+            *_compared(c),
+            c.verdict if c else None,
+            None,
+        ]
 
 
 def crossed_csv(table: Table) -> str:
@@ -393,14 +447,16 @@ def tex(table: Table) -> str:
     """A floating `table*`; needs \\usepackage{booktabs}."""
     claim = words.claim_lines(table.claim) if table.claim else []
     lines = [
-        r"\begin{table*}", r"\centering",
+        r"\begin{table*}",
+        r"\centering",
         rf"\caption{{{escape_tex(table.question)} {escape_tex(table.answer)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9:-]+', '-', table.label)}}}",
         *(line for sheet in (sheet_of(table), *sheets_of(table.crossed)) for line in tex_lines(sheet)),
         r"\par\medskip\begin{minipage}{\linewidth}\footnotesize",
         *(rf"{escape_tex(line)}\par" for line in (*claim, *table.notes)),
-        r"\end{minipage}", r"\end{table*}",
-    ]  # fmt: skip
+        r"\end{minipage}",
+        r"\end{table*}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -419,12 +475,17 @@ def render(table: Table, format: str, width: int = TERMINAL_WIDTH, view: str = "
     if view == "crossed" and not table.crossed:
         raise ValueError(f"{table.label}: crosses no factors, so there is no two-way table; leave out --view crossed")
     writers: dict[tuple[str, str], Callable[[Table], str]] = {
-        ("text", "arms"): lambda t: text(t, width), ("text", "crossed"): lambda t: _all_lines(t, text_lines, width),
-        ("md", "arms"): markdown, ("md", "crossed"): lambda t: _all_lines(t, markdown_lines),
-        ("tex", "arms"): tex, ("tex", "crossed"): lambda t: _all_lines(t, tex_lines),
-        ("csv", "arms"): csv_text, ("csv", "crossed"): crossed_csv,
-        ("html", "arms"): html, ("html", "crossed"): crossed_html,
-    }  # fmt: skip
+        ("text", "arms"): lambda t: text(t, width),
+        ("text", "crossed"): lambda t: _all_lines(t, text_lines, width),
+        ("md", "arms"): markdown,
+        ("md", "crossed"): lambda t: _all_lines(t, markdown_lines),
+        ("tex", "arms"): tex,
+        ("tex", "crossed"): lambda t: _all_lines(t, tex_lines),
+        ("csv", "arms"): csv_text,
+        ("csv", "crossed"): crossed_csv,
+        ("html", "arms"): html,
+        ("html", "crossed"): crossed_html,
+    }
     made = writers[format, view](table)
     return made if format == "html" else sealed(made, table, format, view)  # HTML seals the part that pages take over
 
@@ -510,11 +571,18 @@ def table_markup(table: Table, link: Link | None = None) -> str:
         f'<tr data-role="{row.role}">{"".join(_cell(c, row, reach, link) for c in shown)}</tr>' for row in table.rows
     ]
     lines = [
-        '<div class="scroll"><table>', f"<thead><tr>{''.join(map(_head, shown))}</tr></thead>",
-        "<tbody>", *rows, "</tbody>", "</table></div>",
-        *_crossed(table), *_claim(table),
-        '<ul class="notes">', *(f"<li>{escape(note)}</li>" for note in table.notes), "</ul>",
-    ]  # fmt: skip
+        '<div class="scroll"><table>',
+        f"<thead><tr>{''.join(map(_head, shown))}</tr></thead>",
+        "<tbody>",
+        *rows,
+        "</tbody>",
+        "</table></div>",
+        *_crossed(table),
+        *_claim(table),
+        '<ul class="notes">',
+        *(f"<li>{escape(note)}</li>" for note in table.notes),
+        "</ul>",
+    ]
     return sealed("\n".join(lines) + "\n", table, "html", "arms").rstrip("\n")
 
 

@@ -81,12 +81,15 @@ def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
     base = split["validation"].get(BASE, {})
     rows = [
         Confirmed(
-            arm, cast(Summary, summarise(list(values.values()))), t_interval(list(values.values())),
-            compare(values, base) if arm != BASE else None, summarise(list(split["test"].get(arm, {}).values())),
+            arm,
+            cast(Summary, summarise(list(values.values()))),
+            t_interval(list(values.values())),
+            compare(values, base) if arm != BASE else None,
+            summarise(list(split["test"].get(arm, {}).values())),
         )
         for arm, values in split["validation"].items()
         if values and arm != schema.RANDOM_INIT
-    ]  # fmt: skip
+    ]
     return sorted(rows, key=lambda row: -row.summary.mean)
 
 
@@ -107,8 +110,11 @@ def table(root: Path, record: SearchRecord) -> str:
     if rows:
         lines += ["", "at fresh seeds, validation images (the test split is only reported):", *_columns(_fresh(rows))]
     elif record["ranking"]:
-        lines += ["", f"The best of {len(record['ranking'])} was chosen by one seed, a lucky one; rank by fresh seeds:",
-                  f"python sweeps/{record['name']}.py --confirm 5x3"]  # fmt: skip
+        lines += [
+            "",
+            f"The best of {len(record['ranking'])} was chosen by one seed, a lucky one; rank by fresh seeds:",
+            f"python sweeps/{record['name']}.py --confirm 5x3",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -116,11 +122,15 @@ def _head(record: SearchRecord) -> list[str]:
     warm = sum(t.get("source") == "warm start" for t in record["trials"])
     states = [_state(t) for t in record["trials"] if t.get("source") != "warm start"]
     counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(sorted(states)))
-    objectives = ", ".join(f"{m} ({'higher' if d == 'maximize' else 'lower'} is better)"
-                           for m, d in zip(record["metrics"], record["directions"], strict=True))  # fmt: skip
-    lines = [f"{record['label']}: {counts or 'no trial yet'}" + (f", {warm} told from a sweep" if warm else ""),
-             record["question"],
-             f"judged by {objectives} on the validation images; {record['sampler']}, pruner {record['pruner']}"]  # fmt: skip
+    objectives = ", ".join(
+        f"{m} ({'higher' if d == 'maximize' else 'lower'} is better)"
+        for m, d in zip(record["metrics"], record["directions"], strict=True)
+    )
+    lines = [
+        f"{record['label']}: {counts or 'no trial yet'}" + (f", {warm} told from a sweep" if warm else ""),
+        record["question"],
+        f"judged by {objectives} on the validation images; {record['sampler']}, pruner {record['pruner']}",
+    ]
     return lines + ([f"given up: {record['failure']}"] if record["failure"] else [])
 
 

@@ -18,8 +18,12 @@ from experiments.search import result as search
 
 
 def parser() -> Parser:
-    result = Parser(prog="python -m experiments", description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    result = Parser(
+        prog="python -m experiments",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = result.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser).add_parser
 
     for family in (runs, state, control, doctor, tracking, search, benchmark, transfer):

@@ -87,8 +87,12 @@ class Accounting:
     def _make_database(self) -> None:
         made = subprocess.run(
             ["mariadb-install-db", *DATABASE_FLAGS, "--user=root", f"--datadir={self.data}", "--skip-test-db"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=self.folder,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+        )
         if made.returncode:
             raise ValueError(f"mariadb-install-db: {(made.stderr or made.stdout).strip().splitlines()[-1]}")
 
@@ -97,9 +101,13 @@ class Accounting:
         flags = [f"--{flag}={self.folder / name}" for flag, name in files.items()]
         with (self.folder / "mariadbd.log").open("w") as log:
             subprocess.Popen(
-                [_mariadbd(), *DATABASE_FLAGS, *self.flags, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, cwd=self.folder,
-            )  # fmt: skip
+                [_mariadbd(), *DATABASE_FLAGS, *self.flags, *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.folder,
+            )
 
     def _database_is_up(self) -> bool:
         """It listens after it has run its init file."""
@@ -199,9 +207,15 @@ class DevCluster:
     """One cluster, in `folder`. The same folder is the same cluster, whoever started it."""
 
     def __init__(
-        self, folder: Path, *, cpus: int = 2, max_array_size: int = 1001, node_timeout: int = 60, kill_wait: int = 30,
+        self,
+        folder: Path,
+        *,
+        cpus: int = 2,
+        max_array_size: int = 1001,
+        node_timeout: int = 60,
+        kill_wait: int = 30,
         accounting: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`cpus` of each node, which need not exist. Seconds: `node_timeout` until a silent node is down, `kill_wait`
         from SIGTERM to SIGKILL."""
         self.folder, self.cpus, self.max_array_size = folder.absolute(), cpus, max_array_size
@@ -308,11 +322,17 @@ class DevCluster:
         (self.folder / "gres.conf").write_text(GRES)
         self.conf.write_text(
             CONF.format(
-                host=host, control_port=control, folder=self.folder, nodes=nodes, names=",".join(NODES),
-                max_array_size=self.max_array_size, node_timeout=self.node_timeout, kill_wait=self.kill_wait,
+                host=host,
+                control_port=control,
+                folder=self.folder,
+                nodes=nodes,
+                names=",".join(NODES),
+                max_array_size=self.max_array_size,
+                node_timeout=self.node_timeout,
+                kill_wait=self.kill_wait,
                 accounting=self.accounting.write(accounts, database) if self.accounting else NO_ACCOUNTING,
             )
-        )  # fmt: skip
+        )
 
     def _start_munge(self) -> None:
         files = {"key-file": "munge.key", "pid-file": "munged.pid", "log-file": "munged.log", "seed-file": "munge.seed"}
@@ -331,9 +351,14 @@ class DevCluster:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             # Files, not pipes: a daemon keeps a pipe open, and we would wait for its end.
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self.environment(), check=False,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=self.environment(),
+                check=False,
                 cwd=self.folder,
-            )  # fmt: skip
+            )
             out.seek(0), err.seek(0)
             return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
 

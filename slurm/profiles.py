@@ -104,10 +104,18 @@ class Profile:
     def options(self) -> dict[str, str]:
         """Long options of sbatch."""
         given = {
-            "partition": self.partition, "account": self.account, "qos": self.qos, "gres": self.gres,
-            "gpus-per-node": self.gpus, "constraint": self.constraint, "mem": self.memory, "time": self.time,
-            "nodes": self.nodes, "ntasks-per-node": self.tasks, "cpus-per-task": self.cpus,
-        }  # fmt: skip
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "gres": self.gres,
+            "gpus-per-node": self.gpus,
+            "constraint": self.constraint,
+            "mem": self.memory,
+            "time": self.time,
+            "nodes": self.nodes,
+            "ntasks-per-node": self.tasks,
+            "cpus-per-task": self.cpus,
+        }
         return {name: str(value) for name, value in given.items() if value is not None}
 
 

@@ -97,9 +97,11 @@ def _name(profile: Profile) -> str:
 def _script(question: Path, answer: Path) -> str:
     parents = [path for path in reversed(question.parents) if path != Path("/")][-3:]
     return SCRIPT.format(
-        parents=" ".join(shlex.quote(str(path)) for path in parents), question=shlex.quote(str(question)),
-        answer=shlex.quote(str(answer)), not_seen=NOT_SEEN,
-    )  # fmt: skip
+        parents=" ".join(shlex.quote(str(path)) for path in parents),
+        question=shlex.quote(str(question)),
+        answer=shlex.quote(str(answer)),
+        not_seen=NOT_SEEN,
+    )
 
 
 def _submit(profile: Profile, script: str) -> str:

@@ -59,8 +59,12 @@ def _slurms_address(node: str) -> str:
     try:
         said = subprocess.run(
             ["scontrol", "--oneliner", "show", "node", node],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ASK_SECONDS, check=False,
-        ).stdout  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ASK_SECONDS,
+            check=False,
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         said = ""
     if found := re.search(r"\bNodeAddr=(\S+)", said):

@@ -20,9 +20,12 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="backbone", question="How do a ViT and a ResNet compare, and does freezing the patch projection matter?",
-    claim="the frozen projection is as good or better, most so at the highest lr", arms=arms, baseline="resnet",
+    name="backbone",
+    question="How do a ViT and a ResNet compare, and does freezing the patch projection matter?",
+    claim="the frozen projection is as good or better, most so at the highest lr",
+    arms=arms,
+    baseline="resnet",
     varies=("encoder", "key_encoder.shuffle", "optim"),
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

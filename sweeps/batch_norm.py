@@ -21,9 +21,12 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="batch_norm", question="Does BatchNorm over one batch, or over unshuffled parts, cost accuracy?", arms=arms,
-    claim="split and shuffled is best after long training", varies=("encoder.batch_norm_splits", "key_encoder.shuffle"),
+    name="batch_norm",
+    question="Does BatchNorm over one batch, or over unshuffled parts, cost accuracy?",
+    arms=arms,
+    claim="split and shuffled is best after long training",
+    varies=("encoder.batch_norm_splits", "key_encoder.shuffle"),
     baseline="split-shuffled",
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

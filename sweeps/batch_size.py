@@ -19,9 +19,12 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="batch_size", question="Does the batch size matter once the learning rate follows it, by which rule?",
-    claim="little, with the linear rule", varies=("train.batch_size", "optim.lr"), arms=arms,
+    name="batch_size",
+    question="Does the batch size matter once the learning rate follows it, by which rule?",
+    claim="little, with the linear rule",
+    varies=("train.batch_size", "optim.lr"),
+    arms=arms,
     baseline=lambda base: f"B={base.train.batch_size}",
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

@@ -21,9 +21,16 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="four_way", base="digits4", question="With few labels, does MoCo help, with a ResNet and with a ViT?", seeds=5,
-    claim="both MoCo arms above their twins", shape=(shape.order("moco_resnet", "resnet"), shape.order("moco_vit", "vit")),
-    arms=arms, baseline="resnet", varies=("encoder", "key_encoder.shuffle", "optim", "train.epochs"), metric=schema.FINETUNE,
-)  # fmt: skip
+    name="four_way",
+    base="digits4",
+    question="With few labels, does MoCo help, with a ResNet and with a ViT?",
+    seeds=5,
+    claim="both MoCo arms above their twins",
+    shape=(shape.order("moco_resnet", "resnet"), shape.order("moco_vit", "vit")),
+    arms=arms,
+    baseline="resnet",
+    varies=("encoder", "key_encoder.shuffle", "optim", "train.epochs"),
+    metric=schema.FINETUNE,
+)
 if __name__ == "__main__":
     main(SWEEP)

@@ -19,11 +19,17 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="head_and_augmentation", base="shapes", baseline="v1", arms=arms, published_source=PAPER_V2,
+    name="head_and_augmentation",
+    base="shapes",
+    baseline="v1",
+    arms=arms,
+    published_source=PAPER_V2,
     question="How much do the MLP head, the stronger augmentation and the cosine schedule each add to MoCo v1?",
-    claim="each adds, the MLP head most", varies=("head.hidden", "loss.temperature", "augment", "optim.schedule"),
+    claim="each adds, the MLP head most",
+    varies=("head.hidden", "loss.temperature", "augment", "optim.schedule"),
     published={"v1": 60.6, "mlp": 66.2, "aug": 63.4, "mlp+aug": 67.3, "mlp+aug+cos": 67.5},
-    shape=(*map(shape.adds, ("mlp", "aug", "cos")), shape.adds_most("mlp")), factors=switched("mlp", "aug", "cos"),
-)  # fmt: skip
+    shape=(*map(shape.adds, ("mlp", "aug", "cos")), shape.adds_most("mlp")),
+    factors=switched("mlp", "aug", "cos"),
+)
 if __name__ == "__main__":
     main(SWEEP)

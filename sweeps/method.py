@@ -21,9 +21,13 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="method", question="Which way of contrasting learns most for the same compute?", baseline="v1", arms=arms,
-    claim="SupCon, which sees the labels, above SimCLR", shape=(shape.order("supcon", "simclr"),),
+    name="method",
+    question="Which way of contrasting learns most for the same compute?",
+    baseline="v1",
+    arms=arms,
+    claim="SupCon, which sees the labels, above SimCLR",
+    shape=(shape.order("supcon", "simclr"),),
     varies=("encoder.batch_norm_splits", "head", "predictor", "key_encoder", "negatives", "loss", "train.epochs"),
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

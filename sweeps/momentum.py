@@ -18,12 +18,16 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="momentum", axis="key_encoder.momentum", varies=("key_encoder.momentum",), arms=arms,
+    name="momentum",
+    axis="key_encoder.momentum",
+    varies=("key_encoder.momentum",),
+    arms=arms,
     question="How does accuracy depend on the momentum m of the key encoder?",
-    claim="fails at m = 0, is best between 0.99 and 0.999", baseline=lambda base: f"m={base.part(Momentum).momentum:g}",
+    claim="fails at m = 0, is best between 0.99 and 0.999",
+    baseline=lambda base: f"m={base.part(Momentum).momentum:g}",
     published={"m=0.9": 55.2, "m=0.99": 57.8, "m=0.999": 59.0, "m=0.9999": 58.9},
     published_source=f"{PAPER_V1}, K = 4,096; m = 0 fails to train",
     shape=(shape.fails("m=0", by=5), shape.best_between(0.99, 0.999)),
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

@@ -20,10 +20,14 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="negatives_source", question="At equal K, do negatives from the batch, a memory bank or a queue differ?",
-    arms=arms, baseline="moco-K=1024", published_source=PAPER_V1, claim="alike at small K",
+    name="negatives_source",
+    question="At equal K, do negatives from the batch, a memory bank or a queue differ?",
+    arms=arms,
+    baseline="moco-K=1024",
+    published_source=PAPER_V1,
+    claim="alike at small K",
     varies=("negatives", "key_encoder", "train.batch_size", "optim.lr"),
     published={"bank-K=65536": 58.0, "moco-K=4096": 59.0, "moco-K=16384": 60.4, "moco-K=65536": 60.6},
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

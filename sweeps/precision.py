@@ -17,8 +17,12 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="precision", question="Does bfloat16 or float16 cost accuracy against float32?", arms=arms,
-    claim="no difference of half a point or more", varies=("train.precision",), baseline="fp32",
-)  # fmt: skip
+    name="precision",
+    question="Does bfloat16 or float16 cost accuracy against float32?",
+    arms=arms,
+    claim="no difference of half a point or more",
+    varies=("train.precision",),
+    baseline="fp32",
+)
 if __name__ == "__main__":
     main(SWEEP)

@@ -19,11 +19,16 @@ def sizes_for(base: Config) -> list[int]:
 
 
 SWEEP = Sweep(
-    name="queue_size", question="How does linear top-1 grow with the number of negatives K?",
-    claim="rises with K, then saturates", varies=("negatives.size",), axis="negatives.size",
+    name="queue_size",
+    question="How does linear top-1 grow with the number of negatives K?",
+    claim="rises with K, then saturates",
+    varies=("negatives.size",),
+    axis="negatives.size",
     arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes_for(base)},
-    baseline=lambda base: f"K={base.part(Queue).size}", published={"K=4096": 59.0, "K=16384": 60.4, "K=65536": 60.6},
-    published_source=PAPER_V1, shape=(shape.rises(), shape.saturates(within=0.5)),
-)  # fmt: skip
+    baseline=lambda base: f"K={base.part(Queue).size}",
+    published={"K=4096": 59.0, "K=16384": 60.4, "K=65536": 60.6},
+    published_source=PAPER_V1,
+    shape=(shape.rises(), shape.saturates(within=0.5)),
+)
 if __name__ == "__main__":
     main(SWEEP)

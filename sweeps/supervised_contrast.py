@@ -20,10 +20,15 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="supervised_contrast", question="Do labels help contrast, and does contrast beat cross entropy?", arms=arms,
-    claim="SupCon above SimCLR", baseline="simclr", shape=(shape.order("supcon", "simclr"),), published_source=SUPCON,
+    name="supervised_contrast",
+    question="Do labels help contrast, and does contrast beat cross entropy?",
+    arms=arms,
+    claim="SupCon above SimCLR",
+    baseline="simclr",
+    shape=(shape.order("supcon", "simclr"),),
+    published_source=SUPCON,
     varies=("encoder.batch_norm_splits", "head", "key_encoder", "negatives", "loss"),
     published={"simclr": 93.6, "supcon": 96.0, "cross-entropy": 95.0},
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

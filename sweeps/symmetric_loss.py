@@ -19,10 +19,14 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="symmetric_loss", question="Does a symmetric loss help at equal compute, and at equal epochs?", arms=arms,
-    claim="equal at equal compute, better at equal epochs", varies=("loss.symmetric", "train.epochs"),
-    baseline="asymmetric", published={"asymmetric": 86.3, "symmetric": 85.3, "symmetric-long": 88.5},
+    name="symmetric_loss",
+    question="Does a symmetric loss help at equal compute, and at equal epochs?",
+    arms=arms,
+    claim="equal at equal compute, better at equal epochs",
+    varies=("loss.symmetric", "train.epochs"),
+    baseline="asymmetric",
+    published={"asymmetric": 86.3, "symmetric": 85.3, "symmetric-long": 88.5},
     published_source=f"{NOTEBOOK}; kNN, 400 and 200 epochs",
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

@@ -18,12 +18,17 @@ def arms(base: Config) -> dict[str, Config]:
 
 
 SWEEP = Sweep(
-    name="temperature", question="How does accuracy depend on the temperature T, with a linear and with an MLP head?",
-    axis="loss.temperature", varies=("loss.temperature", "head.hidden"), arms=arms, published_source=PAPER_V2,
-    claim="the best T is lower with the linear head than with the MLP head", factors=crossed("{head}-T={T}"),
+    name="temperature",
+    question="How does accuracy depend on the temperature T, with a linear and with an MLP head?",
+    axis="loss.temperature",
+    varies=("loss.temperature", "head.hidden"),
+    arms=arms,
+    published_source=PAPER_V2,
+    claim="the best T is lower with the linear head than with the MLP head",
+    factors=crossed("{head}-T={T}"),
     shape=(shape.order("mlp-T=0.2", "mlp-T=0.07"), shape.order("linear-T=0.07", "linear-T=0.2")),
     baseline=lambda base: f"{'mlp' if base.part(Head).hidden else 'linear'}-T={base.part(InfoNCE).temperature:g}",
     published={f"{h}-T={t:g}": v for h, row in (("linear", LINEAR), ("mlp", MLP)) for t, v in row.items()},
-)  # fmt: skip
+)
 if __name__ == "__main__":
     main(SWEEP)

@@ -111,9 +111,11 @@ def test_augment_counts_the_same_images_on_both_sides(against: str) -> None:
     small = options("augment", against, batch=16, files=2, large_side=64, compile=0)
     results = augment.run(small)
     assert [result.name.partition(", ")[2] for result in results] == [
-        "32 px, eager", "64 px from JPEG, the CPU half (decode, two crops), exact", "64 px from JPEG, the CPU half, quick",
+        "32 px, eager",
+        "64 px from JPEG, the CPU half (decode, two crops), exact",
+        "64 px from JPEG, the CPU half, quick",
         "64 px from JPEG, all, exact crops and eager",
-    ]  # fmt: skip
+    ]
     query, key = augment.collate(
         [augment.peer_views(against, 32)(augment.to_pil(augment.pictures(1, 32, 32)[0]))], "cpu"
     )
@@ -182,8 +184,9 @@ def test_a_peer_that_is_not_installed_is_one_line_that_says_how(
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     assert main(["benchmark", "knn", "--against", "lightly"]) == 2
     assert capsys.readouterr() == (
-        "", "error: --against lightly: not installed; pip install 'moco-ablation-suite[bench]' brings it\n",
-    )  # fmt: skip
+        "",
+        "error: --against lightly: not installed; pip install 'moco-ablation-suite[bench]' brings it\n",
+    )
 
 
 def test_the_verb_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,8 +98,13 @@ def test_json_is_one_object_with_the_agreed_names() -> None:
     (line,) = as_json("a", results, {"cpu": "C"}).splitlines()
     told = json.loads(line)
     assert {key: told[key] for key in ("name", "ratio", "ours", "peer", "unit", "machine")} == {
-        "name": "a", "ratio": 2.0, "ours": 4.0, "peer": 2.0, "unit": "u", "machine": {"cpu": "C"},
-    }  # fmt: skip
+        "name": "a",
+        "ratio": 2.0,
+        "ours": 4.0,
+        "peer": 2.0,
+        "unit": "u",
+        "machine": {"cpu": "C"},
+    }
     assert [(one["name"], one["ratio"], one["reached"]) for one in told["comparisons"]] == [
         ("a, eager", 2.0, None),
         ("a, best", 3.0, False),

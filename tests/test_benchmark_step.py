@@ -46,9 +46,11 @@ def test_the_plain_step_is_our_step() -> None:
 def test_the_plain_v3_step_is_our_step() -> None:
     base = moco_v3_vit()
     config = replace(
-        base, data=c.Data(name="digits", image_size=32), encoder=ViT(width=48, depth=2, heads=3, patch=8),
+        base,
+        data=c.Data(name="digits", image_size=32),
+        encoder=ViT(width=48, depth=2, heads=3, patch=8),
         train=replace(base.train, batch_size=8, device="cpu"),
-    )  # fmt: skip
+    )
     views = random_views(config, "cpu")
     trainer, ours = first_loss(config, views)
     query = nn.Sequential(trainer.model.query.encoder, trainer.model.query.head)

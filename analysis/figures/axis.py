@@ -43,16 +43,41 @@ def _untrained(ax: Axes, cells: pl.DataFrame, readout: str, vertical: bool) -> N
     blend = ax.get_xaxis_transform() if vertical else ax.get_yaxis_transform()
     if value < low - OFF_THE_AXIS * (high - low) or value > high + OFF_THE_AXIS * (high - low):
         side = ("left" if value < low else "right") if vertical else ("below" if value < low else "above")
-        ax.text(1, 1.01, f"{label}, {side} of the axis" if vertical else f"{label}, {side} the axis",
-                transform=ax.transAxes, fontsize=7.5, color=MUTED, ha="right", va="bottom")  # fmt: skip
+        ax.text(
+            1,
+            1.01,
+            f"{label}, {side} of the axis" if vertical else f"{label}, {side} the axis",
+            transform=ax.transAxes,
+            fontsize=7.5,
+            color=MUTED,
+            ha="right",
+            va="bottom",
+        )
     elif vertical:
         ax.axvline(value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
-        ax.text(value, 1.01, label, transform=blend, fontsize=7.5, color=MUTED,
-                ha="left" if value < (low + high) / 2 else "right", va="bottom")  # fmt: skip
+        ax.text(
+            value,
+            1.01,
+            label,
+            transform=blend,
+            fontsize=7.5,
+            color=MUTED,
+            ha="left" if value < (low + high) / 2 else "right",
+            va="bottom",
+        )
     else:
         ax.axhline(value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
-        ax.annotate(label, (1, value), xycoords=blend, xytext=(0, 3), textcoords="offset points", fontsize=7.5,
-                    color=MUTED, ha="right", va="bottom")  # fmt: skip
+        ax.annotate(
+            label,
+            (1, value),
+            xycoords=blend,
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=MUTED,
+            ha="right",
+            va="bottom",
+        )
 
 
 def _published(ax: Axes, manifest: Manifest, scale: Scale, names: Mapping[str, str]) -> None:
@@ -61,8 +86,16 @@ def _published(ax: Axes, manifest: Manifest, scale: Scale, names: Mapping[str, s
     for i, name in enumerate(dict.fromkeys(names.values())):
         found = sorted((scale.positions[a], v) for a, v in manifest["published"].items() if names.get(a) == name)
         if found:
-            other.plot(*zip(*found, strict=True), color=MUTED, alpha=0.55, linewidth=1.2, linestyle=(0, (1, 1.5)),
-                       marker=MARKERS[i], markersize=4, markerfacecolor="none")  # fmt: skip
+            other.plot(
+                *zip(*found, strict=True),
+                color=MUTED,
+                alpha=0.55,
+                linewidth=1.2,
+                linestyle=(0, (1, 1.5)),
+                marker=MARKERS[i],
+                markersize=4,
+                markerfacecolor="none",
+            )
     other.set_ylabel("published, % (dotted; other data and scale)", color=MUTED, fontsize=8)
     other.tick_params(axis="y", labelcolor=MUTED)
     other.grid(False)
@@ -105,19 +138,49 @@ def _axis_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, scale: Scale,
     legend = "brief" if several else False
     if not points.is_empty():
         sns.lineplot(
-            _mapping(points), x="x", y=readout, hue="line", style="line", hue_order=order, style_order=order, ax=ax,
-            palette=colours, markers=list(MARKERS[: len(order)]), dashes=False, errorbar=error_bar, err_style="bars",
-            err_kws={"capsize": 3, "elinewidth": 1.1}, markersize=6, markeredgecolor=PAPER, legend=legend,
-        )  # fmt: skip
+            _mapping(points),
+            x="x",
+            y=readout,
+            hue="line",
+            style="line",
+            hue_order=order,
+            style_order=order,
+            ax=ax,
+            palette=colours,
+            markers=list(MARKERS[: len(order)]),
+            dashes=False,
+            errorbar=error_bar,
+            err_style="bars",
+            err_kws={"capsize": 3, "elinewidth": 1.1},
+            markersize=6,
+            markeredgecolor=PAPER,
+            legend=legend,
+        )
         for line in order:
             own = points.filter(line=line)
-            ax.scatter((own["x"] + beside).to_list(), own[readout].to_list(), s=9, color=colours[line], alpha=0.5,
-                       linewidths=0, zorder=1.5)  # fmt: skip
+            ax.scatter(
+                (own["x"] + beside).to_list(),
+                own[readout].to_list(),
+                s=9,
+                color=colours[line],
+                alpha=0.5,
+                linewidths=0,
+                zorder=1.5,
+            )
     mean = points.filter(arm=manifest["baseline"])[readout].mean()
     if isinstance(mean, float):
         home = scale.positions[manifest["baseline"]] + dodge[names[manifest["baseline"]]]
-        ax.plot(home, mean, "o", markersize=11, markerfacecolor="none",
-                markeredgecolor=INK, markeredgewidth=1.1, zorder=4, label="baseline" if several else None)  # fmt: skip
+        ax.plot(
+            home,
+            mean,
+            "o",
+            markersize=11,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            markeredgewidth=1.1,
+            zorder=4,
+            label="baseline" if several else None,
+        )
     if own_legend := ax.get_legend():
         own_legend.remove()  # the figure has one above its panels
     _ticks(ax, manifest, scale, {scale.positions[arm] for arm in points["arm"]}, mark=not several)
@@ -140,8 +203,17 @@ def _arms_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str)
             low, high = error_bar(values)
             mean = sum(values) / len(values)
             ax.scatter(values, [row + 0.24] * len(values), s=9, color=colour, alpha=0.45, linewidths=0)
-            ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, markersize=5.5, capsize=3,
-                        elinewidth=1.1, markeredgecolor=PAPER)  # fmt: skip
+            ax.errorbar(
+                mean,
+                row,
+                xerr=[[mean - low], [high - mean]],
+                fmt="o",
+                color=colour,
+                markersize=5.5,
+                capsize=3,
+                elinewidth=1.1,
+                markeredgecolor=PAPER,
+            )
             if arm == manifest["baseline"]:
                 ax.axvline(mean, color=MUTED, linewidth=0.8, zorder=1)
     ax.set_yticks(range(len(arms)), [_arm_label(arm, manifest, points) for arm in arms])

@@ -121,8 +121,16 @@ def whole_numbers(ax: Axes, longest: Any) -> None:
 
 def chance_line(ax: Axes, y: float, words: str) -> None:
     ax.axhline(y, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
-    ax.annotate(words, (1, y), xycoords=ax.get_yaxis_transform(), xytext=(0, 3),
-                textcoords="offset points", ha="right", fontsize=7.5, color=MUTED)  # fmt: skip
+    ax.annotate(
+        words,
+        (1, y),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7.5,
+        color=MUTED,
+    )
 
 
 def drawn_runs(curves: pl.DataFrame) -> str:
@@ -202,8 +210,14 @@ def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, 
                 ax.plot(other["epoch"].to_list(), other["value"].to_list(), color=LINE, linewidth=0.9, zorder=1)
             for run in own.filter(arm=arm).partition_by("seed"):
                 shape = "o" if run.height == 1 else ""
-                ax.plot(run["epoch"].to_list(), run["value"].to_list(), color=strokes[arm][0], linewidth=1, marker=shape,
-                        markersize=3.5)  # fmt: skip
+                ax.plot(
+                    run["epoch"].to_list(),
+                    run["value"].to_list(),
+                    color=strokes[arm][0],
+                    linewidth=1,
+                    marker=shape,
+                    markersize=3.5,
+                )
                 if run["state"][0] != schema.DONE:
                     ax.plot(run["epoch"][-1], run["value"][-1], "x", color=strokes[arm][0], markersize=5)
             if own.filter(arm=arm).is_empty():
@@ -237,8 +251,16 @@ def ends_of_runs(curves: pl.DataFrame) -> pl.DataFrame:
         on="key", index=["arm", "seed", "state", "step"], values="value", aggregate_function="last"
     )
     if not set(LOSS_KEYS) <= set(wide.columns):
-        return pl.DataFrame(schema={"arm": pl.String, "seed": pl.Int64, "state": pl.String, "first": pl.Float64,
-                                    "last": pl.Float64, "chance": pl.Float64})  # fmt: skip
+        return pl.DataFrame(
+            schema={
+                "arm": pl.String,
+                "seed": pl.Int64,
+                "state": pl.String,
+                "first": pl.Float64,
+                "last": pl.Float64,
+                "chance": pl.Float64,
+            }
+        )
     known = wide.drop_nulls(LOSS_KEYS).filter(pl.col(LOSS_CURVE) > 0).sort("step")
     return known.group_by("arm", "seed", "state", maintain_order=True).agg(
         first=pl.col(LOSS).first(), last=pl.col(LOSS).last(), chance=(pl.col(LOSS) / pl.col(LOSS_CURVE)).median()
@@ -263,8 +285,14 @@ def _against_chance(ax: Axes, ends: pl.DataFrame, chance: Mapping[str, float], s
     levels = _levels(chance)
     span = levels[-1] - levels[0]
     edge = 0.12 * span
-    ax.plot([levels[0] - edge, levels[-1] + edge], [levels[0] - edge, levels[-1] + edge], color=MUTED,
-            linestyle=(0, (4, 3)), linewidth=1, zorder=1)  # fmt: skip
+    ax.plot(
+        [levels[0] - edge, levels[-1] + edge],
+        [levels[0] - edge, levels[-1] + edge],
+        color=MUTED,
+        linestyle=(0, (4, 3)),
+        linewidth=1,
+        zorder=1,
+    )
     for arm, (colour, _) in strokes.items():
         own = ends.filter(pl.col("arm") == arm, pl.col("state") == schema.DONE)
         if own.is_empty():
@@ -273,8 +301,18 @@ def _against_chance(ax: Axes, ends: pl.DataFrame, chance: Mapping[str, float], s
         first, mean, (low, high) = float(own["first"].to_numpy().mean()), sum(last) / len(last), error_bar(last)
         ax.plot([x - 0.022 * span, x], [first, mean], color=colour, linewidth=0.9, alpha=0.6, zorder=2)
         ax.plot(x - 0.022 * span, first, "o", color=colour, markersize=5, markerfacecolor=PAPER, zorder=3)
-        ax.errorbar(x, mean, yerr=[[mean - low], [high - mean]], fmt="o", color=colour, markersize=5.5, capsize=3,
-                    elinewidth=1.1, markeredgecolor=PAPER, zorder=4)  # fmt: skip
+        ax.errorbar(
+            x,
+            mean,
+            yerr=[[mean - low], [high - mean]],
+            fmt="o",
+            color=colour,
+            markersize=5.5,
+            capsize=3,
+            elinewidth=1.1,
+            markeredgecolor=PAPER,
+            zorder=4,
+        )
         ax.scatter([x + 0.022 * span] * len(last), last, s=9, color=colour, alpha=0.5, linewidths=0)
     at = {x: [arm for arm, level in chance.items() if abs(level - x) <= SAME_LEVEL] for x in levels}
     labels = [f"{arms[0]}  {x:.2f}" if len(arms) == 1 else f"{x:.2f}" for x, arms in at.items()]
@@ -287,8 +325,15 @@ def _against_chance(ax: Axes, ends: pl.DataFrame, chance: Mapping[str, float], s
         Line2D([], [], color=MUTED, marker="o", linestyle="", markerfacecolor=PAPER, label="first record"),
         Line2D([], [], color=MUTED, marker="o", linestyle="", label="last record"),
     ]
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, fontsize=7.5,
-              handletextpad=0.4, columnspacing=1.2)  # fmt: skip
+    ax.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1),
+        ncols=3,
+        fontsize=7.5,
+        handletextpad=0.4,
+        columnspacing=1.2,
+    )
 
 
 def loss_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "") -> Picture:

@@ -71,8 +71,18 @@ def _final(ax: Axes, manifest: Manifest, cells: pl.DataFrame, strokes: Strokes) 
         mean = sum(values) / len(values)
         ax.scatter(values, [row + 0.22] * len(values), s=9, color=colour, alpha=0.5, linewidths=0)
         filled = dashes == DASHES[0]
-        ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, markersize=6, capsize=3,
-                    elinewidth=1.2, markerfacecolor=colour if filled else PAPER, markeredgecolor=colour)  # fmt: skip
+        ax.errorbar(
+            mean,
+            row,
+            xerr=[[mean - low], [high - mean]],
+            fmt="o",
+            color=colour,
+            markersize=6,
+            capsize=3,
+            elinewidth=1.2,
+            markerfacecolor=colour if filled else PAPER,
+            markeredgecolor=colour,
+        )
         ax.annotate(f"{mean:.1f}", (mean, row), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     done = set(cells.drop_nulls(metric)["arm"])
     ax.set_yticks(range(len(strokes)), [arm if arm in done else f"{arm} (missing)" for arm in strokes])
@@ -89,8 +99,16 @@ def _untrained(ax: Axes, cells: pl.DataFrame, metric: str) -> None:
     """In words: on the axis it would flatten everything else."""
     value = cells.filter(arm=schema.RANDOM_INIT)[metric].mean()
     if isinstance(value, float):
-        ax.text(1, 1.02, f"{schema.RANDOM_INIT} {value:.1f}", transform=ax.transAxes, fontsize=7.5, color=MUTED,
-                ha="right", va="bottom")  # fmt: skip
+        ax.text(
+            1,
+            1.02,
+            f"{schema.RANDOM_INIT} {value:.1f}",
+            transform=ax.transAxes,
+            fontsize=7.5,
+            color=MUTED,
+            ha="right",
+            va="bottom",
+        )
 
 
 def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFrame, said: str = "") -> Picture:

@@ -83,17 +83,22 @@ def _needs_grid(manifest: Manifest) -> str:
 
 
 KINDS: Final = {
-    "axis": Kind("the readout against what the arms vary, with intervals and the published shape",
-                 lambda source, loaded, log: axis_figure(*loaded)),
-    "heat-map": Kind("the readout over two crossed factors, such as head x temperature",
-                     lambda source, loaded, log: heat_map_figure(*loaded), _needs_grid),
+    "axis": Kind(
+        "the readout against what the arms vary, with intervals and the published shape",
+        lambda source, loaded, log: axis_figure(*loaded),
+    ),
+    "heat-map": Kind(
+        "the readout over two crossed factors, such as head x temperature",
+        lambda source, loaded, log: heat_map_figure(*loaded),
+        _needs_grid,
+    ),
     "four-way": Kind("training curves of the validation metric beside the final accuracy", _four_way),
     "curves": Kind("validation kNN and relative loss over epochs, with seed bands", _curves((KNN_CURVE, LOSS_CURVE))),
     "per-arm": Kind("validation kNN over epochs, a panel per arm and a line per seed", _per_arm),
     "loss": Kind("the loss over epochs, and against its chance level log(K + 1)", _loss),
     "diagnostics": Kind("gap, effective rank, key drift and uniformity over steps, with seed bands", _diagnostics),
     "pareto": Kind("accuracy against device hours, and what nothing beats in both", _pareto),
-}  # fmt: skip
+}
 
 
 def default_kind(manifest: Manifest) -> str:

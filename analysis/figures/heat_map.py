@@ -82,8 +82,18 @@ def _map(ax: Axes, grid: Grid, values: Mapping[str, float], words: Mapping[str, 
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     high = max(high, low + 0.1)
     colours = sns.color_palette(MAP, as_cmap=True)
-    sns.heatmap(means, ax=ax, cmap=colours, vmin=low, vmax=high, cbar=False, linewidths=2.5, linecolor=PAPER,
-                xticklabels=list(grid.columns), yticklabels=list(grid.rows))  # fmt: skip
+    sns.heatmap(
+        means,
+        ax=ax,
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        cbar=False,
+        linewidths=2.5,
+        linecolor=PAPER,
+        xticklabels=list(grid.columns),
+        yticklabels=list(grid.rows),
+    )
     shade = Normalize(low, high)
     for arm, (row, column) in grid.places.items():
         light = arm in values and float(np.dot(colours(shade(values[arm]))[:3], (0.299, 0.587, 0.114))) < 0.5
@@ -110,8 +120,10 @@ def heat_map_figure(manifest: Manifest, cells: pl.DataFrame, readout: str | None
         )
     finished = {arm: summarise(cells.filter(arm=arm)[metric].drop_nulls().to_list()) for arm in grid.places}
     means = {arm: s.mean for arm, s in finished.items() if s}
-    words = {arm: "missing" if s is None else f"{s.mean:.1f}" + (f"\n± {s.std:.1f}" if s.std is not None else "")
-             for arm, s in finished.items()}  # fmt: skip
+    words = {
+        arm: "missing" if s is None else f"{s.mean:.1f}" + (f"\n± {s.std:.1f}" if s.std is not None else "")
+        for arm, s in finished.items()
+    }
     theirs = {arm: v for arm, v in manifest["published"].items() if arm in grid.places and metric == manifest["metric"]}
     beside = {grid.places[arm][0] for arm in theirs} == set(range(len(grid.rows))) and len(theirs) >= len(
         grid.places

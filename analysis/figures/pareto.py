@@ -20,9 +20,15 @@ from experiments.store.schema import Manifest
 
 SPAN_OF_A_LOG: Final = 8.0  # most over least cost
 SIDES: Final = (  # of a point, for its name: points right and up, and how the name is aligned; the first that is free
-    (0, 7, "center", "bottom"), (7, 0, "left", "center"), (0, -7, "center", "top"), (-7, 0, "right", "center"),
-    (6, 6, "left", "bottom"), (6, -6, "left", "top"), (-6, 6, "right", "bottom"), (-6, -6, "right", "top"),
-)  # fmt: skip
+    (0, 7, "center", "bottom"),
+    (7, 0, "left", "center"),
+    (0, -7, "center", "top"),
+    (-7, 0, "right", "center"),
+    (6, 6, "left", "bottom"),
+    (6, -6, "left", "top"),
+    (-6, 6, "right", "bottom"),
+    (-6, -6, "right", "top"),
+)
 MOST_NAMES: Final = 24
 MOST_BARS: Final = 8  # with more points only those of the front have one
 
@@ -89,9 +95,16 @@ def _placed(
 ) -> Bbox | None:
     for dx, dy, ha, va in SIDES:
         words: Annotation = ax.annotate(
-            shortened(name, 28), at, xytext=(dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=7.5,
-            color=INK if strong else MUTED, annotation_clip=False,
-        )  # fmt: skip
+            shortened(name, 28),
+            at,
+            xytext=(dx, dy),
+            textcoords="offset points",
+            ha=ha,
+            va=va,
+            fontsize=7.5,
+            color=INK if strong else MUTED,
+            annotation_clip=False,
+        )
         box = words.get_window_extent()
         inside = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
         if inside and not any(box.overlaps(other) for other in taken):
@@ -138,11 +151,24 @@ def pareto_figure(
         for i, interval in enumerate(intervals):
             if interval is not None and (i in front or len(names) <= MOST_BARS):
                 ax.plot([costs[i]] * 2, interval, color=COLOURS[0] if i in front else MUTED, linewidth=1, alpha=0.55)
-        ax.plot([costs[i] for i in front], [accuracies[i] for i in front], color=COLOURS[0], linewidth=1.3,
-                drawstyle="steps-post", zorder=2)  # fmt: skip
+        ax.plot(
+            [costs[i] for i in front],
+            [accuracies[i] for i in front],
+            color=COLOURS[0],
+            linewidth=1.3,
+            drawstyle="steps-post",
+            zorder=2,
+        )
         for i in range(len(names)):
-            ax.plot(costs[i], accuracies[i], "o", markersize=6, color=COLOURS[0] if i in front else MUTED,
-                    markeredgecolor=PAPER, zorder=3)  # fmt: skip
+            ax.plot(
+                costs[i],
+                accuracies[i],
+                "o",
+                markersize=6,
+                color=COLOURS[0] if i in front else MUTED,
+                markeredgecolor=PAPER,
+                zorder=3,
+            )
         if marked in names:
             i = list(names).index(marked or "")
             ax.plot(costs[i], accuracies[i], "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, zorder=4)
@@ -176,7 +202,12 @@ def sweep_pareto(manifest: Manifest, cells: pl.DataFrame, said: str = "") -> Pic
         counts.append(len(values))
     bars = f"Means over finished runs, {n_seeds(counts)}; bars: 95 % t interval; ring: the baseline. " if counts else ""
     return pareto_figure(
-        hours, accuracies, arms, unit=unit_of(priced["hardware"].explode().drop_nulls()), intervals=intervals,
-        accuracy_title=f"{READOUT_TITLES[metric]}, %", marked=manifest["baseline"],
+        hours,
+        accuracies,
+        arms,
+        unit=unit_of(priced["hardware"].explode().drop_nulls()),
+        intervals=intervals,
+        accuracy_title=f"{READOUT_TITLES[metric]}, %",
+        marked=manifest["baseline"],
         said=f"{manifest['label']}, test split. {said}{bars}",
-    )  # fmt: skip
+    )

@@ -111,8 +111,11 @@ def history(record: SearchRecord) -> Picture:
     with look():
         figure = picture(5.4, 3.4)
         ax = figure.subplots()
-        pruned = {t["number"]: list(t["reported"].values())[-1] for t in record["trials"]
-                  if t["state"] == schema.PRUNED and t.get("reported")}  # fmt: skip
+        pruned = {
+            t["number"]: list(t["reported"].values())[-1]
+            for t in record["trials"]
+            if t["state"] == schema.PRUNED and t.get("reported")
+        }
         ax.scatter(
             list(pruned),
             list(pruned.values()),
@@ -177,14 +180,23 @@ def slices(record: SearchRecord) -> Picture:
 
 
 def _slice(ax: Axes, axis: Axis, record: SearchRecord) -> None:
-    points = [(x, v, t["number"]) for t, v in zip(done(record), _values(record).values(), strict=True)
-              if (x := axis.place(t.get("settings", {}).get(axis.field, ""))) is not None]  # fmt: skip
+    points = [
+        (x, v, t["number"])
+        for t, v in zip(done(record), _values(record).values(), strict=True)
+        if (x := axis.place(t.get("settings", {}).get(axis.field, ""))) is not None
+    ]
     if points:
         xs, ys, numbers = zip(*points, strict=True)
         ax.scatter(xs, ys, c=numbers, cmap="Blues", vmin=-max(numbers) / 2 - 1, s=20, linewidths=0)
         best = record["ranking"][:1]
-        ax.scatter([x for x, _, n in points if n in best], [v for _, v, n in points if n in best], s=70,
-                   facecolors="none", edgecolors=INK, linewidths=1.1)  # fmt: skip
+        ax.scatter(
+            [x for x, _, n in points if n in best],
+            [v for _, v, n in points if n in best],
+            s=70,
+            facecolors="none",
+            edgecolors=INK,
+            linewidths=1.1,
+        )
     _ticks(ax, axis)
     ax.set_title(axis.field)
 
@@ -287,8 +299,15 @@ def parallel(record: SearchRecord) -> Picture:
         for x, axis in enumerate(axes):
             ax.axvline(x, color=MUTED, linewidth=0.8)
             for y, text in axis.ticks().items():
-                ax.annotate(text, (x, y), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center",
-                            bbox={"boxstyle": "round,pad=0.15", "fc": PAPER, "ec": "none", "alpha": 0.8})  # fmt: skip
+                ax.annotate(
+                    text,
+                    (x, y),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    fontsize=7,
+                    va="center",
+                    bbox={"boxstyle": "round,pad=0.15", "fc": PAPER, "ec": "none", "alpha": 0.8},
+                )
         ax.set_xticks(range(len(axes)), [axis.field.replace(".", ".\n") for axis in axes])
         ax.set_yticks([])
         ax.grid(False)
@@ -301,7 +320,12 @@ def parallel(record: SearchRecord) -> Picture:
 
 def figures(record: SearchRecord) -> dict[str, Picture]:
     """By file name; the Pareto front where there are several objectives."""
-    made = {"history": history(record), "importances": importances(record), "slices": slices(record),
-            "contour": contour(record), "parallel": parallel(record)}  # fmt: skip
+    made = {
+        "history": history(record),
+        "importances": importances(record),
+        "slices": slices(record),
+        "contour": contour(record),
+        "parallel": parallel(record),
+    }
     front = pareto(record)
     return made if front is None else {**made, "pareto": front}

@@ -90,9 +90,15 @@ def failures_markup(cells: pl.DataFrame, address: Address) -> str:
         missing = group.state == schema.MISSING  # no directory yet: nothing to look at
         reason = escape(group.reason or NOTHING) + (" (numbers differ)" if group.alike else "")
         rows.append(
-            (escape(group.state), str(len(pairs)), escape(_arms(group)), _steps(group), reason,
-             NOTHING if missing else listing([*named, *more], NAMED + 1))
-        )  # fmt: skip
+            (
+                escape(group.state),
+                str(len(pairs)),
+                escape(_arms(group)),
+                _steps(group),
+                reason,
+                NOTHING if missing else listing([*named, *more], NAMED + 1),
+            )
+        )
     return plain_table(("state", "runs", "arms", "step", "reason", "run"), rows, wrap=(2, 4, 5)) if rows else ""
 
 

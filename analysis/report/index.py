@@ -51,7 +51,7 @@ def contents(entries: Iterable[Entry], place: str) -> str:
             *map(escape, (e.answer, e.done, e.failed or NOTHING, e.cost, e.updated[:16].replace("T", " "))),
         )
         for e in listed
-    ]  # fmt: skip
+    ]
     heads = ("sweep", "answer", "done", "failed", "cost", "updated (UTC)")
     return page(
         "All sweeps",
@@ -90,9 +90,17 @@ def write_all(root: Path, folder: Path, server: str | None = None, log: Log = to
         path.write_text(report(source, loaded, pages, INDEX, log), encoding="utf-8")
         table = ablation_table(*loaded)
         entries.append(
-            Entry(label, table.question, table.answer, f"{table.n_done:,} of {table.n_planned:,}",
-                  failure_summary(loaded.cells), cost(loaded.cells), manifest["updated"], path.name)
-        )  # fmt: skip
+            Entry(
+                label,
+                table.question,
+                table.answer,
+                f"{table.n_done:,} of {table.n_planned:,}",
+                failure_summary(loaded.cells),
+                cost(loaded.cells),
+                manifest["updated"],
+                path.name,
+            )
+        )
         written.append(path)
     index = folder / INDEX
     index.write_text(contents(entries, source.place), encoding="utf-8")

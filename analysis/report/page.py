@@ -12,13 +12,24 @@ def page(title: str, parts: Iterable[str]) -> str:
     """A whole document; empty parts are left out."""
     return "\n".join(
         [
-            "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>", f"<style>{CSS}{PAGE_CSS}</style>", "</head>", "<body>",
-            '<main class="ablation">', *(part for part in parts if part), "</main>", "</body>", "</html>", "",
+            f"<title>{escape(title)}</title>",
+            f"<style>{CSS}{PAGE_CSS}</style>",
+            "</head>",
+            "<body>",
+            '<main class="ablation">',
+            *(part for part in parts if part),
+            "</main>",
+            "</body>",
+            "</html>",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def section(title: str, content: str) -> str:

@@ -33,9 +33,13 @@ def register(add: AddVerb) -> None:
     fewer.add_argument("most", type=int, metavar="N", help="at least 1; those that run go on")
     fewer.set_defaults(run=throttle)
 
-    again = add("retry", help="runs that ended early, by cause; --yes starts them again", allow_abbrev=False,
-                description="Lists failed, lost, cancelled and stopped runs, grouped by their error. --yes queues them "
-                "again where they came from: here, or on their cluster. The sweep's own --retry does the same.")  # fmt: skip
+    again = add(
+        "retry",
+        help="runs that ended early, by cause; --yes starts them again",
+        allow_abbrev=False,
+        description="Lists failed, lost, cancelled and stopped runs, grouped by their error. --yes queues them "
+        "again where they came from: here, or on their cluster. The sweep's own --retry does the same.",
+    )
     again.add_argument("target", metavar="ANY", help=ANY)
     again.add_argument("arm", nargs="?", metavar="ARM", help="only this arm of the sweep")
     again.add_argument("--yes", action="store_true", help="start them again")

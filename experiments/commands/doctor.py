@@ -387,8 +387,12 @@ def _requeue(job: Checkup, scontrol: bool) -> Finding:
 
 
 def register(add: AddVerb) -> None:
-    look = add("doctor", help="look at store, MLflow and a cluster, and say what to do", allow_abbrev=False,
-               description="Exit 1 when something essential is wrong. --cluster sends a job of a few seconds.")  # fmt: skip
+    look = add(
+        "doctor",
+        help="look at store, MLflow and a cluster, and say what to do",
+        allow_abbrev=False,
+        description="Exit 1 when something essential is wrong. --cluster sends a job of a few seconds.",
+    )
     look.add_argument("--cluster", metavar="PROFILE", help=f"look at this one, too: {', '.join(profile_names())}")
     look.add_argument("--patience", type=float, default=60.0, metavar="S", help="for the job to begin (default: 60)")
     look.set_defaults(run=doctor)

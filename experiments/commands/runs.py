@@ -24,15 +24,23 @@ MLflow and the tables. Of a file the readouts are only printed."""
 
 
 def register(add: AddVerb) -> None:
-    one = add("pretrain", help="one run in the foreground", allow_abbrev=False,
-              description="Train and evaluate one config here; the same command goes on after a stop. Several processes "
-              "share one run: torchrun --nproc_per_node 2 -m experiments pretrain ...")  # fmt: skip
+    one = add(
+        "pretrain",
+        help="one run in the foreground",
+        allow_abbrev=False,
+        description="Train and evaluate one config here; the same command goes on after a stop. Several processes "
+        "share one run: torchrun --nproc_per_node 2 -m experiments pretrain ...",
+    )
     one.add_argument("--baseline", required=True, metavar="NAME", help=", ".join(BASELINES))
     add_set(one)
     one.set_defaults(run=pretrain)
 
-    again = add("evaluate", help="more readouts of a finished run, of all runs of a sweep, or of a file of weights",
-                allow_abbrev=False, description=EVALUATE)  # fmt: skip
+    again = add(
+        "evaluate",
+        help="more readouts of a finished run, of all runs of a sweep, or of a file of weights",
+        allow_abbrev=False,
+        description=EVALUATE,
+    )
     again.add_argument(
         "target",
         metavar="ANY",
@@ -45,8 +53,12 @@ def register(add: AddVerb) -> None:
         metavar="NAME",
         help="one or more of those below (default: linear knn few_label)",
     )
-    again.add_argument("--baseline", metavar="NAME", help="images for a file of another tool, or other images than a run's "
-                       f"own (then only printed): {', '.join(BASELINES)}")  # fmt: skip
+    again.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="images for a file of another tool, or other images than a run's "
+        f"own (then only printed): {', '.join(BASELINES)}",
+    )
     add_set(again)
     again.add_argument(
         "--cluster", metavar="NAME", help="a Slurm profile that judges the runs of a sweep (default: here)"
@@ -56,8 +68,12 @@ def register(add: AddVerb) -> None:
     again.formatter_class, again.epilog = argparse.RawDescriptionHelpFormatter, _protocols()
     again.set_defaults(run=evaluate)
 
-    out = add("export", help="an encoder for torchvision, timm, detectron2 or as safetensors", allow_abbrev=False,
-              description="Write the encoder of a finished run for other tools, with a model card.")  # fmt: skip
+    out = add(
+        "export",
+        help="an encoder for torchvision, timm, detectron2 or as safetensors",
+        allow_abbrev=False,
+        description="Write the encoder of a finished run for other tools, with a model card.",
+    )
     out.add_argument("target", metavar="RUN", help="a run directory, or any name `find` knows")
     out.add_argument(
         "--to",

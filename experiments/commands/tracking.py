@@ -15,16 +15,33 @@ def register(add: AddVerb) -> None:
     page.add_argument("--port", type=int, default=5000, metavar="N", help="default: 5000, or the next that is free")
     page.set_defaults(run=ui)
 
-    team = add("serve", help="an MLflow server for a team, on PostgreSQL or a SQLite file", allow_abbrev=False,
-               description=SERVE)  # fmt: skip
-    team.add_argument("--store", metavar="URI", default=os.environ.get("MOCO_STORE"),
-                      help="postgresql://USER@HOST/DATABASE or sqlite:///FILE (default: $MOCO_STORE)")  # fmt: skip
+    team = add(
+        "serve",
+        help="an MLflow server for a team, on PostgreSQL or a SQLite file",
+        allow_abbrev=False,
+        description=SERVE,
+    )
+    team.add_argument(
+        "--store",
+        metavar="URI",
+        default=os.environ.get("MOCO_STORE"),
+        help="postgresql://USER@HOST/DATABASE or sqlite:///FILE (default: $MOCO_STORE)",
+    )
     team.add_argument("--host", default="127.0.0.1", metavar="HOST", help="default: 127.0.0.1; others need --auth")
     team.add_argument("--port", type=int, default=5000, metavar="N", help="default: 5000")
-    team.add_argument("--auth", action="store_true",
-                      help="users and passwords; $MLFLOW_AUTH_ADMIN_PASSWORD makes the first user, admin")  # fmt: skip
-    team.add_argument("--name", nargs="+", action="extend", default=[], metavar="NAME",
-                      help="further names that people reach it by, such as a proxy's")  # fmt: skip
+    team.add_argument(
+        "--auth",
+        action="store_true",
+        help="users and passwords; $MLFLOW_AUTH_ADMIN_PASSWORD makes the first user, admin",
+    )
+    team.add_argument(
+        "--name",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="further names that people reach it by, such as a proxy's",
+    )
     team.add_argument(
         "--artifacts", metavar="PLACE", help="a folder or s3://... (default: $MOCO_RUNS/mlflow-artifacts)"
     )

@@ -9,9 +9,13 @@ from moco.transfer.recipes import PLACES, RECIPES, TASKS
 
 
 def register(add: AddVerb) -> None:
-    verb = add("transfer", help="detection and segmentation with the encoder of a run, a sweep or a file", allow_abbrev=False,
-               description="Fine-tune torchvision's detectors or segmenters on an encoder. A run, and each finished run of a "
-               "sweep, keeps a\nrecord in its transfer/ folder; of a file the readouts are only printed.")  # fmt: skip
+    verb = add(
+        "transfer",
+        help="detection and segmentation with the encoder of a run, a sweep or a file",
+        allow_abbrev=False,
+        description="Fine-tune torchvision's detectors or segmenters on an encoder. A run, and each finished run of a "
+        "sweep, keeps a\nrecord in its transfer/ folder; of a file the readouts are only printed.",
+    )
     verb.add_argument("target", metavar="ANY", help="a file of weights, a run directory, or any name `find` knows")
     verb.add_argument("--task", required=True, metavar="NAME", help=", ".join(TASKS))
     verb.add_argument("--data", default="scenes", metavar="NAME", help=f"{', '.join(PLACES)} (default: scenes)")

@@ -232,10 +232,14 @@ def lines(run: RunDirectory, judged: Judgement, protocols: Sequence[str]) -> Ite
         yield {"step": step + number, "epoch": number, "time": round(time.time(), 3), "values": _existing(values)}
     code = provenance.code()
     made = {
-        "protocols": list(protocols), "seconds": round(judged.seconds, 3), "commit": code.commit,
-        "uncommitted": code.uncommitted, "host": host(), "hardware": hardware(judged.device),
+        "protocols": list(protocols),
+        "seconds": round(judged.seconds, 3),
+        "commit": code.commit,
+        "uncommitted": code.uncommitted,
+        "host": host(),
+        "hardware": hardware(judged.device),
         "job": provenance.job(),
-    }  # fmt: skip
+    }
     now = round(time.time(), 3)
     yield {"step": step, "epoch": epoch, "time": now, "values": _existing(judged.values), "judged": made}
 

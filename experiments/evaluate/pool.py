@@ -91,9 +91,14 @@ class Pool:
     def _start(self, slot: Slot, log: Path) -> subprocess.Popen[str]:
         with log.open("a") as errors:
             worker = subprocess.Popen(
-                [*self.command, *self.arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                text=True, env=child_environment(**slot.environment), start_new_session=True,
-            )  # fmt: skip
+                [*self.command, *self.arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=child_environment(**slot.environment),
+                start_new_session=True,
+            )
         self._workers.append(worker)
         if self._stopped.is_set():  # of an interrupt that came while it was being started
             worker.terminate()

@@ -201,9 +201,13 @@ def _finished(root: Path, found: Sequence[Found]) -> list[Found]:
 
 
 def _judge_all(
-    root: Path, label: str, names: dict[str, str], paths: Sequence[Path], protocols: Sequence[str],
+    root: Path,
+    label: str,
+    names: dict[str, str],
+    paths: Sequence[Path],
+    protocols: Sequence[str],
     options: argparse.Namespace,
-) -> int:  # fmt: skip
+) -> int:
     slots = make_slots(options.max_parallel, len(paths), use_gpus=options.device != "cpu")
     device = ["--device", options.device] if options.device else []
     pool, failed, judged = Pool(paths, slots, [*device, *protocols]), {}, 0

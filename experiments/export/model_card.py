@@ -126,8 +126,13 @@ def _method(config: Config) -> list[str]:
         how = f"Contrastive: InfoNCE at temperature {loss.temperature:g}, {keys}, negatives {_words(config, 'negatives')}."
     count = f"{len(changed)} field{'s' if len(changed) > 1 else ''} changed" if changed else "unchanged"
     recipe = f"Recipe `{near}`, {count}"
-    return ["## Method", "", how, f"Encoder {_words(config, 'encoder')}; head {_words(config, 'head')}.",
-            f"{recipe}. That recipe: {contract}"]  # fmt: skip
+    return [
+        "## Method",
+        "",
+        how,
+        f"Encoder {_words(config, 'encoder')}; head {_words(config, 'head')}.",
+        f"{recipe}. That recipe: {contract}",
+    ]
 
 
 def _words(config: Config, part: str) -> str:

@@ -120,8 +120,11 @@ def ask(root: Path, label: str) -> dict[str, Any]:
     """What the analysis' own command says of the sweep. Raises ValueError with its last line if it has no answer."""
     done = subprocess.run(
         [sys.executable, "-m", "analysis", "decide", label, "--json"],
-        env=child_environment(MOCO_RUNS=str(root)), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=child_environment(MOCO_RUNS=str(root)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise ValueError(f"{label}: cannot be judged: {(done.stderr.strip() or 'no answer').splitlines()[-1]}")
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -67,10 +67,12 @@ def run(sweep: Sweep, arguments: Sequence[str]) -> int:
 def parser(sweep: Sweep) -> Parser:
     contract = getattr(sys.modules["__main__"], "__doc__", None) or sweep.question
     result = Parser(
-        prog=f"sweeps/{sweep.name}.py", description=contract, allow_abbrev=False,
+        prog=f"sweeps/{sweep.name}.py",
+        description=contract,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Runs live under $MOCO_RUNS, by default runs/ in the current folder. Ctrl-C once saves and stops, twice kills.",
-    )  # fmt: skip
+    )
     add = result.add_argument
     add(
         "--cluster",
@@ -98,9 +100,13 @@ def parser(sweep: Sweep) -> Parser:
 
 def add_set(to: argparse.ArgumentParser) -> None:
     to.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
         help="override a field of the baseline, e.g. train.epochs=40 optim.lr=0.03; optim=adamw switches a kind",
-    )  # fmt: skip
+    )
 
 
 def command_line(arguments: Sequence[str]) -> str:

@@ -134,9 +134,14 @@ def submit_cells(
     jobs = {path.name: id for path, id in zip(paths, ids, strict=True)}
     with suppress(OSError):  # a view: without it the next plan shows no difference
         record(
-            root, launch.title, profile=profile.name, code=code.hash, command=launch.environment["command"],
-            planned=planned or names(launch.cells), jobs=jobs,
-        )  # fmt: skip
+            root,
+            launch.title,
+            profile=profile.name,
+            code=code.hash,
+            command=launch.environment["command"],
+            planned=planned or names(launch.cells),
+            jobs=jobs,
+        )
         forget_unused(root)
     return jobs
 

@@ -90,9 +90,12 @@ def tracking(root: Path, label: str) -> Iterator[None]:
     with (root / SYNC_LOG).open("w") as log:
         mirror = subprocess.Popen(
             [sys.executable, "-m", "experiments", "sync", label, "--follow"],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
             env=child_environment(MOCO_RUNS=str(root)),
-        )  # fmt: skip
+        )
     try:
         yield
     finally:

@@ -145,9 +145,13 @@ class Pool:
             return None
         with (path / schema.LOG).open("ab") as log:
             popen = subprocess.Popen(
-                [*self.command, str(path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=self._environment(slot), start_new_session=True,
-            )  # fmt: skip
+                [*self.command, str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(slot),
+                start_new_session=True,
+            )
         return Worker(cell, slot, popen.pid, popen, process_started(popen.pid))
 
     def _collect(self) -> None:

@@ -39,9 +39,14 @@ LET_GO = (*AT_REST, schema.LOST)
 
 # Until it listens, a worker is deaf to the signal that Slurm sends to all processes of a step: it would be its end.
 WORKER: tuple[str, ...] = (
-    "/bin/sh", "-c", f'trap "" {signal.SIGUSR2.name.removeprefix("SIG")}; exec "$@"', "sh",
-    sys.executable, "-m", "experiments.launch.pack",
-)  # fmt: skip
+    "/bin/sh",
+    "-c",
+    f'trap "" {signal.SIGUSR2.name.removeprefix("SIG")}; exec "$@"',
+    "sh",
+    sys.executable,
+    "-m",
+    "experiments.launch.pack",
+)
 
 
 def elements(profile: Profile, runs: int) -> int:
@@ -150,9 +155,12 @@ def _start(run: RunDirectory, environment: Mapping[str, str]) -> subprocess.Pope
     """In our session, so that Slurm finds it whatever it tracks processes by."""
     with (run.path / schema.LOG).open("ab") as log:
         return subprocess.Popen(
-            [*WORKER, str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            [*WORKER, str(run.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
             env=child_environment(**environment),
-        )  # fmt: skip
+        )
 
 
 def die_with(parent: int) -> None:

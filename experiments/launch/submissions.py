@@ -39,9 +39,15 @@ def record(
     jobs: Mapping[str, str],
 ) -> None:
     line = Submission(
-        time=now(), user=getpass.getuser(), label=label, profile=profile, code=code, command=command,
-        planned=dict(planned), jobs=dict(jobs),
-    )  # fmt: skip
+        time=now(),
+        user=getpass.getuser(),
+        label=label,
+        profile=profile,
+        code=code,
+        command=command,
+        planned=dict(planned),
+        jobs=dict(jobs),
+    )
     path = _path(root, label)
     with exclusive(path.with_name(f".{label}.lock")), Appender(path) as lines:
         lines.append(line, sync=True)

@@ -54,8 +54,15 @@ def digits() -> Config:
     return Config(
         data=Data(name="digits", image_size=16),
         augment=Augment(
-            crop_scale=(0.55, 1.0), crop_ratio=(1.0, 1.0), grey=0.0, jitter=(0.4, 0.4, 0.0, 0.0), flip=0.0,
-            rotation=15.0, noise=0.05, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+            crop_scale=(0.55, 1.0),
+            crop_ratio=(1.0, 1.0),
+            grey=0.0,
+            jitter=(0.4, 0.4, 0.0, 0.0),
+            flip=0.0,
+            rotation=15.0,
+            noise=0.05,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
         ),
         encoder=ResNet(depth=8, stem="strided", width=16, batch_norm_splits=8),
         head=Head(hidden=(), dim=64),
@@ -65,7 +72,7 @@ def digits() -> Config:
         optim=SGD(lr=0.24, weight_decay=1e-3, schedule=Cosine()),
         train=Train(epochs=40, batch_size=128),
         evaluation=Evaluation(knn_every=10),
-    )  # fmt: skip
+    )
 
 
 def digits4() -> Config:
@@ -121,13 +128,25 @@ def folder() -> Config:
 BASELINES: dict[str, Callable[[], Config]] = {
     f.__name__: f
     for f in (
-        digits, digits4, shapes, folder, reduced_compute,
-        cifar10_moco_v1, cifar10_moco_v2, cifar10_moco_v2plus, cifar10_moco_v3, cifar10_moco_v3_vit, cifar10_simclr,
+        digits,
+        digits4,
+        shapes,
+        folder,
+        reduced_compute,
+        cifar10_moco_v1,
+        cifar10_moco_v2,
+        cifar10_moco_v2plus,
+        cifar10_moco_v3,
+        cifar10_moco_v3_vit,
+        cifar10_simclr,
         cifar10_supcon,
-        imagenet_moco_v1, imagenet_moco_v2, imagenet_moco_v3_resnet50, imagenet_moco_v3_vit_small,
+        imagenet_moco_v1,
+        imagenet_moco_v2,
+        imagenet_moco_v3_resnet50,
+        imagenet_moco_v3_vit_small,
         imagenet_moco_v3_vit_base,
     )
-}  # fmt: skip
+}
 
 
 def baseline(name: str) -> Config:

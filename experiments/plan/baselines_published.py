@@ -39,8 +39,13 @@ def cifar10_moco_v1() -> Config:
     return Config(
         data=Data(name="cifar10", image_size=32),
         augment=Augment(
-            crop_scale=(0.08, 1.0), grey=0.2, grey_first=False, jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=0.8,
-            mean=CIFAR10_MEAN, std=(0.2023, 0.1994, 0.2010),
+            crop_scale=(0.08, 1.0),
+            grey=0.2,
+            grey_first=False,
+            jitter=(0.4, 0.4, 0.4, 0.1),
+            jitter_probability=0.8,
+            mean=CIFAR10_MEAN,
+            std=(0.2023, 0.1994, 0.2010),
         ),
         encoder=ResNet(depth=18, stem="small", batch_norm_splits=8),
         head=Head(hidden=(), dim=128),
@@ -50,7 +55,7 @@ def cifar10_moco_v1() -> Config:
         optim=SGD(lr=0.06, weight_decay=5e-4, schedule=Cosine(first_epoch=1)),
         train=Train(epochs=200, batch_size=512),
         evaluation=Evaluation(knn_every=10, knn_features="projection", knn_temperature=0.1),
-    )  # fmt: skip
+    )
 
 
 def cifar10_moco_v2() -> Config:

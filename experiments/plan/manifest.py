@@ -101,14 +101,16 @@ def merge(new: Manifest, old: Manifest | None) -> Manifest:
     order = [*(a for a in arms if a != schema.RANDOM_INIT), *kept, schema.RANDOM_INIT]
     seeds = _seeds_by_arm(new, old)
     cells = [_cell(arm, seed, from_plain(Config, (arms | kept)[arm])) for arm in order for seed in seeds(arm)]
-    merged = Manifest(**{
-        **new,
-        "arms": order,
-        "seeds": sorted({*new["seeds"], *old["seeds"]}),
-        "cells": cells,
-        "axis_values": axis_values,
-        "factors": factors,
-    })  # fmt: skip
+    merged = Manifest(
+        **{
+            **new,
+            "arms": order,
+            "seeds": sorted({*new["seeds"], *old["seeds"]}),
+            "cells": cells,
+            "axis_values": axis_values,
+            "factors": factors,
+        }
+    )
     if "max_seeds" in old:
         merged["max_seeds"] = old["max_seeds"]
     return merged

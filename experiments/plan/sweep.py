@@ -66,9 +66,21 @@ def warnings(arms: Mapping[str, Config]) -> list[str]:
 
 
 __all__ = [
-    "NOTEBOOK", "PAPER_V1", "PAPER_V2", "SUPCON", "Cell", "Plan", "Sweep", "crossed", "factorial", "plan", "random_init",
-    "shape", "switched", "training_images",
-]  # fmt: skip
+    "NOTEBOOK",
+    "PAPER_V1",
+    "PAPER_V2",
+    "SUPCON",
+    "Cell",
+    "Plan",
+    "Sweep",
+    "crossed",
+    "factorial",
+    "plan",
+    "random_init",
+    "shape",
+    "switched",
+    "training_images",
+]
 
 # Where the published columns come from; only numbers read there are given.
 PAPER_V1 = "MoCo v1 (arXiv:1911.05722), linear top-1, ImageNet, ResNet-50, 200 epochs"

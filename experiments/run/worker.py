@@ -90,9 +90,15 @@ class _Attempt:
         self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
         before = run.status() or schema.Status()
         self.status = schema.Status(
-            state=schema.RUNNING, reason=None, diverged=False, step=before.get("step", 0), epoch=before.get("epoch", 0.0),
-            images_per_s=None, knn=before.get("knn"), job=provenance.job(),
-        )  # fmt: skip
+            state=schema.RUNNING,
+            reason=None,
+            diverged=False,
+            step=before.get("step", 0),
+            epoch=before.get("epoch", 0.0),
+            images_per_s=None,
+            knn=before.get("knn"),
+            job=provenance.job(),
+        )
         earlier = self.run.attempts()
         self.number = 1 + sum(line["event"] == "start" for line in earlier)
         self._close_killed(earlier)
@@ -103,9 +109,12 @@ class _Attempt:
         if not earlier or earlier[-1]["event"] == "end":
             return
         end = schema.Attempt(
-            event="end", attempt=earlier[-1]["attempt"], time=now(), state=schema.LOST,
+            event="end",
+            attempt=earlier[-1]["attempt"],
+            time=now(),
+            state=schema.LOST,
             reason="killed; found by the next attempt",
-        )  # fmt: skip
+        )
         age = self.run.heartbeat_age()
         if age is not None:  # without a heartbeat nobody knows how long it lived
             end["seconds"] = round(max(0.0, age_of(earlier[-1]["time"]) - age), 3)
@@ -131,10 +140,19 @@ class _Attempt:
         host, pid, started = this_process()
         code = provenance.code()
         line = schema.Attempt(
-            event="start", attempt=self.number, time=now(), host=host, pid=pid, process_started=started,
-            hardware=hardware(self.config.train.device), driver=gpu_driver(), commit=code.commit,
-            uncommitted=code.uncommitted, job=provenance.job(), ranks=distributed.size(),
-        )  # fmt: skip
+            event="start",
+            attempt=self.number,
+            time=now(),
+            host=host,
+            pid=pid,
+            process_started=started,
+            hardware=hardware(self.config.train.device),
+            driver=gpu_driver(),
+            commit=code.commit,
+            uncommitted=code.uncommitted,
+            job=provenance.job(),
+            ranks=distributed.size(),
+        )
         self.run.append_attempt(line)
         LOGGER.info("attempt %d: process %d on %s, commit %s", self.number, pid, host, code.commit)
         self._write_status()
@@ -223,9 +241,14 @@ class _Attempt:
         self.status["state"], self.status["reason"] = state, reason
         self._write_status()
         line = schema.Attempt(
-            event="end", attempt=self.number, time=now(), state=state, reason=reason, step=self.status["step"],
+            event="end",
+            attempt=self.number,
+            time=now(),
+            state=state,
+            reason=reason,
+            step=self.status["step"],
             seconds=round(self._seconds(), 3),
-        )  # fmt: skip
+        )
         self.run.append_attempt(line)
         if state != schema.DONE and state != schema.FAILED:
             LOGGER.info("%s after step %d: %s", state, self.status["step"], reason)

@@ -143,9 +143,13 @@ class Zygote:
         self._answers: list[dict[str, Any]] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "experiments.run.worker", "--serve"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
-            start_new_session=True, bufsize=0,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            bufsize=0,
+        )
 
     def start(self, path: Path, environment: dict[str, str]) -> int | None:
         if not self.ready:

@@ -55,17 +55,29 @@ def run(search: Search, arguments: Sequence[str]) -> int:
 
 def parser(search: Search) -> Parser:
     contract = getattr(sys.modules["__main__"], "__doc__", None) or search.question
-    result = Parser(prog=f"sweeps/{search.name}.py", description=contract, allow_abbrev=False, epilog=EPILOG,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    result = Parser(
+        prog=f"sweeps/{search.name}.py",
+        description=contract,
+        allow_abbrev=False,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = result.add_argument
-    add("--cluster", default="local", metavar="NAME",
-        help=f"local (default): workers on this machine; a Slurm profile: {', '.join(profile_names())}")  # fmt: skip
+    add(
+        "--cluster",
+        default="local",
+        metavar="NAME",
+        help=f"local (default): workers on this machine; a Slurm profile: {', '.join(profile_names())}",
+    )
     add("--baseline", metavar="NAME", help=f"{', '.join(BASELINES)} (default: {search.base}, or the profile's)")
     cli.add_set(result)
     add("--trials", type=int, metavar="N", help=f"finished trials in all, done or pruned (default: {search.budget})")
     add("--workers", type=int, metavar="N", help="at a time (default: one per GPU, else one per core; on Slurm 4)")
-    add("--storage", metavar="URL",
-        help=f"postgresql://USER@HOST/DATABASE (or {STORAGE}); default: a journal file beside the runs")  # fmt: skip
+    add(
+        "--storage",
+        metavar="URL",
+        help=f"postgresql://USER@HOST/DATABASE (or {STORAGE}); default: a journal file beside the runs",
+    )
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: {search.sampler})")
     add("--pruner", metavar="NAME", help=f"{', '.join(PRUNERS)} (default: {search.pruner})")
     add("--sampler-seed", type=int, default=0, metavar="N", help="what a new study draws by (default: 0)")
@@ -143,10 +155,18 @@ def _record(
             f"{new['label']}: its study is kept in {old['storage']}, not in {new['storage']}; "
             f"name that with --storage or {STORAGE}, or begin another with --new-study"
         )
-    return SearchRecord(**{
-        **old, "budget": new["budget"], "sampler": new["sampler"], "pruner": new["pruner"], "command": new["command"],
-        "question": new["question"], "failure": None, "updated": now(),
-    })  # fmt: skip
+    return SearchRecord(
+        **{
+            **old,
+            "budget": new["budget"],
+            "sampler": new["sampler"],
+            "pruner": new["pruner"],
+            "command": new["command"],
+            "question": new["question"],
+            "failure": None,
+            "updated": now(),
+        }
+    )
 
 
 def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | None) -> None:
@@ -158,14 +178,22 @@ def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | 
     for name, entry in record["space"].items():
         own = base.get(name, base.get(f"{name}.kind"))
         lines.append(f"{name:<{width}}  {words(entry)}  (base: {own})")
-    lines += ["", f"judged by {', '.join(record['metrics'])} on the validation images; sampler {record['sampler']}, "
-              f"pruner {record['pruner']}, storage {record['storage']}"]  # fmt: skip
+    lines += [
+        "",
+        f"judged by {', '.join(record['metrics'])} on the validation images; sampler {record['sampler']}, "
+        f"pruner {record['pruner']}, storage {record['storage']}",
+    ]
     lines += [f"within {', '.join(f'{k} {v:g}' for k, v in record['limits'].items())}"] if record["limits"] else []
     done = len(finished(record))
     lines.append(f"{done} of {record['budget']} trials finished, {max(0, record['budget'] - done)} to go")
     lines.append(f"{training_images(planned.base.data)} training images, {planned.base.train.epochs} epochs a trial")
-    lines += [] if profile is None else [f"workers on {profile.name}: " +
-              " ".join(f"--{name}={value}" for name, value in profile.options().items())]  # fmt: skip
+    lines += (
+        []
+        if profile is None
+        else [
+            f"workers on {profile.name}: " + " ".join(f"--{name}={value}" for name, value in profile.options().items())
+        ]
+    )
     print("\n".join(lines))
 
 

@@ -97,10 +97,14 @@ def warm_start(study: Study, cell: schema.Cell) -> bool:
     attributes = {HELD: held, END: facts, SOURCE: WARM, "config": cell["config"]}
     study.study.add_trial(
         create_trial(
-            state=TrialState.COMPLETE, values=[v for v in values if v is not None], params=drawn,
-            distributions=distributions, user_attrs=attributes, intermediate_values=evaluations,
+            state=TrialState.COMPLETE,
+            values=[v for v in values if v is not None],
+            params=drawn,
+            distributions=distributions,
+            user_attrs=attributes,
+            intermediate_values=evaluations,
         )
-    )  # fmt: skip
+    )
     return True
 
 
@@ -211,9 +215,13 @@ class Workers:
             environment[STORAGE] = self.address
         with self.log(slot.number).open("ab") as log:
             return subprocess.Popen(
-                [*WORKER, str(self.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                [*WORKER, str(self.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
     def log(self, number: int) -> Path:
         return self.path.parent / read_label(self.path) / f"worker-{number}.txt"

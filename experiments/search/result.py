@@ -221,8 +221,12 @@ def imports(text: str) -> str:
 
 
 def register(add: AddVerb) -> None:
-    take = add("adopt", help="the winner of a search as a baseline to paste", allow_abbrev=False,
-               description="Print the winner: the best at fresh seeds (--confirm), else the search's best.")  # fmt: skip
+    take = add(
+        "adopt",
+        help="the winner of a search as a baseline to paste",
+        allow_abbrev=False,
+        description="Print the winner: the best at fresh seeds (--confirm), else the search's best.",
+    )
     take.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
     take.add_argument("--trial", type=int, metavar="N", help="this trial instead; needed with several objectives")
     take.set_defaults(run=adopt)

@@ -77,9 +77,13 @@ class Study:
         self.storage = open_storage(address, path.parent / f"{record['label']}.journal")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = optuna.create_study(
-            storage=self.storage, study_name=record["study"], load_if_exists=True, directions=directions_of(record),
-            sampler=optuna.samplers.RandomSampler(), pruner=make_pruner(record["pruner"], self.base),
-        )  # fmt: skip
+            storage=self.storage,
+            study_name=record["study"],
+            load_if_exists=True,
+            directions=directions_of(record),
+            sampler=optuna.samplers.RandomSampler(),
+            pruner=make_pruner(record["pruner"], self.base),
+        )
 
     def locked(self) -> AbstractContextManager[None]:
         return exclusive(self.folder / "lock")

@@ -12,8 +12,13 @@ from experiments.state.state import RunState
 from experiments.store import schema
 
 MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER = (
-    "out of memory", "diverged", "node or job ended", "stopped midway", "cancelled on request", "other errors",
-)  # fmt: skip
+    "out of memory",
+    "diverged",
+    "node or job ended",
+    "stopped midway",
+    "cancelled on request",
+    "other errors",
+)
 CAUSES = (MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER)
 REMEDY = {
     MEMORY: "a smaller train.batch_size or negatives.size, or more memory in the profile",

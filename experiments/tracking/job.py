@@ -52,8 +52,11 @@ def _start(root: Path, label: str) -> subprocess.Popen[bytes]:
         with (root / schema.SLURM_FOLDER / "mirror.log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "experiments.tracking.job", str(root), label],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(),
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=child_environment(),
+            )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

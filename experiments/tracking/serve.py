@@ -94,9 +94,13 @@ def running(
     with log.open("wb") as output:
         # In a session of its own: Ctrl-C comes to us alone, and we stop it and its workers in order.
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,
             env={**inherited, **own, **secret, **(environment or {})},
-        )  # fmt: skip
+        )
     try:
         yield Server(process, f"http://{bracketed('127.0.0.1' if host in ANY_ADDRESS else host)}:{port}", log)
     finally:
@@ -164,8 +168,11 @@ def _group_lives(group: int) -> bool:
 
 
 ADMIN, ADMIN_PASSWORD, SECRET_KEY, AUTH_CONFIG = (
-    "MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_AUTH_CONFIG_PATH"
-)  # fmt: skip
+    "MLFLOW_AUTH_ADMIN_USERNAME",
+    "MLFLOW_AUTH_ADMIN_PASSWORD",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "MLFLOW_AUTH_CONFIG_PATH",
+)
 AUTH_FILE = "mlflow-auth.ini"
 PRIVATE = ("10.*", "192.168.*", *(f"172.{i}.*" for i in range(16, 32)), "fc00:*", "fd00:*")
 
@@ -211,9 +218,15 @@ def serve(runs_root: Path, store: str, team: Team, *, artifacts: str | None = No
         place = artifacts or str((runs_root / schema.MLFLOW_ARTIFACTS).resolve())
         options, environment = _authentication(runs_root, parsed, team)
         with running(
-            runs_root, parsed, host=team.host, port=team.port, artifacts=place, workers=team.workers,
-            options=[*_reachable(team), *options], environment=environment,
-        ) as server:  # fmt: skip
+            runs_root,
+            parsed,
+            host=team.host,
+            port=team.port,
+            artifacts=place,
+            workers=team.workers,
+            options=[*_reachable(team), *options],
+            environment=environment,
+        ) as server:
             server.wait_until_up()
             print("\n".join(_directions(team, parsed, place)), flush=True)
             server.wait()

@@ -24,9 +24,17 @@ CHUNK_PIXELS = 2**16  # on a CPU: planes and intermediate products of a chunk st
 NO_BLUR = 1e-3  # pixels: a sigma whose kernel is exactly 1 in the middle and 0 around it
 BLENDS = 3  # brightness, contrast, saturation
 WIDTHS = {
-    "box": 4, "flip": 1, "before": 3 * BLENDS, "jitter": 1, "turns": 1, "after": 3 * BLENDS, "grey": 1, "sigma": 1,
-    "solarize": 1, "angle": 1,
-}  # fmt: skip
+    "box": 4,
+    "flip": 1,
+    "before": 3 * BLENDS,
+    "jitter": 1,
+    "turns": 1,
+    "after": 3 * BLENDS,
+    "grey": 1,
+    "sigma": 1,
+    "solarize": 1,
+    "angle": 1,
+}
 MATRIX_BLUR = 64  # side up to which the blur is two products with an S x S matrix; above, sums of shifted images
 Stage = Callable[[Tensor, Tensor, Tensor], Tensor]  # pixels, table, noise -> pixels
 Columns = dict[str, Tensor]  # of the table
@@ -231,9 +239,13 @@ def compiled(recipe: Augment, side: int, cropped: bool) -> list[Stage]:
 
 
 def augment(
-    images_BCHW: Tensor, recipe: Augment, parameters: Draws, noise_BCSS: Tensor, cropped: bool,
+    images_BCHW: Tensor,
+    recipe: Augment,
+    parameters: Draws,
+    noise_BCSS: Tensor,
+    cropped: bool,
     graphs: Callable[[Augment, int, bool], list[Stage]] = compiled,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """`views.augment` of a whole batch, in chunks of one size. `graphs`: `stages` for the same without compiling."""
     batch, _, height, width = images_BCHW.shape
     device = images_BCHW.device

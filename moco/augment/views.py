@@ -85,9 +85,16 @@ def augment(images_BCSS: Tensor, recipe: Augment, parameters: Draws, noise_BCSS:
 
 
 def one_view(
-    images_BCSS: Tensor, recipe: Augment, seed: int, step: int, view: View, *, cropped: bool = False,
-    rows: Rows | None = None, compiled: bool = False,
-) -> Tensor:  # fmt: skip
+    images_BCSS: Tensor,
+    recipe: Augment,
+    seed: int,
+    step: int,
+    view: View,
+    *,
+    cropped: bool = False,
+    rows: Rows | None = None,
+    compiled: bool = False,
+) -> Tensor:
     """One view of uint8 (B, 3, S, S) images: float32 normalised, a function of (images, recipe, seed, step, view).
 
     `rows` says that the images are some rows of a larger batch: their views are the bits that they have in its view.

@@ -92,9 +92,17 @@ def _half_disc(x: Tensor, y: Tensor) -> Tensor:
 
 
 FIGURES: dict[str, Distance] = {
-    "disc": _disc, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross, "ring": _ring,
-    "square ring": _square_ring, "H": _letter_h, "crescent": _crescent, "half disc": _half_disc,
-}  # fmt: skip
+    "disc": _disc,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "ring": _ring,
+    "square ring": _square_ring,
+    "H": _letter_h,
+    "crescent": _crescent,
+    "half disc": _half_disc,
+}
 
 
 def shapes(image_size: int) -> Arrays:

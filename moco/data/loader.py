@@ -63,9 +63,15 @@ class Batches:
     """
 
     def __init__(
-        self, split: Split, config: Config, device: torch.device, *, whole: bool = False, views: int = 2,
+        self,
+        split: Split,
+        config: Config,
+        device: torch.device,
+        *,
+        whole: bool = False,
+        views: int = 2,
         compiled: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.views, self.compiled = VIEWS[:views], compiled
         self.size, self.seed, self.recipe = config.train.batch_size, config.train.seed, config.augment
         self.device = device
@@ -120,11 +126,17 @@ class Batches:
     def _batch(self, step: int, indices_B: Tensor, shown: Shown, crops: Crops, *, cropped: bool) -> Batch:
         query, *key = (
             one_view(
-                crop_u8.to(self.device, non_blocking=True).contiguous(), self.recipe, self.seed, step, view, cropped=cropped,
-                rows=rows if self.in_parts else None, compiled=self.compiled,
+                crop_u8.to(self.device, non_blocking=True).contiguous(),
+                self.recipe,
+                self.seed,
+                step,
+                view,
+                cropped=cropped,
+                rows=rows if self.in_parts else None,
+                compiled=self.compiled,
             )
             for crop_u8, view, rows in zip(crops, self.views, shown, strict=True)
-        )  # fmt: skip
+        )
         return Batch(step, indices_B, self.labels_N[indices_B], query, key[0] if key else None, self.rows)
 
 

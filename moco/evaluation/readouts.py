@@ -34,9 +34,17 @@ if TYPE_CHECKING:
     from moco.model import Projector
 
 __all__ = [
-    "PROTOCOLS", "Protocol", "Readout", "curves", "features_for", "final_protocols", "final_readouts", "final_values",
-    "protocol", "validation_values",
-]  # fmt: skip
+    "PROTOCOLS",
+    "Protocol",
+    "Readout",
+    "curves",
+    "features_for",
+    "final_protocols",
+    "final_readouts",
+    "final_values",
+    "protocol",
+    "validation_values",
+]
 
 LOGGER = logging.getLogger("moco")
 Value = TypeVar("Value", float, float | None)
@@ -111,8 +119,13 @@ def share_of_labels(
     if raised:
         LOGGER.warning(
             "%s: %g %% of the images of a class is less than one in %d of %d classes; they give one, %d labels of %d in all",
-            name, 100 * share, raised, present, int(labels_C.sum()), len(features.train),
-        )  # fmt: skip
+            name,
+            100 * share,
+            raised,
+            present,
+            int(labels_C.sum()),
+            len(features.train),
+        )
     yield f"readout/{name}_labels", float(labels_C.sum())
     yield f"readout/{name}_raised", float(raised)
     yield from _few(name, features, evaluation, seed, labels_C)

@@ -181,9 +181,27 @@ def _opened(root: Path, folder: str, parts: tuple[str, ...]) -> Any:
 
 
 CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 
 DETECTION = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}  # VOC07+12
 SEGMENTATION = {"train": (("2012", "train"),), "test": (("2012", "val"),)}

@@ -108,17 +108,30 @@ def voc_c4() -> Recipe:
     Expect with the authors' v1, v2 (200 epochs), detectron2's evaluator: AP 55.9, 57.0; random initialisation 33.8.
     """
     return Recipe(
-        "detection", "voc", iterations=24_000, batch=16, lr=0.02, drops=(18 / 24, 22 / 24), measure_norms=200,
+        "detection",
+        "voc",
+        iterations=24_000,
+        batch=16,
+        lr=0.02,
+        drops=(18 / 24, 22 / 24),
+        measure_norms=200,
         sizes=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
-    )  # fmt: skip
+    )
 
 
 def coco_c4_2x() -> Recipe:
     """Mask R-CNN R50-C4, train2017 to val2017, 180k iterations (the authors' coco_R_50_C4_2x)."""
     return Recipe(
-        "instance", "coco", iterations=180_000, batch=16, lr=0.02, drops=(12 / 18, 16 / 18), warmup=1_000,
-        measure_norms=200, sizes=(640, 672, 704, 736, 768, 800),
-    )  # fmt: skip
+        "instance",
+        "coco",
+        iterations=180_000,
+        batch=16,
+        lr=0.02,
+        drops=(12 / 18, 16 / 18),
+        warmup=1_000,
+        measure_norms=200,
+        sizes=(640, 672, 704, 736, 768, 800),
+    )
 
 
 def coco_c4_1x() -> Recipe:
@@ -131,9 +144,7 @@ def coco_fpn_1x() -> Recipe:
 
     torchvision's two-layer head of boxes; detectron2's FPN configs have the same.
     """
-    return replace(
-        coco_c4_1x(), neck="fpn", proposals=(2_000, 1_000), test_proposals=(1_000, 1_000), roi_size=7
-    )  # fmt: skip
+    return replace(coco_c4_1x(), neck="fpn", proposals=(2_000, 1_000), test_proposals=(1_000, 1_000), roi_size=7)
 
 
 def coco_fpn_2x() -> Recipe:
@@ -147,8 +158,14 @@ def voc_fcn() -> Recipe:
     The authors train on the 10,582 images with SBD's extra labels (v1: 72.5 mIoU); VOC2012's own train split has 1,464.
     """
     return Recipe(
-        "segmentation", "voc", iterations=30_000, batch=16, lr=0.003, drops=(0.7, 0.9), warmup=0,
-    )  # fmt: skip
+        "segmentation",
+        "voc",
+        iterations=30_000,
+        batch=16,
+        lr=0.003,
+        drops=(0.7, 0.9),
+        warmup=0,
+    )
 
 
 def scenes_detection() -> Recipe:
@@ -158,10 +175,26 @@ def scenes_detection() -> Recipe:
     baseline `digits` (n = 3): AP 66.1 +- 1.8, AP50 90.5 +- 1.5; random initialisation 60.4 +- 3.2, 83.9 +- 2.2.
     """
     return Recipe(
-        "detection", "scenes", iterations=200, batch=8, lr=5e-3, optimiser="adamw", drops=(0.75,), warmup=20, flip=0.0,
-        sizes=(96,), test_size=96, max_size=96, anchors=(16, 24), proposals=(200, 100), test_proposals=(200, 50),
-        rois=32, roi_size=6, channels=32, hidden=64,
-    )  # fmt: skip
+        "detection",
+        "scenes",
+        iterations=200,
+        batch=8,
+        lr=5e-3,
+        optimiser="adamw",
+        drops=(0.75,),
+        warmup=20,
+        flip=0.0,
+        sizes=(96,),
+        test_size=96,
+        max_size=96,
+        anchors=(16, 24),
+        proposals=(200, 100),
+        test_proposals=(200, 50),
+        rois=32,
+        roi_size=6,
+        channels=32,
+        hidden=64,
+    )
 
 
 def scenes_instance() -> Recipe:
@@ -176,18 +209,35 @@ def scenes_segmentation() -> Recipe:
     baseline `digits` (n = 3): mIoU 70.5 +- 0.8; random initialisation 63.0 +- 1.5.
     """
     return Recipe(
-        "segmentation", "scenes", iterations=400, batch=8, lr=6e-3, optimiser="adamw", drops=(0.75,), warmup=20, flip=0.0,
-        head="fcn", crop=96, scales=(1.0, 1.0),
-    )  # fmt: skip
+        "segmentation",
+        "scenes",
+        iterations=400,
+        batch=8,
+        lr=6e-3,
+        optimiser="adamw",
+        drops=(0.75,),
+        warmup=20,
+        flip=0.0,
+        head="fcn",
+        crop=96,
+        scales=(1.0, 1.0),
+    )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     f.__name__: f
     for f in (
-        scenes_detection, scenes_instance, scenes_segmentation, voc_c4, voc_fcn, coco_c4_1x, coco_c4_2x, coco_fpn_1x,
+        scenes_detection,
+        scenes_instance,
+        scenes_segmentation,
+        voc_c4,
+        voc_fcn,
+        coco_c4_1x,
+        coco_c4_2x,
+        coco_fpn_1x,
         coco_fpn_2x,
     )
-}  # fmt: skip
+}
 
 _USUAL = {("voc", "detection"): "voc_c4", ("voc", "segmentation"): "voc_fcn", ("coco", "instance"): "coco_c4_2x"}
 

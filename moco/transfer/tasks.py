@@ -51,9 +51,18 @@ def prepared(stages: Stages, recipe: Recipe) -> Stages:
 
 
 def transfer(
-    encoder: Encoder, train: Split, test: Split, recipe: Recipe, pixels: Pixels, seed: int, device: torch.device,
-    say: Callable[[str], None], *, workers: int = 0, kept: Path | None = None,
-) -> dict[str, float | None]:  # fmt: skip
+    encoder: Encoder,
+    train: Split,
+    test: Split,
+    recipe: Recipe,
+    pixels: Pixels,
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None],
+    *,
+    workers: int = 0,
+    kept: Path | None = None,
+) -> dict[str, float | None]:
     """Readouts on `test` in percent, after fine-tuning on `train`; `encoder` stays as it is.
 
     Raises ValueError for splits that do not fit the task or each other, an encoder without maps, a loss that is not finite.

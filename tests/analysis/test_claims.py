@@ -54,13 +54,24 @@ HAND = [
     ((claim_of.fails("K=128", by=5),), {"K=128": 80, "K=1024": 90}, ("reproduced", ["holds"])),
     ((claim_of.fails("K=128", by=5),), {"K=128": 87, "K=1024": 90}, ("contradicted", ["does not hold"])),
     ((claim_of.best_between(256, 512),), dict(zip(ARMS, (90, 93, 92, 91), strict=True)), ("reproduced", ["holds"])),
-    ((claim_of.best_between(256, 512),), dict(zip(ARMS, (94, 93, 92, 91), strict=True)), ("contradicted", ["does not hold"])),
+    (
+        (claim_of.best_between(256, 512),),
+        dict(zip(ARMS, (94, 93, 92, 91), strict=True)),
+        ("contradicted", ["does not hold"]),
+    ),
     ((claim_of.best_inside(),), dict(zip(ARMS, (90, 93, 92, 91), strict=True)), ("reproduced", ["holds"])),
     ((claim_of.best_inside(),), dict(zip(ARMS, (90, 91, 92, 93), strict=True)), ("contradicted", ["does not hold"])),
-    ((claim_of.order("K=512", "K=256", "K=128"),), dict(zip(ARMS, (90, 91, 92, 0), strict=True)), ("reproduced", ["holds"])),
-    ((claim_of.order("K=512", "K=256", "K=128"),), dict(zip(ARMS, (90, 92, 91, 0), strict=True)),
-     ("contradicted", ["does not hold"])),
-]  # fmt: skip
+    (
+        (claim_of.order("K=512", "K=256", "K=128"),),
+        dict(zip(ARMS, (90, 91, 92, 0), strict=True)),
+        ("reproduced", ["holds"]),
+    ),
+    (
+        (claim_of.order("K=512", "K=256", "K=128"),),
+        dict(zip(ARMS, (90, 92, 91, 0), strict=True)),
+        ("contradicted", ["does not hold"]),
+    ),
+]
 
 
 @pytest.mark.parametrize(("clauses", "means", "expected"), HAND)
@@ -108,10 +119,15 @@ def test_the_effects_of_crossed_factors_are_those_of_a_least_squares_fit() -> No
     means = {arm: float(draw.normal()) for arm in planned["arms"]}
     on = {f: np.array([f in arm.split("+") for arm in means], float) for f in ("mlp", "aug", "cos")}
     columns = {
-        (): np.ones(8), ("mlp",): on["mlp"], ("aug",): on["aug"], ("cos",): on["cos"],
-        ("mlp", "aug"): on["mlp"] * on["aug"], ("mlp", "cos"): on["mlp"] * on["cos"],
-        ("aug", "cos"): on["aug"] * on["cos"], ("mlp", "aug", "cos"): on["mlp"] * on["aug"] * on["cos"],
-    }  # fmt: skip
+        (): np.ones(8),
+        ("mlp",): on["mlp"],
+        ("aug",): on["aug"],
+        ("cos",): on["cos"],
+        ("mlp", "aug"): on["mlp"] * on["aug"],
+        ("mlp", "cos"): on["mlp"] * on["cos"],
+        ("aug", "cos"): on["aug"] * on["cos"],
+        ("mlp", "aug", "cos"): on["mlp"] * on["aug"] * on["cos"],
+    }
     fitted = np.linalg.lstsq(np.stack(list(columns.values()), 1), np.array(list(means.values())), rcond=None)[0]
     beta = dict(zip(columns, fitted, strict=True))
     found = {names: sum(w * means[arm] for arm, w in weights.items()) for names, weights in effects_of(planned).items()}

@@ -187,8 +187,14 @@ def test_a_report_is_one_file_that_fetches_nothing(store: Path) -> None:
     assert not {"script", "iframe", "link", "img", "object"} & found.tags
     assert not re.search(r"@import|url\((?!#)", page)
     made = ablation_table(*load_sweep(store, "queue_size"))
-    for said in (made.question, made.answer, "OutOfMemoryError: 2 GiB &amp; &lt;no&gt; more", "fedcba9+77aa88b (1 run)",
-                 "python sweeps/queue_size.py --seeds 5", "40 / 100"):  # fmt: skip
+    for said in (
+        made.question,
+        made.answer,
+        "OutOfMemoryError: 2 GiB &amp; &lt;no&gt; more",
+        "fedcba9+77aa88b (1 run)",
+        "python sweeps/queue_size.py --seeds 5",
+        "40 / 100",
+    ):
         assert said in page
     assert page.count("<figure>") == 5
 

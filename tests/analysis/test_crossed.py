@@ -49,8 +49,9 @@ def table(tmp_path: Path) -> Table:
 def test_levels_are_read_from_the_names_of_the_arms() -> None:
     assert crossed("{head}-T={T}")(["linear-T=0.07"]) == {"linear-T=0.07": {"head": "linear", "T": "0.07"}}
     assert switched("mlp", "aug")(["v1", "mlp+aug"]) == {
-        "v1": {"mlp": "off", "aug": "off"}, "mlp+aug": {"mlp": "on", "aug": "on"},
-    }  # fmt: skip
+        "v1": {"mlp": "off", "aug": "off"},
+        "mlp+aug": {"mlp": "on", "aug": "on"},
+    }
     with pytest.raises(ValueError, match=r"arm v1: its name is not of the form \{head\}-T=\{T\}"):
         crossed("{head}-T={T}")(["v1"])
 

@@ -77,8 +77,12 @@ def crossed(root: Path) -> Loaded:
 
 
 def named(root: Path) -> Loaded:
-    values = {f"{head},{augment},{lr}": 94.0 + i for i, (head, augment, lr) in enumerate(itertools.product(
-        ("linear", "mlp"), ("aug", "aug+"), ("step", "cosine")))} | {schema.RANDOM_INIT: 93.0}  # fmt: skip
+    values = {
+        f"{head},{augment},{lr}": 94.0 + i
+        for i, (head, augment, lr) in enumerate(
+            itertools.product(("linear", "mlp"), ("aug", "aug+"), ("step", "cosine"))
+        )
+    } | {schema.RANDOM_INIT: 93.0}
     return written(root, manifest(dict.fromkeys(values, SEEDS), axis=None, axis_values={}), values)
 
 

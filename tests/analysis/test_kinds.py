@@ -76,8 +76,12 @@ def test_the_loss_stands_over_log_of_k_plus_one(tmp_path: Path) -> None:
     assert list(right.get_xticks()) == pytest.approx(levels)
     chance_line = right.lines[0]
     assert np.array_equal(chance_line.get_xdata(), chance_line.get_ydata())
-    drawn = {(float(x), float(y)) for line in right.lines if line.get_marker() == "o"
-             for x, y in zip(np.ravel(line.get_xdata()), np.ravel(line.get_ydata()), strict=True)}  # fmt: skip
+    drawn = {
+        (float(x), float(y))
+        for line in right.lines
+        if line.get_marker() == "o"
+        for x, y in zip(np.ravel(line.get_xdata()), np.ravel(line.get_ydata()), strict=True)
+    }
     for level in levels:  # the mean of the three seeds' last losses
         assert any(x == pytest.approx(level) and y == pytest.approx(0.51 * level) for x, y in drawn)
     dashed = sorted(float(np.ravel(line.get_ydata())[0]) for line in left.lines if list(line.get_xdata()) == [0, 1])
@@ -171,8 +175,11 @@ def test_a_heat_map_holds_the_mean_of_each_cell(tmp_path: Path) -> None:
 def test_declared_factors_make_a_grid_with_its_missing_cell_empty(tmp_path: Path) -> None:
     at = {"v1": ("off", "off"), "mlp": ("on", "off"), "aug": ("off", "on"), "mlp+aug": ("on", "on")}
     planned = manifest(
-        dict.fromkeys(at, SEEDS), axis=None, axis_values={}, factors={arm: {"mlp": m, "aug": a} for arm, (m, a) in at.items()}
-    )  # fmt: skip
+        dict.fromkeys(at, SEEDS),
+        axis=None,
+        axis_values={},
+        factors={arm: {"mlp": m, "aug": a} for arm, (m, a) in at.items()},
+    )
     write_manifest(tmp_path, planned)
     for value, arm in enumerate(("v1", "mlp", "aug")):
         for seed in SEEDS:
@@ -284,8 +291,13 @@ def test_every_kind_says_when_nothing_has_run(tmp_path: Path) -> None:
     planned, cells = load_sweep(tmp_path, "queue_size")
     empty = cells.clear()
     nothing = curves(tmp_path, empty, ())
-    for figure in (sweep_pareto(planned, empty), curves_figure(planned, nothing), loss_figure(planned, nothing),
-                   diagnostics_figure(planned, nothing), four_way_figure(planned, empty, nothing)):  # fmt: skip
+    for figure in (
+        sweep_pareto(planned, empty),
+        curves_figure(planned, nothing),
+        loss_figure(planned, nothing),
+        diagnostics_figure(planned, nothing),
+        four_way_figure(planned, empty, nothing),
+    ):
         assert_legible(figure)
 
 

@@ -46,8 +46,10 @@ def test_comparing_a_sweep_shows_its_table_and_its_pairs() -> None:
     assert values["table"] == ablation_table(*load_sweep(STORE, "queue_size"))
     assert sum(out.startswith("<svg") for out in shown) == 3
     cells = load_sweep(STORE, "queue_size").cells
-    by_seed = {arm: dict(cells.filter(arm=arm).drop_nulls(schema.LINEAR).select("seed", schema.LINEAR).iter_rows())
-               for arm in ("K=128", "K=1024")}  # fmt: skip
+    by_seed = {
+        arm: dict(cells.filter(arm=arm).drop_nulls(schema.LINEAR).select("seed", schema.LINEAR).iter_rows())
+        for arm in ("K=128", "K=1024")
+    }
     baseline = values["baseline"]
     other = "K=128" if baseline == "K=1024" else "K=1024"
     assert repr(compare(by_seed[other], by_seed[baseline])) in shown[-1]

@@ -217,8 +217,13 @@ def test_arms_without_a_pair_are_named_not_guessed(
 def test_hours_are_those_of_finished_runs_and_hardware_is_told_by_its_name(table: Table, tmp_path: Path) -> None:
     assert with_hours(load_sweep(tmp_path, "queue_size").cells)["hours"].to_list() == [2.0] * 10
     gpus = ("NVIDIA H100 80GB HBM3", "Tesla V100-SXM2-16GB", "NVIDIA GeForce RTX 3090", "GPU", "AMD Instinct MI300X")
-    cpus = ("Intel(R) Xeon(R) Gold 6338 CPU @ 2.00GHz", "AMD EPYC 7763 64-Core Processor", "AMD Ryzen 7 with Radeon Graphics",
-            "Neoverse-N1", "x86_64")  # fmt: skip
+    cpus = (
+        "Intel(R) Xeon(R) Gold 6338 CPU @ 2.00GHz",
+        "AMD EPYC 7763 64-Core Processor",
+        "AMD Ryzen 7 with Radeon Graphics",
+        "Neoverse-N1",
+        "x86_64",
+    )
     assert [is_gpu(name) for name in (*gpus, *cpus)] == [True] * 5 + [False] * 5
 
 

@@ -39,13 +39,31 @@ def store(root: Path) -> None:
     """Finished, failed, diverged, running and missing runs with their journals, and a second sweep with long names."""
     unfinished_store(root)
     for run in sorted(root.glob("K*")):
-        records = [(10 * e, float(e), {"validation/knn20_top1": 90.0 + e, "train/loss": 6.0 - e / 5,
-                                       "train/loss_over_chance": (6.0 - e / 5) / 7, "train/gap": e / 40,
-                                       "features/rank": 10.0 + e}) for e in range(1, 13)]  # fmt: skip
+        records = [
+            (
+                10 * e,
+                float(e),
+                {
+                    "validation/knn20_top1": 90.0 + e,
+                    "train/loss": 6.0 - e / 5,
+                    "train/loss_over_chance": (6.0 - e / 5) / 7,
+                    "train/gap": e / 40,
+                    "features/rank": 10.0 + e,
+                },
+            )
+            for e in range(1, 13)
+        ]
         write_journal(run, records)
     arms = [f"resnet50-width={w}-temperature=0.{t}-with-a-long-name" for w in (16, 64) for t in (1, 2, 5)]
-    planned = manifest({arm: [0, 1] for arm in arms}, name="wide", label="wide@folder,optim.lr=0.06", axis=None,
-                       axis_values={}, question="Is it wide enough?", updated="2026-10-01T12:00:00.000+00:00")  # fmt: skip
+    planned = manifest(
+        {arm: [0, 1] for arm in arms},
+        name="wide",
+        label="wide@folder,optim.lr=0.06",
+        axis=None,
+        axis_values={},
+        question="Is it wide enough?",
+        updated="2026-10-01T12:00:00.000+00:00",
+    )
     write_manifest(root, planned)
     for i, arm in enumerate(arms):
         write_run(root, arm, 0, readouts(80.0 + i, 70, 60, 50), seconds=1800, attempts=GPU)
@@ -128,8 +146,11 @@ def test_failures_that_differ_in_their_numbers_are_one_line(tmp_path: Path) -> N
     assert failure_summary(cells) == "6 failed"
     cells = load_sweep(tmp_path, "queue_size").cells
     assert [(g.state, len(g.runs)) for g in groups(cells)] == [
-        ("failed", 1), ("diverged", 1), ("missing", 6), ("running", 1),
-    ]  # fmt: skip
+        ("failed", 1),
+        ("diverged", 1),
+        ("missing", 6),
+        ("running", 1),
+    ]
     assert failure_summary(cells) == "1 failed, 1 diverged"
 
 

@@ -119,9 +119,17 @@ def test_curves_drop_what_a_resume_made_void_and_ignore_a_torn_end(tmp_path: Pat
     said: list[str] = []
     journal(
         path,
-        record(10, 5.0), record(20, 4.0), record(30, 3.0), {"resumed_at": 20}, record(30, 3.5), record(40, 3.0),
-        {"resumed_at": 0}, record(10, 5.5), '{"step": 20, "epoch": 2.0, "val', end="",
-    )  # fmt: skip
+        record(10, 5.0),
+        record(20, 4.0),
+        record(30, 3.0),
+        {"resumed_at": 20},
+        record(30, 3.5),
+        record(40, 3.0),
+        {"resumed_at": 0},
+        record(10, 5.5),
+        '{"step": 20, "epoch": 2.0, "val',
+        end="",
+    )
     assert losses(tmp_path, said) == [(10, 5.5)]
     journal(path, record(10, 5.0), record(20, 4.0), record(30, 3.0), {"resumed_at": 20}, record(30, 3.5))
     assert losses(tmp_path, said) == [(10, 5.0), (20, 4.0), (30, 3.5)]

@@ -59,9 +59,15 @@ def test_every_format_says_what_is_unfinished(tmp_path: Path, format: str) -> No
     said = " ".join(re.sub(r"&#\d+;|\\", "", render(made, format)).split())
     for counted in ("1 failed, 1 running, 1 diverged, 1 missing", "1 pruned, 4 missing"):
         assert counted in said
-    for told in ("seed 1 failed (OutOfMemoryError", "seed 2 running", "seed 3 diverged (the loss is not finite at step 12)",
-                 "seed 4 missing", "seed 0 pruned (below the median of the study at step 40)", "seeds 1, 2, 3 and 4 missing",
-                 "So far (16 of 25 runs)"):  # fmt: skip
+    for told in (
+        "seed 1 failed (OutOfMemoryError",
+        "seed 2 running",
+        "seed 3 diverged (the loss is not finite at step 12)",
+        "seed 4 missing",
+        "seed 0 pruned (below the median of the study at step 40)",
+        "seeds 1, 2, 3 and 4 missing",
+        "So far (16 of 25 runs)",
+    ):
         assert told in said or format == "csv"
 
 
@@ -87,16 +93,31 @@ def test_csv_holds_the_numbers_that_numpy_and_scipy_give(table: Table) -> None:
     differences = np.subtract(OTHER_LINEAR, BASELINE_LINEAR)
     interval = scipy_stats.t.interval(0.95, 4, differences.mean(), scipy_stats.sem(differences))
     expected = {
-        "n_done": 5, "n_planned": 5,
-        "linear_top1_mean": np.mean(OTHER_LINEAR), "linear_top1_std": np.std(OTHER_LINEAR, ddof=1),
-        "knn20_top1_mean": 96.2, "knn20_top1_std": np.std([0, 0.1, 0.2, 0.3, 0.4], ddof=1),
-        "knn200_top1_mean": 93.0, "knn200_top1_std": 0.0, "few_label_top1_mean": 86.0, "few_label_top1_std": 0.0,
-        "difference": differences.mean(), "difference_low": interval[0], "difference_high": interval[1],
-        "finetune_top1_mean": None, "finetune_top1_std": None,
-        "p": 2 / 2**5, "p_holm": 2 * 2 / 2**5, "seconds_mean": 60.0, "n_paired": 5, "published": 56.4,
+        "n_done": 5,
+        "n_planned": 5,
+        "linear_top1_mean": np.mean(OTHER_LINEAR),
+        "linear_top1_std": np.std(OTHER_LINEAR, ddof=1),
+        "knn20_top1_mean": 96.2,
+        "knn20_top1_std": np.std([0, 0.1, 0.2, 0.3, 0.4], ddof=1),
+        "knn200_top1_mean": 93.0,
+        "knn200_top1_std": 0.0,
+        "few_label_top1_mean": 86.0,
+        "few_label_top1_std": 0.0,
+        "difference": differences.mean(),
+        "difference_low": interval[0],
+        "difference_high": interval[1],
+        "finetune_top1_mean": None,
+        "finetune_top1_std": None,
+        "p": 2 / 2**5,
+        "p_holm": 2 * 2 / 2**5,
+        "seconds_mean": 60.0,
+        "n_paired": 5,
+        "published": 56.4,
         "p_t": scipy_stats.ttest_rel(OTHER_LINEAR, BASELINE_LINEAR).pvalue,
-        "p_t_holm": scipy_stats.ttest_rel(OTHER_LINEAR, BASELINE_LINEAR).pvalue,  # the other arms have too few seeds for one
-    }  # fmt: skip
+        "p_t_holm": scipy_stats.ttest_rel(
+            OTHER_LINEAR, BASELINE_LINEAR
+        ).pvalue,  # the other arms have too few seeds for one
+    }
     assert rows["K=512"] == pytest.approx(expected)
     assert rows["K=1024"]["seconds_mean"] == pytest.approx(62.0)
 

@@ -100,8 +100,11 @@ def crops_of(files: Streamed, *, quick: bool = False) -> Callable[[], Crops]:
     """What a reader of the trainer's does for one batch of all files, in this process."""
     count = len(files)
     config = Config(
-        data=Data(quick_crops=quick), augment=AUGMENT_V2, key_encoder=Momentum(shuffle=False), train=Train(batch_size=count),
-    )  # fmt: skip
+        data=Data(quick_crops=quick),
+        augment=AUGMENT_V2,
+        key_encoder=Momentum(shuffle=False),
+        train=Train(batch_size=count),
+    )
     split = Split(files, torch.zeros(count, dtype=torch.int64), torch.arange(count))
     batches = Batches(split, config, torch.device("cpu"))
     assert batches.reader is not None, "files are streamed"
@@ -163,13 +166,15 @@ def plain_views(recipe: Augment, side: int) -> Views:
     def blur(image: Image.Image) -> Image.Image:
         return image.filter(ImageFilter.GaussianBlur(random.uniform(*recipe.blur_sigma)))
 
-    view = transforms.Compose([
-        transforms.RandomResizedCrop(side, scale=recipe.crop_scale, ratio=recipe.crop_ratio),
-        transforms.RandomApply([transforms.ColorJitter(*recipe.jitter)], p=recipe.jitter_probability),
-        transforms.RandomGrayscale(recipe.grey),
-        transforms.RandomApply([blur], p=recipe.blur),
-        transforms.RandomHorizontalFlip(recipe.flip),
-        transforms.ToTensor(),
-        transforms.Normalize(recipe.mean, recipe.std),
-    ])  # fmt: skip
+    view = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(side, scale=recipe.crop_scale, ratio=recipe.crop_ratio),
+            transforms.RandomApply([transforms.ColorJitter(*recipe.jitter)], p=recipe.jitter_probability),
+            transforms.RandomGrayscale(recipe.grey),
+            transforms.RandomApply([blur], p=recipe.blur),
+            transforms.RandomHorizontalFlip(recipe.flip),
+            transforms.ToTensor(),
+            transforms.Normalize(recipe.mean, recipe.std),
+        ]
+    )
     return lambda image: [view(image), view(image)]

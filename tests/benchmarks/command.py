@@ -16,13 +16,24 @@ core-second (the CPU time of all threads), on a GPU per second. Numbers measured
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.description = DESCRIPTION
     verb.add_argument("name", choices=FILES, metavar="NAME", help=", ".join(FILES))
-    verb.add_argument("--against", choices=PEERS, default="plain", metavar="PEER",
-                      help="plain (default): the usual way, written by us; lightly: from PyPI, extra `bench`")  # fmt: skip
+    verb.add_argument(
+        "--against",
+        choices=PEERS,
+        default="plain",
+        metavar="PEER",
+        help="plain (default): the usual way, written by us; lightly: from PyPI, extra `bench`",
+    )
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     verb.add_argument("--rounds", type=int, metavar="N", help="turns of each contender (default: mostly 5)")
     verb.add_argument("--threads", type=int, default=1, metavar="N", help="of torch, on a CPU (default: 1)")
-    verb.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=NUMBER",
-                      help="sizes, e.g. batch=64; a wrong name lists what there is")  # fmt: skip
+    verb.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="sizes, e.g. batch=64; a wrong name lists what there is",
+    )
     verb.add_argument("--json", action="store_true", help="one object: name, ratio, ours, peer, unit, machine, ...")
 
 

@@ -29,11 +29,19 @@ def grows(name: str, points: Sequence[tuple[float, float]], unit: str, options: 
     shape = "hardly grows: cost at the far end / at the near end" if flat else "cost of one more, far end / near end"
     ours, peer = (points[-1][1], points[0][1]) if flat else (far, near)
     return Result(
-        name=name, ratio=ratio, ours=ours, peer=peer, unit=unit if flat else f"{unit} for one more",
-        against="a straight line", wanted=STRAIGHT, better="lower", rounds=options.rounds,
-        settings={**options.settings, "points": [list(point) for point in points]}, notes=(shape,),
+        name=name,
+        ratio=ratio,
+        ours=ours,
+        peer=peer,
+        unit=unit if flat else f"{unit} for one more",
+        against="a straight line",
+        wanted=STRAIGHT,
+        better="lower",
+        rounds=options.rounds,
+        settings={**options.settings, "points": [list(point) for point in points]},
+        notes=(shape,),
         figure=bars(points),
-    )  # fmt: skip
+    )
 
 
 def bars(points: Sequence[tuple[float, float]]) -> tuple[str, ...]:

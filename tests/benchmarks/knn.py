@@ -41,14 +41,22 @@ def one(options: Options, classes: int, wanted: float | None) -> Result:
     ours, peer = predictors(options, bank, queries_QD, classes)
     measured = interleave(
         [Contender("ours", ours, len(queries_QD)), Contender(options.against, peer, len(queries_QD))],
-        options.rounds, clock_of(options.device),
-    )  # fmt: skip
+        options.rounds,
+        clock_of(options.device),
+    )
     equal = int((ours() == peer()).sum())
     notes = (f"{equal} of {len(queries_QD)} predictions are identical", *memory_note(ours, peer, options.device))
     return compared(
-        f"knn, {classes:,} classes", measured, "ours", options.against, "queries", options,
-        wanted=wanted, notes=notes, identical=equal,
-    )  # fmt: skip
+        f"knn, {classes:,} classes",
+        measured,
+        "ours",
+        options.against,
+        "queries",
+        options,
+        wanted=wanted,
+        notes=notes,
+        identical=equal,
+    )
 
 
 def memory_note(ours: Predict, peer: Predict, device: str) -> tuple[str, ...]:

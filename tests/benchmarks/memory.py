@@ -34,12 +34,20 @@ def run(options: Options) -> list[Result]:
     peer = seen[options.against]
     return [
         Result(
-            name=f"memory, ResNet-50, 224 px, {name}", ratio=median(seen[name]) / median(peer),
-            ours=median(seen[name]) / MIB, peer=median(peer) / MIB, unit="MiB", against=options.against,
-            spread=spread(seen[name], peer), wanted=0.7, better="lower", rounds=options.rounds, settings=options.settings,
+            name=f"memory, ResNet-50, 224 px, {name}",
+            ratio=median(seen[name]) / median(peer),
+            ours=median(seen[name]) / MIB,
+            peer=median(peer) / MIB,
+            unit="MiB",
+            against=options.against,
+            spread=spread(seen[name], peer),
+            wanted=0.7,
+            better="lower",
+            rounds=options.rounds,
+            settings=options.settings,
         )
         for name in PRECISIONS
-    ]  # fmt: skip
+    ]
 
 
 def spread(ours: list[float], peer: list[float]) -> tuple[float, float]:

@@ -84,9 +84,16 @@ def against_backbone(
     measured = interleave([ours, peer], options.rounds, clock_of(options.device))
     notes = accuracies(task.test_top1(probe(task, pairs, options)), top1, options)
     return compared(
-        f"linear probe, {name}", measured, "ours", peer.name, "epochs", options, wanted=wanted, notes=notes,
+        f"linear probe, {name}",
+        measured,
+        "ours",
+        peer.name,
+        "epochs",
+        options,
+        wanted=wanted,
+        notes=notes,
         pairs=len(pairs),
-    )  # fmt: skip
+    )
 
 
 def pretrained(options: Options) -> Task:

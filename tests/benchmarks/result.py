@@ -76,17 +76,33 @@ class Benchmark:
 
 
 def compared(
-    name: str, measured: Measured, ours: str, peer: str, unit: str, options: Options, *, wanted: float | None = None,
-    notes: tuple[str, ...] = (), **settings: Any,
-) -> Result:  # fmt: skip
+    name: str,
+    measured: Measured,
+    ours: str,
+    peer: str,
+    unit: str,
+    options: Options,
+    *,
+    wanted: float | None = None,
+    notes: tuple[str, ...] = (),
+    **settings: Any,
+) -> Result:
     """The `Result` of two contenders of `measured`; `unit` without the clock: "images" becomes "images per core-second"."""
     ratio: Ratio = measured.ratio(ours, peer)
     return Result(
-        name=name, ratio=ratio.median, ours=measured.rate(ours), peer=measured.rate(peer),
-        unit=f"{unit} per {'core-second' if measured.counts == CPU else 'second'}", against=peer,
-        spread=(ratio.low, ratio.high), wall_ratio=measured.ratio(ours, peer, WALL).median, wanted=wanted,
-        rounds=len(measured.turns[ours]), settings={**options.settings, "threads": options.threads, **settings}, notes=notes,
-    )  # fmt: skip
+        name=name,
+        ratio=ratio.median,
+        ours=measured.rate(ours),
+        peer=measured.rate(peer),
+        unit=f"{unit} per {'core-second' if measured.counts == CPU else 'second'}",
+        against=peer,
+        spread=(ratio.low, ratio.high),
+        wall_ratio=measured.ratio(ours, peer, WALL).median,
+        wanted=wanted,
+        rounds=len(measured.turns[ours]),
+        settings={**options.settings, "threads": options.threads, **settings},
+        notes=notes,
+    )
 
 
 def as_json(name: str, results: list[Result], machine: Mapping[str, Any]) -> str:

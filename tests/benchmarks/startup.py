@@ -43,11 +43,17 @@ def outside_training(options: Options) -> Result:
         "bookkeeping": mean["attempt"] - mean["setup"] - mean["train"] - mean["evaluation"],
     }
     return Result(
-        name=f"share of a digits run outside training, {len(cells)} runs on {slots} cores", ratio=outside / whole,
-        ours=outside, peer=whole, unit="seconds", against="the whole run", wanted=MOST_OUTSIDE, better="lower",
+        name=f"share of a digits run outside training, {len(cells)} runs on {slots} cores",
+        ratio=outside / whole,
+        ours=outside,
+        peer=whole,
+        unit="seconds",
+        against="the whole run",
+        wanted=MOST_OUTSIDE,
+        better="lower",
         settings={**options.settings, "seconds": parts},
         notes=(", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items()),),
-    )  # fmt: skip
+    )
 
 
 def dry_run(options: Options) -> Result:
@@ -60,9 +66,17 @@ def dry_run(options: Options) -> Result:
         ][1:]  # the first fills the disk cache
     took = median(seconds)
     return Result(
-        name="--dry-run of a sweep", ratio=took / MOST_SECONDS, ours=took, peer=MOST_SECONDS, unit="seconds",
-        against="one second", spread=(min(seconds), max(seconds)), wanted=1.0, better="lower", rounds=options.rounds,
-    )  # fmt: skip
+        name="--dry-run of a sweep",
+        ratio=took / MOST_SECONDS,
+        ours=took,
+        peer=MOST_SECONDS,
+        unit="seconds",
+        against="one second",
+        spread=(min(seconds), max(seconds)),
+        wanted=1.0,
+        better="lower",
+        rounds=options.rounds,
+    )
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -52,9 +52,13 @@ def v2(encoder: c.ResNet, side: int, batch: int, keys: int) -> c.Config:
     """Without parts of BatchNorm: the plain step has none either."""
     base = moco_v2()
     return replace(
-        base, data=c.Data(name="digits", image_size=side), encoder=encoder, negatives=c.Queue(keys),
-        key_encoder=c.Momentum(0.999, shuffle=False), train=replace(base.train, batch_size=batch),
-    )  # fmt: skip
+        base,
+        data=c.Data(name="digits", image_size=side),
+        encoder=encoder,
+        negatives=c.Queue(keys),
+        key_encoder=c.Momentum(0.999, shuffle=False),
+        train=replace(base.train, batch_size=batch),
+    )
 
 
 def narrow(batch: int) -> Case:
@@ -101,17 +105,28 @@ def of_case(case: Case, options: Options) -> list[Result]:
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         measured = interleave(
             [Contender(name, times(case.steps, step), images) for name, step in contenders.items()],
-            options.rounds, clock_of(options.device), warm_up=2,
-        )  # fmt: skip
+            options.rounds,
+            clock_of(options.device),
+            warm_up=2,
+        )
     eager = fastest(measured, [name_of((precision, "eager")) for precision in PRECISIONS])
     notes = [share_of_peak(plain, measured, options, len(views[0])), limit(eager, ours[eager], measured, options)]
     best = fastest(measured, list(ours))
     every = "; ".join(f"{name} {measured.ratio(name, options.against).median:.2f}x" for name in ours)
     return [
-        compared(f"{case.name}, {label}", measured, name, options.against, "images", options, wanted=wanted,
-                 notes=(f"{name} is the fastest of: {every}", *notes), batch=len(views[0]))
+        compared(
+            f"{case.name}, {label}",
+            measured,
+            name,
+            options.against,
+            "images",
+            options,
+            wanted=wanted,
+            notes=(f"{name} is the fastest of: {every}", *notes),
+            batch=len(views[0]),
+        )
         for (label, name), wanted in zip({"eager": eager, "best": best}.items(), case.wanted, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def name_of(mode: tuple[Precision, Way]) -> str:
@@ -142,8 +157,13 @@ def ours_of(config: c.Config, mode: tuple[Precision, Way], views: Views, device:
     """A step of the real trainer, with its notes for the next record, on views that are there already."""
     precision, way = mode
     train = replace(
-        config.train, precision=precision, compile=way != "eager", cuda_graphs=way == "graphs", device=device, log_every=10**9
-    )  # fmt: skip
+        config.train,
+        precision=precision,
+        compile=way != "eager",
+        cuda_graphs=way == "graphs",
+        device=device,
+        log_every=10**9,
+    )
     trainer = Trainer(replace(config, train=train), unreal(config), torch.device(device))
     indices_B = torch.arange(len(views[0]), device=device)
 

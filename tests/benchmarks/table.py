@@ -55,9 +55,13 @@ def planned(seeds: int, epochs: int) -> Plan:
         return {f"T={t}": replace(base, loss=InfoNCE(t)) for t in ARMS}
 
     asked = Sweep(
-        name="benchmark", question="How long does a table take?", claim="as long as it is", arms=arms,
-        varies=("loss.temperature",), baseline=f"T={ARMS[0]}",
-    )  # fmt: skip
+        name="benchmark",
+        question="How long does a table take?",
+        claim="as long as it is",
+        arms=arms,
+        varies=("loss.temperature",),
+        baseline=f"T={ARMS[0]}",
+    )
     base = baseline("digits")
     short = replace(base, train=replace(base.train, epochs=epochs, device="cpu"))
     return plan(asked, short, base_name="digits", seeds=seeds)

@@ -25,9 +25,13 @@ from tests.benchmarks.runs import empty_store, environment, in_pool, seconds_of
 SWITCH = ("on", "off")
 MOST = 1.01
 QUESTION = Sweep(
-    name="benchmark", question="What does tracking cost?", claim="nothing", arms=lambda base: {"digits": base},
-    varies=("train.epochs",), baseline="digits",
-)  # fmt: skip
+    name="benchmark",
+    question="What does tracking cost?",
+    claim="nothing",
+    arms=lambda base: {"digits": base},
+    varies=("train.epochs",),
+    baseline="digits",
+)
 
 
 def benchmarks() -> dict[str, Benchmark]:
@@ -61,10 +65,19 @@ def one(measured: Measured, clock: Kind, unit: str, mirror: float, options: Opti
     runs = options.whole("runs")
     on, off = (1 / measured.rate(name, clock) / runs for name in SWITCH)
     return Result(
-        name=f"tracking on, {unit}", ratio=ratio.median, ours=on, peer=off, unit=f"{unit} per run", against="off",
-        spread=(ratio.low, ratio.high), wanted=MOST, better="lower", rounds=options.rounds, settings=dict(options.settings),
+        name=f"tracking on, {unit}",
+        ratio=ratio.median,
+        ours=on,
+        peer=off,
+        unit=f"{unit} per run",
+        against="off",
+        spread=(ratio.low, ratio.high),
+        wanted=MOST,
+        better="lower",
+        rounds=options.rounds,
+        settings=dict(options.settings),
         notes=(f"the mirror's own process took {mirror:.2f} CPU seconds per run",),
-    )  # fmt: skip
+    )
 
 
 def watched(switch: str, options: Options) -> Watched:

@@ -101,9 +101,12 @@ def peer_loop(
     """In this process, so that its clock sees all of it."""
     views = peer_views(options.against, config.data.image_size)
     loader = DataLoader(
-        Pictures(pictures, views), config.train.batch_size, shuffle=True, drop_last=True,
+        Pictures(pictures, views),
+        config.train.batch_size,
+        shuffle=True,
+        drop_last=True,
         collate_fn=lambda both: collate(both, options.device),
-    )  # fmt: skip
+    )
 
     def turn() -> None:
         step = step_of(config, options.against, options.device)

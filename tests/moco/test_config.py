@@ -47,16 +47,24 @@ METHODS += [m.end_to_end, m.memory_bank, m.simclr, m.supcon, m.supervised]
         (m.memory_bank, {"loss": InfoNCE(0.07, positives="label")}, "positives = label and negatives = memorybank"),
         (m.memory_bank, {"loss": InfoNCE(0.07, symmetric=True)}, "symmetric = True and negatives = memorybank"),
         (m.simclr, {"loss": InfoNCE(0.5)}, "symmetric = False and negatives = bothviews"),
-        (m.moco_v1, {"predictor": Predictor()}, "predictor = predictor with key_encoder = momentum and negatives = queue"),
+        (
+            m.moco_v1,
+            {"predictor": Predictor()},
+            "predictor = predictor with key_encoder = momentum and negatives = queue",
+        ),
         (m.simclr, {"predictor": Predictor()}, "defined for MoCo v3 only"),
         (m.moco_v1, {"head": Classifier()}, "head = classifier and loss = infonce"),
         (m.supervised, {"head": Head()}, "loss = crossentropy and head = head"),
         (m.moco_v1, {"loss": CrossEntropy()}, "loss = crossentropy and head = head"),
-        (m.moco_v3_vit, {"data": Data(name="imagenet", image_size=200)}, "encoder.patch = 16 and data.image_size = 200"),
+        (
+            m.moco_v3_vit,
+            {"data": Data(name="imagenet", image_size=200)},
+            "encoder.patch = 16 and data.image_size = 200",
+        ),
         (m.moco_v1, {"encoder": ResNet(50)}, "shuffle = True and encoder.batch_norm_splits = 1"),
         (m.moco_v3_vit, {"key_encoder": Momentum(0.99)}, "shuffle = True and encoder.batch_norm_splits = 1"),
     ],
-)  # fmt: skip
+)
 def test_a_contradiction_is_one_line_with_both_values(
     base: Callable[[], Config], changes: dict[str, object], words: str
 ) -> None:

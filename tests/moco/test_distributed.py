@@ -220,22 +220,28 @@ def test_a_killed_process_takes_the_run_down_with_a_reason(both: Both) -> None:
     [
         ("moco_v1", {}, 3, "train.batch_size = 32 over 3 processes: must divide equally; choose a multiple of 3"),
         (
-            "moco_v1", {}, 16,
+            "moco_v1",
+            {},
+            16,
             "encoder.batch_norm_splits = 8 over 16 processes: each process normalises whole parts; choose a multiple of 16, "
             "or 1 for one BatchNorm over all (SyncBN)",
         ),
         (
-            "accumulated", {}, 8,
+            "accumulated",
+            {},
+            8,
             "encoder.batch_norm_splits = 8 over 8 processes in 2 parts (train.accumulate): each process normalises whole "
             "parts; choose a multiple of 16, or 1 for one BatchNorm over all (SyncBN)",
         ),
         (
-            "moco_v1", {"symmetric": True}, 2,
+            "moco_v1",
+            {"symmetric": True},
+            2,
             "loss.symmetric = True and key_encoder.shuffle = True over 2 processes: each view would have to be rendered on "
             "two of them; set key_encoder.shuffle=false, or use one process",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_shared_out_is_refused(method: str, change: dict[str, Any], count: int, message: str) -> None:
     config: Config = two.tiny_methods()[method]
     config = replace(config, loss=replace(config.loss, **change))

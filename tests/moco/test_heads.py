@@ -31,16 +31,24 @@ WRITTEN_OUT = {
     "v3 projector, ResNet": (
         lambda: build_head(Head((32,), 16, norm=True, last_norm=True), 24),
         lambda: [
-            nn.Linear(24, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(),
-            nn.Linear(32, 16, bias=False), nn.BatchNorm1d(16, affine=False),
+            nn.Linear(24, 32, bias=False),
+            nn.BatchNorm1d(32),
+            nn.ReLU(),
+            nn.Linear(32, 16, bias=False),
+            nn.BatchNorm1d(16, affine=False),
         ],
     ),
     "v3 projector, ViT": (
         lambda: build_head(Head((32, 40), 16, norm=True, last_norm=True), 24),
         lambda: [
-            nn.Linear(24, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(),
-            nn.Linear(32, 40, bias=False), nn.BatchNorm1d(40), nn.ReLU(),
-            nn.Linear(40, 16, bias=False), nn.BatchNorm1d(16, affine=False),
+            nn.Linear(24, 32, bias=False),
+            nn.BatchNorm1d(32),
+            nn.ReLU(),
+            nn.Linear(32, 40, bias=False),
+            nn.BatchNorm1d(40),
+            nn.ReLU(),
+            nn.Linear(40, 16, bias=False),
+            nn.BatchNorm1d(16, affine=False),
         ],
     ),
     "v3 predictor, ResNet": (
@@ -50,17 +58,23 @@ WRITTEN_OUT = {
     "v3 predictor, ViT": (
         lambda: build_predictor(Predictor((32,), last_norm=True), 16),
         lambda: [
-            nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(),
-            nn.Linear(32, 16, bias=False), nn.BatchNorm1d(16, affine=False),
+            nn.Linear(16, 32, bias=False),
+            nn.BatchNorm1d(32),
+            nn.ReLU(),
+            nn.Linear(32, 16, bias=False),
+            nn.BatchNorm1d(16, affine=False),
         ],
     ),
     "last BatchNorm alone": (
         lambda: build_head(Head((32,), 16, last_norm=True), 24),
         lambda: [
-            nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 16, bias=False), nn.BatchNorm1d(16, affine=False),
+            nn.Linear(24, 32),
+            nn.ReLU(),
+            nn.Linear(32, 16, bias=False),
+            nn.BatchNorm1d(16, affine=False),
         ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRITTEN_OUT)

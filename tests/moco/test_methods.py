@@ -97,9 +97,12 @@ def v3() -> Case:
 
     def reference(trainer: Trainer) -> r.Reference:
         projector = nn.Sequential(
-            nn.Linear(4 * WIDTH, 20, bias=False), nn.BatchNorm1d(20), nn.ReLU(),
-            nn.Linear(20, DIM, bias=False), nn.BatchNorm1d(DIM, affine=False),
-        )  # fmt: skip
+            nn.Linear(4 * WIDTH, 20, bias=False),
+            nn.BatchNorm1d(20),
+            nn.ReLU(),
+            nn.Linear(20, DIM, bias=False),
+            nn.BatchNorm1d(DIM, affine=False),
+        )
         net = r.small_resnet8(WIDTH, 1, projector).double()
         copy_weights(trainer.model.query, net)
         plain = r.V3(net, 1.0, r.Lars(0.9, 1e-2), m=r.ramp(0.99, 1.0, TOTAL))

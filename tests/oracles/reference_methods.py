@@ -114,8 +114,10 @@ class V2Plus(WithMomentum):
     places = (0, 0)
 
     def direction(self, q: Tensor, k: Tensor, queue: list[Tensor]) -> Tensor:
-        scores = [[(qi @ ki) / self.temperature, *((qi @ old) / self.temperature for old in queue)]
-                  for qi, ki in zip(q, k, strict=True)]  # fmt: skip
+        scores = [
+            [(qi @ ki) / self.temperature, *((qi @ old) / self.temperature for old in queue)]
+            for qi, ki in zip(q, k, strict=True)
+        ]
         return self.mean([minus_log_softmax(row, 0) for row in scores])
 
     def loss(self, first: Tensor, second: Tensor, images: list[int], labels: list[int]) -> Tensor:
@@ -188,8 +190,10 @@ class Bank(Reference):
     def loss(self, first: Tensor, second: Tensor, images: list[int], labels: list[int]) -> Tensor:
         q = unit(self.query(first))
         self.seen = q.detach()
-        rows = [[qi @ self.stored[image], *(qi @ self.stored[j] for j in self.drawn)]
-                for qi, image in zip(q, images, strict=True)]  # fmt: skip
+        rows = [
+            [qi @ self.stored[image], *(qi @ self.stored[j] for j in self.drawn)]
+            for qi, image in zip(q, images, strict=True)
+        ]
         return self.mean([minus_log_softmax([s / self.temperature for s in row], 0) for row in rows])
 
     def after(self, images: list[int]) -> None:

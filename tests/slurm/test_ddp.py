@@ -12,7 +12,7 @@ from experiments.store import schema
 from experiments.store.run import RunDirectory
 from slurm.step import address, first_node, port, torchrun_variables
 from tests.moco.test_distributed import apart, values, weights
-from tests.support.slurm_cluster import (  # fmt: skip
+from tests.support.slurm_cluster import (
     QUEUE_SIZE,
     VERBS,
     cluster,
@@ -28,13 +28,24 @@ __all__ = ["cluster"]
 
 PROFILE = 'nodes = 2\ntasks_per_node = 1\ncpus = 1\nmemory = "2G"\ntime = "00:30:00"\n'
 SET = (
-    "--set", "train.epochs=20", "train.batch_size=256", "train.device=cpu", "evaluation.knn_every=10",
+    "--set",
+    "train.epochs=20",
+    "train.batch_size=256",
+    "train.device=cpu",
+    "evaluation.knn_every=10",
     "evaluation.linear_epochs=5",
-)  # fmt: skip
+)
 TORCHRUN = (
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "experiments", "pretrain",
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc_per_node=2",
+    "-m",
+    "experiments",
+    "pretrain",
     "--baseline=digits",
-)  # fmt: skip
+)
 
 
 def test_two_nodes_are_one_process_group_and_survive_a_requeue(tmp_path: Path, cluster: None) -> None:
@@ -106,16 +117,24 @@ def test_a_node_without_a_name_here_has_slurms_address(cluster: None) -> None:
 
 
 STEP = {
-    "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
-    "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0",
-}  # fmt: skip
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_ID": "0",
+}
 
 
 def test_a_step_speaks_torchruns_words() -> None:
     found = torchrun_variables(STEP)
     assert found == {
-        "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port(STEP)),
-    }  # fmt: skip
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port(STEP)),
+    }
     assert torchrun_variables({**STEP, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "5"})["MASTER_ADDR"] == "10.0.0.1"
     assert torchrun_variables({**STEP, "WORLD_SIZE": "8"}) == {}  # torchrun inside a step
     assert torchrun_variables({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) == {}

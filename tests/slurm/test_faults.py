@@ -19,7 +19,7 @@ from experiments.store import schema
 from experiments.store.files import read_lines
 from experiments.store.run import RunDirectory
 from slurm.dev_cluster import DevCluster
-from tests.support.slurm_cluster import (  # fmt: skip
+from tests.support.slurm_cluster import (
     STAND_IN,
     job_of,
     queue,
@@ -95,8 +95,9 @@ def test_scontrol_requeue(tmp_path: Path) -> None:
         until_the_queue_is_empty(requeued=job_of(told))
     assert_complete(root)
     assert {name: attempts(one) for name, one in runs(root).items()} == {
-        "K=128 0": [schema.PREEMPTED, schema.DONE], **{name: [schema.DONE] for name in ("K=128 1", "K=256 0", "K=256 1")}
-    }  # fmt: skip
+        "K=128 0": [schema.PREEMPTED, schema.DONE],
+        **{name: [schema.DONE] for name in ("K=128 1", "K=256 0", "K=256 1")},
+    }
     assert set(witness.shown[told.run_id]) <= IN_GOOD_HANDS
 
 

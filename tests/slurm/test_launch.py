@@ -15,7 +15,7 @@ from experiments.store import schema
 from slurm.dev_cluster import DevCluster
 from slurm.profiles import load_profile
 from slurm.submit import Refused, queue_states
-from tests.support.slurm_cluster import (  # fmt: skip
+from tests.support.slurm_cluster import (
     QUEUE_SIZE,
     STAND_IN,
     cluster,

@@ -18,7 +18,7 @@ from experiments.store import schema
 from experiments.store.run import RunDirectory
 from slurm.profiles import Profile, load_profile
 from tests.slurm.test_faults import FOUR, assert_complete, attempts, let_go, submit, wait_until_all_hold
-from tests.support.slurm_cluster import (  # fmt: skip
+from tests.support.slurm_cluster import (
     STAND_IN,
     VERBS,
     job_of,

@@ -51,9 +51,17 @@ def test_fields_become_the_options_of_sbatch() -> None:
         time="1-00:00:00",
     )
     assert full.options() == {
-        "partition": "p", "account": "a", "qos": "q", "gres": "gpu:a100:2", "constraint": "c", "mem": "8G",
-        "time": "1-00:00:00", "nodes": "1", "ntasks-per-node": "2", "cpus-per-task": "3",
-    }  # fmt: skip
+        "partition": "p",
+        "account": "a",
+        "qos": "q",
+        "gres": "gpu:a100:2",
+        "constraint": "c",
+        "mem": "8G",
+        "time": "1-00:00:00",
+        "nodes": "1",
+        "ntasks-per-node": "2",
+        "cpus-per-task": "3",
+    }
 
 
 def test_a_run_on_several_gpus_has_a_process_for_each() -> None:

@@ -16,7 +16,7 @@ from experiments.store import schema
 from slurm.profiles import load_profile
 from slurm.sight import look, seen_by
 from slurm.submit import queue_states
-from tests.support.slurm_cluster import (  # fmt: skip
+from tests.support.slurm_cluster import (
     STAND_IN,
     VERBS,
     cluster,
@@ -42,9 +42,12 @@ def on_a_disk_of_ones_own(folder: Path, *command: str) -> subprocess.CompletedPr
     folder.mkdir(exist_ok=True)
     script = f'mount -t tmpfs none {folder} && "$@"; code=$?; find {folder}; exit $code'
     return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *command], env=environment(MOCO_RUNS=str(folder / "runs")),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["unshare", "--mount", "sh", "-c", script, "sh", *command],
+        env=environment(MOCO_RUNS=str(folder / "runs")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_runs_root_that_nodes_cannot_see_is_refused_before_anything_is_begun(tmp_path: Path) -> None:
@@ -116,9 +119,11 @@ def test_one_that_cannot_wait_for_a_full_cluster_goes_on_and_ctrl_c_leaves_nothi
         assert found.node is None
         slurm("scancel", found.job)
         command = subprocess.Popen(
-            [*STAND_IN, *TWO], env=environment(MOCO_RUNS=str(tmp_path / "other")), stderr=subprocess.DEVNULL,
+            [*STAND_IN, *TWO],
+            env=environment(MOCO_RUNS=str(tmp_path / "other")),
+            stderr=subprocess.DEVNULL,
             preexec_fn=listening,
-        )  # fmt: skip
+        )
         wait_until(lambda: len(queue()) == 2)
         command.send_signal(signal.SIGINT)
         assert command.wait(60) != 0
@@ -139,8 +144,9 @@ def test_status_says_why_runs_that_waited_were_dropped(tmp_path: Path) -> None:
     until_the_queue_is_empty()
     (state,) = states(root).values()
     assert (state.state, state.reason is not None and "left the queue before the run began" in state.reason) == (
-        schema.MISSING, True
-    )  # fmt: skip
+        schema.MISSING,
+        True,
+    )
     said = run(VERBS, root, "status", "stand_in").stdout
     assert "doctor --cluster NAME" in " ".join(said.split())
     assert runs(root)

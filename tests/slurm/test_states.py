@@ -36,11 +36,7 @@ TRUTH = [
     (schema.CANCELLED, HERE, STALE, (schema.CANCELLED,) * 6),
 ]
 WORDS = ("PENDING", "RUNNING", "FAILED", ABSENT, NO_ANSWER, "LEVITATING")
-CASES = [
-    (said, on, beat, word, true)
-    for said, on, beat, row in TRUTH
-    for word, true in zip(WORDS, row, strict=True)
-]  # fmt: skip
+CASES = [(said, on, beat, word, true) for said, on, beat, row in TRUTH for word, true in zip(WORDS, row, strict=True)]
 
 
 @pytest.mark.parametrize(("said", "on", "beat", "word", "true"), CASES)

@@ -19,7 +19,7 @@ from experiments.run.provenance import Code
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.run import RunDirectory
-from tests.support.slurm_cluster import (  # fmt: skip
+from tests.support.slurm_cluster import (
     STAND_IN,
     cluster,
     job_of,

@@ -18,9 +18,22 @@ __all__ = ["wide_cluster"]
 pytestmark = pytest.mark.usefixtures("wide_cluster")
 
 SHORT = (
-    "--seeds", "2", "--only", "K=128", "K=256", "K=512", "K=1024", "--max-parallel", "2", "--set", "train.epochs=5",
-    "train.batch_size=256", "train.device=cpu", "evaluation.knn_every=0", "evaluation.linear_epochs=2",
-)  # fmt: skip
+    "--seeds",
+    "2",
+    "--only",
+    "K=128",
+    "K=256",
+    "K=512",
+    "K=1024",
+    "--max-parallel",
+    "2",
+    "--set",
+    "train.epochs=5",
+    "train.batch_size=256",
+    "train.device=cpu",
+    "evaluation.knn_every=0",
+    "evaluation.linear_epochs=2",
+)
 
 
 def numbers(root: Path) -> dict[str, Any]:

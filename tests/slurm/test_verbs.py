@@ -15,7 +15,7 @@ import pytest
 from experiments.state.state import state_of
 from experiments.store import schema
 from slurm.queue import Array, accounted, shares
-from tests.support.slurm_cluster import (  # fmt: skip
+from tests.support.slurm_cluster import (
     STAND_IN,
     cluster,
     job_of,
@@ -119,8 +119,18 @@ def test_doctor_finds_everything_well(tmp_path: Path) -> None:
     assert {line.split()[0] for line in lines} == {"ok"}
     asked = [line.partition(":")[0].removeprefix("ok").strip() for line in lines]
     assert asked == [
-        "store", "disk", "MLflow", "squeue", "sbatch", "sacct", "shared disk", "code", "clocks", "signal", "requeue"
-    ]  # fmt: skip
+        "store",
+        "disk",
+        "MLflow",
+        "squeue",
+        "sbatch",
+        "sacct",
+        "shared disk",
+        "code",
+        "clocks",
+        "signal",
+        "requeue",
+    ]
     until_the_queue_is_empty()
     assert list((tmp_path / "runs/slurm").iterdir()) == []
 

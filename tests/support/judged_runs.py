@@ -36,9 +36,13 @@ def base() -> Config:
 def planned(root: Path) -> schema.Manifest:
     """Two arms, a seed each, and the untrained row, which is not run here."""
     sweep = Sweep(
-        name="judged", question="Is it judged once?", claim="yes", varies=("negatives.size",), baseline="K=128",
+        name="judged",
+        question="Is it judged once?",
+        claim="yes",
+        varies=("negatives.size",),
+        baseline="K=128",
         arms=lambda config: {f"K={k}": replace(config, negatives=Queue(k)) for k in (128, 256)},
-    )  # fmt: skip
+    )
     return write_manifest(root, plan(sweep, base(), base_name="digits", preset=base(), seeds=1), "python judged.py")
 
 

@@ -82,8 +82,16 @@ def _alike(folder: Path) -> list[Path]:
         {"step": 5 * i, "epoch": float(i), "time": OLD + i, "values": {key: 1.0 / i + k for k, key in enumerate(keys)}}
         for i in range(1, RECORDS + 1)
     ]
-    start = {"event": "start", "attempt": 1, "time": "2026-11-01T12:00:00.000+00:00", "host": "n1", "pid": 1,
-             "hardware": "test CPU, 2 threads", "commit": "0123456789ab", "uncommitted": None}  # fmt: skip
+    start = {
+        "event": "start",
+        "attempt": 1,
+        "time": "2026-11-01T12:00:00.000+00:00",
+        "host": "n1",
+        "pid": 1,
+        "hardware": "test CPU, 2 threads",
+        "commit": "0123456789ab",
+        "uncommitted": None,
+    }
     finish = {
         "event": "end",
         "attempt": 1,

@@ -61,9 +61,13 @@ def run(
     **more: str,
 ) -> subprocess.CompletedProcess[str]:
     said = subprocess.run(
-        [*command, *arguments], env=environment(MOCO_RUNS=str(root), **(env or {}), **more), cwd=root.parent, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [*command, *arguments],
+        env=environment(MOCO_RUNS=str(root), **(env or {}), **more),
+        cwd=root.parent,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert said.returncode == code, f"{said.returncode}\n{said.stdout}\n{said.stderr}"
     return said
 

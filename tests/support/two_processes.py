@@ -43,10 +43,13 @@ def tiny(config: Config) -> Config:
     base = digits()
     encoder = replace(base.encoder, width=4, batch_norm_splits=config.encoder.batch_norm_splits)
     return replace(
-        config, data=base.data, augment=base.augment, encoder=encoder,
+        config,
+        data=base.data,
+        augment=base.augment,
+        encoder=encoder,
         optim=SGD(lr=0.1, momentum=0.9, weight_decay=1e-3),
         train=replace(base.train, epochs=1, batch_size=BATCH, log_every=4, device="cpu"),
-    )  # fmt: skip
+    )
 
 
 def tiny_methods() -> dict[str, Config]:
@@ -144,9 +147,15 @@ def normalised(name: str) -> dict[str, Tensor]:
 
 
 RECIPE = Augment(
-    crop_scale=(0.3, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_probability=0.8, blur=0.5, blur_second=0.1,
-    solarize_second=0.2, rotation=10.0, noise=0.05,
-)  # fmt: skip
+    crop_scale=(0.3, 1.0),
+    jitter=(0.4, 0.4, 0.2, 0.1),
+    jitter_probability=0.8,
+    blur=0.5,
+    blur_second=0.1,
+    solarize_second=0.2,
+    rotation=10.0,
+    noise=0.05,
+)
 
 
 def views(root: Path, stream: bool, shuffle: bool) -> list[dict[str, Tensor]]:
@@ -156,10 +165,15 @@ def views(root: Path, stream: bool, shuffle: bool) -> list[dict[str, Tensor]]:
     config = replace(config, data=data, augment=RECIPE, train=replace(config.train, batch_size=16))
     loader = Batches(load(data, print).pretrain, config, CPU)
     return [
-        {"rows": torch.arange(16)[b.rows], "indices": b.indices_B, "labels": b.labels_B, "query": b.query_view_B3SS,
-         "key": b.key_view_B3SS}
+        {
+            "rows": torch.arange(16)[b.rows],
+            "indices": b.indices_B,
+            "labels": b.labels_B,
+            "query": b.query_view_B3SS,
+            "key": b.key_view_B3SS,
+        }
         for b in loader.epoch(1)
-    ]  # fmt: skip
+    ]
 
 
 def read_out() -> dict[str, Tensor]:
@@ -186,11 +200,15 @@ def collectives() -> dict[str, Any]:
     mean, other = torch.tensor([1.0 + r]), torch.tensor(4.0 * r, dtype=torch.float64)
     distributed.average_([mean, other])
     return {
-        "gathered": gathered.detach(), "gradient": rows.grad, "averaged": [mean, other],
-        "plain": distributed.gather(torch.tensor([r, r])), "sum": distributed.add_up_(torch.tensor([r + 1])),
-        "any": [distributed.agree(r == 1), distributed.agree(False)], "highest": distributed.highest(3 - r),
+        "gathered": gathered.detach(),
+        "gradient": rows.grad,
+        "averaged": [mean, other],
+        "plain": distributed.gather(torch.tensor([r, r])),
+        "sum": distributed.add_up_(torch.tensor([r + 1])),
+        "any": [distributed.agree(r == 1), distributed.agree(False)],
+        "highest": distributed.highest(3 - r),
         "first": distributed.from_first({"rank": r}),
-    }  # fmt: skip
+    }
 
 
 def short_run() -> Config:
@@ -262,10 +280,12 @@ def main(folder: Path) -> None:
     on_the_same_port(0)
     with distributed.group("cpu"):
         found = {
-            "collectives": collectives(), "norms": {name: normalised(name) for name in NORMS},
+            "collectives": collectives(),
+            "norms": {name: normalised(name) for name in NORMS},
             "views": {(s, m): views(folder / "images", s, m) for s in (False, True) for m in (False, True)},
-            "readouts": read_out(), "trained": all_trained(),
-        }  # fmt: skip
+            "readouts": read_out(),
+            "trained": all_trained(),
+        }
     on_the_same_port(1)
     torch.save(found, folder / f"{ranks.rank()}.pt")
     torch.save(stories(folder), folder / f"stories of {ranks.rank()}.pt")
@@ -276,9 +296,13 @@ def started(folder: Path) -> list[subprocess.Popen[bytes]]:
         free.bind(("127.0.0.1", 0))
         first = 20_000 + free.getsockname()[1] % 10_000
     common = {
-        **os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "FIRST_PORT": str(first),
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "FIRST_PORT": str(first),
         "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    }
     command = [sys.executable, "-m", "tests.support.two_processes", str(folder)]
     return [subprocess.Popen(command, env={**common, "RANK": r, "LOCAL_RANK": r}) for r in ("0", "1")]
 

@@ -55,9 +55,17 @@ def run_job(source: Source, job: Job, say: Say, kept: Path | None = None) -> Sco
     if source.untrained:
         encoder = untrained(weights_file(source.path), config, train)
     return transfer(
-        encoder, train, held_out, job.recipe, pixels, seed, choose_device(job.device), say,
-        workers=job.workers, kept=kept,
-    )  # fmt: skip
+        encoder,
+        train,
+        held_out,
+        job.recipe,
+        pixels,
+        seed,
+        choose_device(job.device),
+        say,
+        workers=job.workers,
+        kept=kept,
+    )
 
 
 def encoder_of(source: Source) -> tuple[Config, Encoder]:
@@ -154,12 +162,24 @@ def _recorded(run: Path, job: Job, say: Say) -> Scores:
     kept = None if job.recipe.data == "scenes" else checkpoint_file(file, stamp, data)
     scores = run_job(Source(run), job, say, kept)
     made = provenance.code()
-    replace_json(file, {
-        "task": job.recipe.task, "data": job.recipe.data, "on": job.on, "scores": scores, "recipe": asdict(job.recipe),
-        **data, "seconds": round(time.monotonic() - began, 1),
-        "encoder": stamp, "time": now(), "commit": made.commit, "uncommitted": made.uncommitted, "host": host(),
-        "hardware": hardware(job.device),
-    })  # fmt: skip
+    replace_json(
+        file,
+        {
+            "task": job.recipe.task,
+            "data": job.recipe.data,
+            "on": job.on,
+            "scores": scores,
+            "recipe": asdict(job.recipe),
+            **data,
+            "seconds": round(time.monotonic() - began, 1),
+            "encoder": stamp,
+            "time": now(),
+            "commit": made.commit,
+            "uncommitted": made.uncommitted,
+            "host": host(),
+            "hardware": hardware(job.device),
+        },
+    )
     if kept is not None:
         kept.unlink(missing_ok=True)
     return scores

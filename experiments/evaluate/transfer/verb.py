@@ -39,8 +39,10 @@ def transfer(options: argparse.Namespace, command: str) -> int:
     try:
         return _transfer(options)
     except KeyboardInterrupt:
-        print("interrupted: finished runs keep their records, of a file nothing is kept; the same command goes on",
-              file=sys.stderr)  # fmt: skip
+        print(
+            "interrupted: finished runs keep their records, of a file nothing is kept; the same command goes on",
+            file=sys.stderr,
+        )
         return INTERRUPTED
 
 
@@ -170,9 +172,7 @@ def _show(root: Path, label: str | None, target: str, rows: Sequence[Row], job: 
         )
 
 
-def _tell_start(
-    target: str, found: Sequence[Found], done: dict[str, str], todo: dict[str, str], job: Job
-) -> None:  # fmt: skip
+def _tell_start(target: str, found: Sequence[Found], done: dict[str, str], todo: dict[str, str], job: Job) -> None:
     rest = len({run.run_id for run in found}) - len(done)
     others = f"; {rest} not done, left out" if rest else ""
     print(

@@ -54,9 +54,17 @@ def loaders(train: Labels, validation: Labels, side: int, recipe: Augment, batch
 
 
 def linear(
-    backbone: nn.Module, train: Labels, validation: Labels, side: int, recipe: Augment, dim: int, classes: int,
-    epochs: int, batch: int, lr: float,
-) -> nn.Module:  # fmt: skip
+    backbone: nn.Module,
+    train: Labels,
+    validation: Labels,
+    side: int,
+    recipe: Augment,
+    dim: int,
+    classes: int,
+    epochs: int,
+    batch: int,
+    lr: float,
+) -> nn.Module:
     """The classification head after `epochs` of the recipe in its `linear_eval.py`, logging and checkpoints left out."""
     from pytorch_lightning import Trainer
 
@@ -69,9 +77,14 @@ def linear(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
-            max_epochs=epochs, accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
+            max_epochs=epochs,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         crops, middles = loaders(train, validation, side, recipe, batch)
         trainer.fit(classifier, crops, middles)
     head: nn.Module = classifier.classification_head

@@ -55,9 +55,23 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_the_flags_are_frozen() -> None:
     assert flags(cli.parser(SWEEP)) == {
-        "--cluster", "--baseline", "--set", "--seeds", "--only", "--max-parallel", "--dry-run", "--retry", "--force", "--yes",
-        "--wait", "--pack", "--max-gpu-hours", "--calibrate", "--until-significant", "--max-seeds",
-    }  # fmt: skip
+        "--cluster",
+        "--baseline",
+        "--set",
+        "--seeds",
+        "--only",
+        "--max-parallel",
+        "--dry-run",
+        "--retry",
+        "--force",
+        "--yes",
+        "--wait",
+        "--pack",
+        "--max-gpu-hours",
+        "--calibrate",
+        "--until-significant",
+        "--max-seeds",
+    }
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
         "pretrain": {"--baseline", "--set"},
@@ -102,9 +116,11 @@ BAD = [
         ["--only", "K=1025"],
         "error: --only K=1025: no such arm; did you mean K=1024? The arms are K=128, K=256, K=512, K=1024, random init",
     ),
-    (["--cluster", "lokal"],
-     "error: --cluster lokal: no such cluster; there are local, debug, a100, dev, h100, slurm, slurm_ddp; "
-     "did you mean local?"),
+    (
+        ["--cluster", "lokal"],
+        "error: --cluster lokal: no such cluster; there are local, debug, a100, dev, h100, slurm, slurm_ddp; "
+        "did you mean local?",
+    ),
     (["--seeds", "0"], "error: --seeds 0: must be at least 1"),
     (["--max-parallel", "0"], "error: --max-parallel 0: must be at least 1"),
     (
@@ -112,7 +128,7 @@ BAD = [
         "error: argument --seeds: invalid int value: 'many' (sweeps/queue_size.py --help lists what there is)",
     ),
     (["--frobnicate"], "error: unrecognized arguments: --frobnicate (sweeps/queue_size.py --help lists what there is)"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[" ".join(a) for a, _ in BAD])
@@ -251,8 +267,11 @@ def test_only_limits_what_runs_not_what_is_planned(tmp_path: Path) -> None:
     said = stand_in(root, "--only", "K=512", "random-init", "--seeds", "1")
     assert "2 of 2 runs done" in said.stdout
     assert states(root) == {
-        "K=128 0": schema.MISSING, "K=256 0": schema.MISSING, "K=512 0": schema.DONE, "random init 0": schema.DONE,
-    }  # fmt: skip
+        "K=128 0": schema.MISSING,
+        "K=256 0": schema.MISSING,
+        "K=512 0": schema.DONE,
+        "random init 0": schema.DONE,
+    }
 
 
 def test_force_asks_sets_the_old_runs_aside_and_trains_anew(tmp_path: Path) -> None:

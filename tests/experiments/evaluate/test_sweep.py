@@ -146,9 +146,14 @@ def test_of_an_interrupted_file_what_was_judged_has_been_printed(run: RunDirecto
     before = sorted(run.path.iterdir())
     command = (sys.executable, "-m", "experiments", "evaluate", str(run.path / schema.ENCODER), "--protocol")
     with subprocess.Popen(
-        [*command, "knn", "linear_paper"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening,
-    ) as process:  # fmt: skip
+        [*command, "knn", "linear_paper"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=listening,
+    ) as process:
         try:
             assert process.stdout is not None
             printed = [process.stdout.readline().split() for _ in range(4)]
@@ -220,9 +225,12 @@ def test_a_torn_record_is_cut_off_and_the_next_judgement_is_whole(run: RunDirect
 def test_of_a_judge_killed_at_work_stays_what_it_had_added_and_the_run_is_done(run: RunDirectory) -> None:
     before, trained = journal(run), dict((run.results() or {})["test"])
     with subprocess.Popen(
-        [sys.executable, "-m", "experiments.evaluate.worker", "few_label_10pct", "linear_paper"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as worker:  # fmt: skip
+        [sys.executable, "-m", "experiments.evaluate.worker", "few_label_10pct", "linear_paper"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as worker:
         try:
             assert worker.stdin is not None
             worker.stdin.write(f"{run.path}\n")
@@ -349,9 +357,14 @@ def test_an_interrupt_ends_the_processes_and_the_same_command_goes_on(made: Path
         "linear_paper",
     ]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=listening,
-    ) as process:  # fmt: skip
+    ) as process:
         try:
             wait_until(lambda: any(is_being_judged(run) for run in runs), seconds=300)
         finally:

@@ -63,9 +63,7 @@ def finished(root: Path, config: Config, classes: int = 0) -> Path:
     return run
 
 
-def test_a_run_keeps_a_record_and_is_not_fine_tuned_twice(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+def test_a_run_keeps_a_record_and_is_not_fine_tuned_twice(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished(runs, small())
     arguments = ["transfer", str(run), "--task", "segmentation", *SHORT]
     assert main(arguments) == 0
@@ -97,9 +95,11 @@ def test_an_untrained_encoder_has_the_weights_that_the_run_began_with(
 def test_the_worker_says_what_is_wrong_with_a_run_and_goes_on(runs: Path) -> None:
     job = Job(changed(recipe_for("segmentation", "scenes"), SHORT[1:]))
     vit = replace(
-        baseline("digits"), data=Data(name="digits", image_size=16),
-        encoder=ViT(width=16, depth=1, heads=2, patch=4), key_encoder=replace(baseline("digits").key_encoder, shuffle=False),
-    )  # fmt: skip
+        baseline("digits"),
+        data=Data(name="digits", image_size=16),
+        encoder=ViT(width=16, depth=1, heads=2, patch=4),
+        key_encoder=replace(baseline("digits").key_encoder, shuffle=False),
+    )
     outcome = report(finished(runs, vit), job)
     assert "need the maps of a ResNet; this encoder is a vision transformer" in outcome["error"]
     assert set(report(finished(runs, small()), job)) == {"run", "values"}

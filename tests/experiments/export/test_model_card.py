@@ -38,8 +38,16 @@ def done(root: Path, config: Config, linear: float) -> RunDirectory:
     query = build_query(config, 10)
     state = {"encoder": query.encoder.state_dict(), "head": query.head.state_dict(), "step": 50}
     checkpoint.save(state | {"config": to_plain(config)}, run.path / schema.ENCODER)
-    run.append_attempt({"event": "start", "attempt": 1, "time": "2026-11-01T12:00:00.000+00:00", "hardware": "an H100",
-                        "commit": "0123456789abcdef", "uncommitted": None})  # fmt: skip
+    run.append_attempt(
+        {
+            "event": "start",
+            "attempt": 1,
+            "time": "2026-11-01T12:00:00.000+00:00",
+            "hardware": "an H100",
+            "commit": "0123456789abcdef",
+            "uncommitted": None,
+        }
+    )
     results = {"test": {schema.LINEAR: linear, "retrieval_map": 60.0}, "seconds": 90.0, "steps": 50}
     (run.path / schema.RESULTS).write_text(json.dumps(results))
     run.write_status({"state": schema.DONE})
@@ -54,9 +62,13 @@ def schema_id(config: Config) -> str:
 
 def sweep_of(root: Path, encoder: ResNet, seeds: int) -> list[RunDirectory]:
     sweep = Sweep(
-        name="carded", question="What is it?", claim="known", varies=("negatives.size",), baseline="K=256",
+        name="carded",
+        question="What is it?",
+        claim="known",
+        varies=("negatives.size",),
+        baseline="K=256",
         arms=lambda config: {f"K={k}": replace(config, negatives=Queue(k)) for k in (256, 512)},
-    )  # fmt: skip
+    )
     manifest = write_manifest(
         root, plan(sweep, base(encoder), base_name="digits", preset=base(encoder), seeds=seeds), "c"
     )

@@ -48,8 +48,11 @@ def test_seeds_go_to_the_arms_that_are_not_told_apart_and_to_the_baseline(tmp_pa
     decided_at = len(seeds(root)["K=512"])
     assert 5 <= decided_at < 8  # it is better by 5 points, its neighbour by none
     assert seeds(root) == {
-        "K=128": list(range(8)), "K=256": list(range(8)), "K=512": list(range(decided_at)), schema.RANDOM_INIT: list(range(5)),
-    }  # fmt: skip
+        "K=128": list(range(8)),
+        "K=256": list(range(8)),
+        "K=512": list(range(decided_at)),
+        schema.RANDOM_INIT: list(range(5)),
+    }
     assert all(not cells for cells in seeds(root, schema.MISSING).values())  # nobody plans what nobody needs
     assert "--until-significant: at 8 seeds, the most allowed, not told apart: K=256" in said.stdout
     assert re.search(r"K=512 +\d/\d .* higher by 5\.\d", said.stdout)
@@ -90,9 +93,13 @@ def test_an_interrupted_round_is_gone_on_with(tmp_path: Path) -> None:
 def planned(count: int) -> Plan:
     base = digits()
     sweep = Sweep(
-        name="s", question="?", claim="!", varies=("negatives.size",), baseline="K=128",
+        name="s",
+        question="?",
+        claim="!",
+        varies=("negatives.size",),
+        baseline="K=128",
         arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in (128, 256, 512)},
-    )  # fmt: skip
+    )
     return plan(sweep, base, base_name="digits", preset=base, seeds=count)
 
 
@@ -118,14 +125,21 @@ def test_seeds_of_one_arm_stay_its_own_when_the_plan_is_written_again(tmp_path: 
     ("arguments", "said"),
     [
         (["--max-seeds", "9"], "--max-seeds 9: says where --until-significant ends; add that, or use --seeds"),
-        (["--until-significant", "--max-seeds", "4"], "--max-seeds 4: must be at least 5, with fewer nothing is decided"),
+        (
+            ["--until-significant", "--max-seeds", "4"],
+            "--max-seeds 4: must be at least 5, with fewer nothing is decided",
+        ),
         (["--until-significant", "--force"], "--until-significant: does not go with --force; leave one of them out"),
-        (["--until-significant", "--cluster", "debug"],
-         "--until-significant: does not go with --cluster debug; leave one of them out"),
-        (["--until-significant", "--cluster", "slurm"],
-         "--until-significant: has to see the results of a round; on a cluster add --wait"),
+        (
+            ["--until-significant", "--cluster", "debug"],
+            "--until-significant: does not go with --cluster debug; leave one of them out",
+        ),
+        (
+            ["--until-significant", "--cluster", "slurm"],
+            "--until-significant: has to see the results of a round; on a cluster add --wait",
+        ),
     ],
-)  # fmt: skip
+)
 def test_flags_that_do_not_go_together_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:

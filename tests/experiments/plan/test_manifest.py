@@ -21,9 +21,15 @@ from moco.config.plain import from_plain, run_id
 def planned(*sizes: int, seeds: int = 1, base: Config | None = None) -> Plan:
     base = base or digits()
     sweep = Sweep(
-        name="s", question="?", claim="!", varies=("negatives.size",), axis="negatives.size", baseline=f"K={sizes[0]}",
-        arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes}, published={"K=256": 50.0, "K=1": 9.9},
-    )  # fmt: skip
+        name="s",
+        question="?",
+        claim="!",
+        varies=("negatives.size",),
+        axis="negatives.size",
+        baseline=f"K={sizes[0]}",
+        arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes},
+        published={"K=256": 50.0, "K=1": 9.9},
+    )
     return plan(sweep, base, base_name="digits", preset=base, seeds=seeds)
 
 

@@ -41,8 +41,13 @@ def shipped(name: str) -> Sweep:
 def test_cells_are_arms_by_seeds_each_with_its_own_identity() -> None:
     cells = list(expand(sweep(queues(128, 256)), seeds=2).cells())
     assert [(c.arm, c.seed) for c in cells] == [
-        ("K=128", 0), ("K=256", 0), ("random init", 0), ("K=128", 1), ("K=256", 1), ("random init", 1),
-    ]  # fmt: skip
+        ("K=128", 0),
+        ("K=256", 0),
+        ("random init", 0),
+        ("K=128", 1),
+        ("K=256", 1),
+        ("random init", 1),
+    ]
     assert [c.config.train.seed for c in cells] == [0, 0, 0, 1, 1, 1]
     assert [c.run_id for c in cells] == [run_id(c.config) for c in cells]
     assert len({c.run_id for c in cells}) == 6
@@ -75,10 +80,12 @@ def test_differences_are_of_the_fields_that_change_the_result() -> None:
 
 REFUSED = [
     (
-        sweep({
-            "K=128": replace(digits(), negatives=Queue(128), loss=InfoNCE(0.1)),
-            "K=256": replace(digits(), negatives=Queue(256), loss=InfoNCE(0.9)),
-        }),
+        sweep(
+            {
+                "K=128": replace(digits(), negatives=Queue(128), loss=InfoNCE(0.1)),
+                "K=256": replace(digits(), negatives=Queue(256), loss=InfoNCE(0.9)),
+            }
+        ),
         "sweep s: arm K=256 changes loss.temperature to 0.9 (K=128 has 0.1), but varies declares only negatives.size; "
         "keep it fixed or add 'loss.temperature' to varies",
     ),
@@ -111,7 +118,7 @@ REFUSED = [
         "K=2048: negatives.size = 2048 is larger than the 1293 training images of digits: every query would meet its own "
         "image as a negative; choose at most 1293",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("value", "sentence"), REFUSED, ids=[s[:45] for _, s in REFUSED])

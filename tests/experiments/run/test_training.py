@@ -125,9 +125,18 @@ def test_forked_runs_do_not_notice_that_a_sibling_or_the_zygote_is_killed(tmp_pa
 def test_the_sweep_as_a_user_starts_it(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     command = [
-        sys.executable, str(ROOT / "sweeps/queue_size.py"), "--seeds", "1", "--only", "K=128", "random-init",
-        "--set", "train.epochs=1", "evaluation.linear_epochs=2", "evaluation.few_label_draws=2",
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "sweeps/queue_size.py"),
+        "--seeds",
+        "1",
+        "--only",
+        "K=128",
+        "random-init",
+        "--set",
+        "train.epochs=1",
+        "evaluation.linear_epochs=2",
+        "evaluation.few_label_draws=2",
+    ]
     env = environment(MOCO_RUNS=str(root), OMP_NUM_THREADS="1")
     said = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr

@@ -27,23 +27,49 @@ POINTS = [(90.0, 0.5), (92.5, 0.25), (95.0, 1.0), (91.0, 0.75)]  # percent, GPU-
 def record(root: Path) -> SearchRecord:
     trials = [
         {
-            "number": n, "state": "done", "values": list(values), "reported": {}, "source": "base" if n == 0 else "drawn",
-            "hours": values[1], "run_id": f"{n:016x}", "config": {"train": {"seed": 0}},
-            "settings": {"optim": "sgd", "optim.lr": str(10 ** -(n / 2)), "negatives.size": str(128 * 2**n),
-                         "key_encoder.momentum": "0.99"},
+            "number": n,
+            "state": "done",
+            "values": list(values),
+            "reported": {},
+            "source": "base" if n == 0 else "drawn",
+            "hours": values[1],
+            "run_id": f"{n:016x}",
+            "config": {"train": {"seed": 0}},
+            "settings": {
+                "optim": "sgd",
+                "optim.lr": str(10 ** -(n / 2)),
+                "negatives.size": str(128 * 2**n),
+                "key_encoder.momentum": "0.99",
+            },
         }
         for n, values in enumerate(POINTS)
-    ]  # fmt: skip
+    ]
     trials.append({"number": 4, "state": "pruned", "values": None, "reported": {"10": 70.0, "20": 75.0}})
     plain = {
-        "store_version": 1, "name": "search_x", "label": "search_x@digits", "study": "search_x@digits", "storage": "journal",
-        "question": "What is best?", "base": "digits", "base_config": {"train": {"seed": 0}}, "space": to_plain(SPACE),
-        "metrics": ["knn20_top1", "gpu_hours"], "directions": ["maximize", "minimize"], "limits": {}, "sampler": "tpe",
-        "pruner": "none", "seed": 0, "budget": 5, "command": "python sweeps/search_x.py", "trials": trials,
-        "ranking": [2, 1, 3, 0], "front": [2, 1],
+        "store_version": 1,
+        "name": "search_x",
+        "label": "search_x@digits",
+        "study": "search_x@digits",
+        "storage": "journal",
+        "question": "What is best?",
+        "base": "digits",
+        "base_config": {"train": {"seed": 0}},
+        "space": to_plain(SPACE),
+        "metrics": ["knn20_top1", "gpu_hours"],
+        "directions": ["maximize", "minimize"],
+        "limits": {},
+        "sampler": "tpe",
+        "pruner": "none",
+        "seed": 0,
+        "budget": 5,
+        "command": "python sweeps/search_x.py",
+        "trials": trials,
+        "ranking": [2, 1, 3, 0],
+        "front": [2, 1],
         "importances": {"knn20_top1": {"optim.lr if optim=sgd": 0.75, "optim": 0.25}},
-        "failure": None, "updated": "2026-01-01T00:00:00.000+00:00",
-    }  # fmt: skip
+        "failure": None,
+        "updated": "2026-01-01T00:00:00.000+00:00",
+    }
     path = record_path(root, "search_x@digits")
     path.parent.mkdir(parents=True)
     replace_json(path, plain)
@@ -67,9 +93,11 @@ def test_the_best_so_far() -> None:
 def test_the_table_puts_the_front_first_and_names_the_base(tmp_path: Path) -> None:
     rows = [row.split()[:4] for row in table(tmp_path, record(tmp_path)).splitlines() if "optim=" in row]
     assert rows == [
-        ["front", "2", "95.00", "1.00"], ["front", "1", "92.50", "0.25"], ["3", "3", "91.00", "0.75"],
+        ["front", "2", "95.00", "1.00"],
+        ["front", "1", "92.50", "0.25"],
+        ["3", "3", "91.00", "0.75"],
         ["4", "0", "(base)", "90.00"],
-    ]  # fmt: skip
+    ]
 
 
 def test_what_is_drawn_is_the_record(tmp_path: Path) -> None:

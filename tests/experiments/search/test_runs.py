@@ -48,9 +48,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(command: tuple[str, ...], root: Path, *arguments: str, code: int = 0, **more: str) -> str:
     said = subprocess.run(
-        [*command, *arguments], env=environment(MOCO_RUNS=str(root), **more), cwd=ROOT, capture_output=True, text=True,
+        [*command, *arguments],
+        env=environment(MOCO_RUNS=str(root), **more),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert said.returncode == code, f"{said.returncode}\n{said.stdout}\n{said.stderr}"
     return said.stdout
 
@@ -110,9 +114,13 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_from_there(tmp_path: Path) ->
     root = tmp_path / "runs"
     command = [*SEARCH, "--trials", "5", "--workers", "2", "--pruner", "none", *QUICK]
     first = subprocess.Popen(
-        command, env=environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.1"), cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        command,
+        env=environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.1"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-    )  # fmt: skip
+    )
     wait_until(lambda: record_path(root, LABEL).exists() and sum(s > 2 for s in _steps(root)) == 2)
     first.send_signal(signal.SIGINT)
     out, _ = first.communicate()

@@ -111,7 +111,10 @@ BAD: list[tuple[dict[str, object], str]] = [
         "optim.lr: Log(1.0, 0.1): the bounds are reversed; write Log(0.1, 1.0)",
     ),
     ({"space": {"optim.lr": Log(0.0, 0.1)}}, "optim.lr: Log(0.0, 0.1): a logarithm needs bounds above 0"),
-    ({"space": {"negatives.size": Powers(100, 512)}}, "negatives.size: Powers(100, 512): both bounds must be powers of two"),
+    (
+        {"space": {"negatives.size": Powers(100, 512)}},
+        "negatives.size: Powers(100, 512): both bounds must be powers of two",
+    ),
     (
         {"space": {"key_encoder.momentum": Complement(0.9, 1.0)}},
         "key_encoder.momentum: Complement(0.9, 1.0): the bounds must lie from 0 to below 1",
@@ -121,17 +124,30 @@ BAD: list[tuple[dict[str, object], str]] = [
         "negatives.size=2048: negatives.size = 2048 is larger than the 1293 training images of digits: every query would "
         "meet its own image as a negative; choose at most 1293",
     ),
-    ({"space": {"negatives.size": Float(1.5, 64.0)}},
-     "negatives.size=1.5: must be a whole number, such as 1024, 65_536 or 64k"),
-    ({"space": {"optim.lr": Float(0.1, 0.1)}}, "optim.lr: Float(0.1, 0.1): nothing lies between; --set optim.lr=0.1 instead"),
-    ({"space": {"loss.temperature": Choice(0.1)}},
-     "loss.temperature: Choice(0.1): a choice has two options or more, all different"),
-    ({"space": {"train.seed": Int(0, 9)}},
-     "train.seed: a search trains at one seed, and confirms with others; leave it out"),
-    ({"space": {"train.log_every": Int(1, 9)}},
-     "train.log_every: does not change the result, so there is nothing to search"),
-    ({"space": {"optim.lr": Given("optim", {"sgd": Log(0.1, 1.0)})}},
-     "optim.lr: Given('optim', ...): that must be a field of the space before it, with a Choice"),
+    (
+        {"space": {"negatives.size": Float(1.5, 64.0)}},
+        "negatives.size=1.5: must be a whole number, such as 1024, 65_536 or 64k",
+    ),
+    (
+        {"space": {"optim.lr": Float(0.1, 0.1)}},
+        "optim.lr: Float(0.1, 0.1): nothing lies between; --set optim.lr=0.1 instead",
+    ),
+    (
+        {"space": {"loss.temperature": Choice(0.1)}},
+        "loss.temperature: Choice(0.1): a choice has two options or more, all different",
+    ),
+    (
+        {"space": {"train.seed": Int(0, 9)}},
+        "train.seed: a search trains at one seed, and confirms with others; leave it out",
+    ),
+    (
+        {"space": {"train.log_every": Int(1, 9)}},
+        "train.log_every: does not change the result, so there is nothing to search",
+    ),
+    (
+        {"space": {"optim.lr": Given("optim", {"sgd": Log(0.1, 1.0)})}},
+        "optim.lr: Given('optim', ...): that must be a field of the space before it, with a Choice",
+    ),
     ({"space": {}}, "the space is empty: name a config field and where its values come from"),
     (
         {"metric": "train/loss"},
@@ -139,22 +155,29 @@ BAD: list[tuple[dict[str, object], str]] = [
         f"choose among {', '.join([*schema.AT_END, HOURS])}",
     ),
     ({"metric": (HOURS,)}, "metric = gpu_hours: name a readout first, and each objective once"),
-    ({"metric": "linear_top1", "pruner": "median"},
-     "pruner = median: only knn20_top1 is measured during training, not linear_top1; take none"),
-    ({"metric": ("knn20_top1", HOURS), "pruner": "median"},
-     "pruner = median: with 2 objectives nothing is pruned; take none"),
+    (
+        {"metric": "linear_top1", "pruner": "median"},
+        "pruner = median: only knn20_top1 is measured during training, not linear_top1; take none",
+    ),
+    (
+        {"metric": ("knn20_top1", HOURS), "pruner": "median"},
+        "pruner = median: with 2 objectives nothing is pruned; take none",
+    ),
     ({"sampler": "tp"}, "sampler = tp: must be one of tpe, gp, cmaes, qmc, random"),
     ({"pruner": "medium"}, "pruner = medium: must be one of median, hyperband, wilcoxon, none"),
     ({"budget": 0}, "budget = 0: must be at least 1 trial"),
     ({"limits": {"memory": 4.0}}, "limits memory = 4.0: must be above 0, of memory_gb, hours"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("wrong", "sentence"), BAD, ids=[sentence[:40] for _, sentence in BAD])
 def test_a_wrong_search_is_one_line_and_nothing_is_made(
-    wrong: dict[str, object], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    wrong: dict[str, object],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
     assert run(replace(TOY, **wrong), []) == 2  # type: ignore[arg-type]
     said = capsys.readouterr()
@@ -163,27 +186,36 @@ def test_a_wrong_search_is_one_line_and_nothing_is_made(
 
 
 ADDRESSES = [
-    (["--storage", "sqlite:////tmp/study.db", "--cluster", "dev"],
-     "error: --storage sqlite:////tmp/study.db: a SQLite file is no storage for several nodes: its locks do not hold on "
-     "shared disks, and it breaks; leave --storage out for a journal file, or name a PostgreSQL server"),
-    (["--storage", "redis://here"],
-     "error: --storage redis://here: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE; without it a journal file"),
-    (["--storage", "postgresql://me:secret@127.0.0.1:1/study"],
-     "error: --storage postgresql://127.0.0.1:1/study: cannot be reached: "),
+    (
+        ["--storage", "sqlite:////tmp/study.db", "--cluster", "dev"],
+        "error: --storage sqlite:////tmp/study.db: a SQLite file is no storage for several nodes: its locks do not hold on "
+        "shared disks, and it breaks; leave --storage out for a journal file, or name a PostgreSQL server",
+    ),
+    (
+        ["--storage", "redis://here"],
+        "error: --storage redis://here: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE; without it a journal file",
+    ),
+    (
+        ["--storage", "postgresql://me:secret@127.0.0.1:1/study"],
+        "error: --storage postgresql://127.0.0.1:1/study: cannot be reached: ",
+    ),
     (["--cluster", "lokal"], "error: --cluster lokal: no such cluster; there are local, "),
     (["--cluster", "slurm_ddp"], "error: --cluster slurm_ddp: it gives a run 8 processes, a search worker is one"),
     (["--workers", "0"], "error: --workers 0: must be at least 1"),
     (["--warm-start", "nothing"], "error: no sweep nothing in "),
     (["--confirm", "5"], "error: --confirm 5: write trials x seeds, such as 5x3"),
     (["--confirm", "5x3"], "error: --confirm 5x3: toy@digits has no finished trial yet; search first"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), ADDRESSES, ids=[" ".join(a) for a, _ in ADDRESSES])
 def test_a_wrong_command_line_is_one_line_and_nothing_is_made(
-    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
     assert run(TOY, arguments) == 2
     said = capsys.readouterr()

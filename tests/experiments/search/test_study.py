@@ -171,10 +171,14 @@ def test_eight_workers_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None
     for trial in record["trials"]:
         assert trial["values"] == [value(configured(study.base, trial["settings"]))]
     assert len({str(s) for s in settings(record)}) == 200
-    plain = timed([
-        subprocess.Popen([sys.executable, "-m", "tests.oracles.plain_optuna", str(tmp_path / "plain.journal"), "25"], cwd=ROOT)
-        for _ in range(8)
-    ])  # fmt: skip
+    plain = timed(
+        [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.oracles.plain_optuna", str(tmp_path / "plain.journal"), "25"], cwd=ROOT
+            )
+            for _ in range(8)
+        ]
+    )
     print(f"200 trials, 8 workers, with start: ours {200 / seconds:.0f} a second, plain Optuna {200 / plain:.0f}")
 
 

@@ -130,7 +130,10 @@ def make_older(store: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--store", "mysql://h/db"], "error: --store mysql://h/db: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE"),
+        (
+            ["--store", "mysql://h/db"],
+            "error: --store mysql://h/db: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE",
+        ),
         ([], "error: --store: which database? postgresql://USER@HOST/DATABASE or sqlite:///FILE"),
         (
             ["--store", f"postgresql://u:{quote(TYPED, safe='')}@127.0.0.1:1/db", "--host", "0.0.0.0"],
@@ -139,7 +142,7 @@ def make_older(store: str) -> None:
         ),
         (["--store", "sqlite:///x.db", "--port", "70000"], "error: --port 70000: must be 1 to 65535"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     assert refused(tmp_path / "runs", *arguments) == sentence
     assert not (tmp_path / "runs").exists()

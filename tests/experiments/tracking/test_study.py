@@ -45,12 +45,28 @@ def trial(number: int, cell: schema.Cell, value: float | None) -> TrialRecord:
 
 def record(trials: list[TrialRecord], cell: schema.Cell) -> SearchRecord:
     plain: Any = {
-        "store_version": schema.STORE_VERSION, "name": "search_k", "label": LABEL, "study": LABEL, "storage": "journal",
-        "question": "Which K?", "base": "digits", "base_config": cell["config"], "metrics": [schema.KNN20],
-        "space": {"negatives.size": {"kind": "choice", "options": ["128"]}}, "directions": ["maximize"], "limits": {},
-        "sampler": "tpe", "pruner": "median", "seed": 0, "budget": 5, "command": "python sweeps/search_k.py --trials 5",
-        "trials": trials, "importances": {schema.KNN20: {"negatives.size": 0.75}}, "failure": None, "updated": runs.iso(0),
-    }  # fmt: skip
+        "store_version": schema.STORE_VERSION,
+        "name": "search_k",
+        "label": LABEL,
+        "study": LABEL,
+        "storage": "journal",
+        "question": "Which K?",
+        "base": "digits",
+        "base_config": cell["config"],
+        "metrics": [schema.KNN20],
+        "space": {"negatives.size": {"kind": "choice", "options": ["128"]}},
+        "directions": ["maximize"],
+        "limits": {},
+        "sampler": "tpe",
+        "pruner": "median",
+        "seed": 0,
+        "budget": 5,
+        "command": "python sweeps/search_k.py --trials 5",
+        "trials": trials,
+        "importances": {schema.KNN20: {"negatives.size": 0.75}},
+        "failure": None,
+        "updated": runs.iso(0),
+    }
     made: SearchRecord = plain
     return made
 
@@ -109,8 +125,11 @@ def test_a_search_is_shown_as_it_goes_with_its_best_values_importances_and_trial
     pruned = shown[LABEL, "trial-2 seed=0"]
     assert pruned["times"][0] == "KILLED"
     assert {key: pruned["tags"][key] for key in ("moco.state", "moco.study", "moco.trial", "mlflow.parentRunId")} == {
-        "moco.state": "pruned", "moco.study": LABEL, "moco.trial": "2", "mlflow.parentRunId": "search search_k",
-    }  # fmt: skip
+        "moco.state": "pruned",
+        "moco.study": LABEL,
+        "moco.trial": "2",
+        "mlflow.parentRunId": "search search_k",
+    }
     again = "python -m experiments pretrain --baseline digits --set negatives.size=512"
     assert again in pruned["tags"]["mlflow.note.content"]
 

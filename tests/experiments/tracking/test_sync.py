@@ -99,8 +99,12 @@ def test_a_finished_sweep_is_shown_with_the_values_times_and_steps_of_its_journa
     ((name, kind, status, params, model_tags, outputs, files),) = shown["models"]
     ready = LoggedModelStatus.READY.value
     assert (name, kind, LoggedModelStatus.from_int(status).value, outputs, files) == (
-        "encoder", "moco encoder", ready, [(1,)], ["MLmodel"],
-    )  # fmt: skip
+        "encoder",
+        "moco encoder",
+        ready,
+        [(1,)],
+        ["MLmodel"],
+    )
     assert params["path"] == str(root / cell["run_id"] / schema.ENCODER)
     assert model_tags["moco.arm"] == "K=1024"
 

@@ -252,7 +252,7 @@ def test_readers_outlive_signals_to_the_process_group(root: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", SIGNALLED, str(root)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    )
     with child:
         assert child.stdin is not None
         assert child.stdout is not None

@@ -38,9 +38,15 @@ CPU = torch.device("cpu")
 
 BLOCK = ("self_attention.in_proj_weight", "self_attention.out_proj.weight", "mlp.0.weight", "mlp.3.weight")
 BLOCK_NOT_DECAYED = (
-    "ln_1.weight", "ln_1.bias", "self_attention.in_proj_bias", "self_attention.out_proj.bias", "ln_2.weight", "ln_2.bias",
-    "mlp.0.bias", "mlp.3.bias",
-)  # fmt: skip
+    "ln_1.weight",
+    "ln_1.bias",
+    "self_attention.in_proj_bias",
+    "self_attention.out_proj.bias",
+    "ln_2.weight",
+    "ln_2.bias",
+    "mlp.0.bias",
+    "mlp.3.bias",
+)
 
 
 def names_of(group: dict, network: nn.Module) -> set[str]:
@@ -108,9 +114,13 @@ def image_data() -> ImageData:
 
 def config(encoder: ResNet | ViT) -> Config:
     return Config(
-        Data(image_size=8), encoder=encoder, head=Head(dim=6), train=Train(seed=2), key_encoder=Momentum(shuffle=False),
+        Data(image_size=8),
+        encoder=encoder,
+        head=Head(dim=6),
+        train=Train(seed=2),
+        key_encoder=Momentum(shuffle=False),
         evaluation=Evaluation(finetune_epochs=3, finetune_per_class=6),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("encoder", [RESNET, TINY], ids=["resnet", "vit"])

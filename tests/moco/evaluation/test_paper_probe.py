@@ -142,8 +142,10 @@ def test_few_images_are_left_out_of_an_epoch(images: int, left_out: int) -> None
     assert images % loading(config(), images).train.batch_size == left_out
 
 
-@pytest.mark.parametrize(("images", "transformer", "first", "batch"), [(5_000, False, 0.4, 1024), (5_000, True, 12.0, 1024),
-                                                                      (512, False, 0.2, 512)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("images", "transformer", "first", "batch"),
+    [(5_000, False, 0.4, 1024), (5_000, True, 12.0, 1024), (512, False, 0.2, 512)],
+)
 def test_v3_s_schedule_is_torch_s_cosine_over_90_epochs(
     images: int, transformer: bool, first: float, batch: int
 ) -> None:

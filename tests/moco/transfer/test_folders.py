@@ -74,18 +74,26 @@ def coco(root: Path) -> Path:
     crowd: dict[str, Any] = {"size": counts["size"], "counts": counts["counts"].decode()}
     rectangle = [[4, 6, 24, 6, 24, 16, 4, 16]]
     annotations = [
-        {"image_id": 7, "category_id": 90, "bbox": [4, 6, 20, 10], "area": 200, "iscrowd": 0, "segmentation": rectangle},
+        {
+            "image_id": 7,
+            "category_id": 90,
+            "bbox": [4, 6, 20, 10],
+            "area": 200,
+            "iscrowd": 0,
+            "segmentation": rectangle,
+        },
         {"image_id": 7, "category_id": 1, "bbox": [0, 0, 40, 10], "area": 400, "iscrowd": 1, "segmentation": crowd},
         {"image_id": 9, "category_id": 1, "bbox": [3, 3, 0, 5], "area": 0, "iscrowd": 0, "segmentation": rectangle},
-    ]  # fmt: skip
+    ]
     annotations = [one | {"id": number} for number, one in enumerate(annotations, start=1)]
     for folder in ("train2017", "val2017"):
         for number in (7, 8, 9):
             picture(root / folder / f"{number:012d}.jpg")
         listing = {
             "images": [{"id": n, "file_name": f"{n:012d}.jpg", "height": 30, "width": 40} for n in (7, 8, 9)],
-            "annotations": annotations, "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}],
-        }  # fmt: skip
+            "annotations": annotations,
+            "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}],
+        }
         (root / "annotations").mkdir(exist_ok=True)
         (root / "annotations" / f"instances_{folder}.json").write_text(json.dumps(listing))
     return root

@@ -25,9 +25,10 @@ def objects(boxes: list[list[float]], labels: list[int], ignored: list[bool] | N
 
 def found(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Found:
     return {
-        "boxes": torch.tensor(boxes).view(-1, 4), "scores": torch.tensor(scores),
+        "boxes": torch.tensor(boxes).view(-1, 4),
+        "scores": torch.tensor(scores),
         "labels": torch.tensor(labels, dtype=torch.int64),
-    }  # fmt: skip
+    }
 
 
 def scores(
@@ -104,10 +105,14 @@ def slow_ap(pairs: list[tuple[Found, Objects]], label: int, threshold: float) ->
     What finds nothing that counts, but overlaps something difficult, is as if it had not been said.
     """
     ranked = sorted(
-        ((float(s), image, box) for image, (one, _) in enumerate(pairs)
-         for s, box, own in zip(one["scores"], one["boxes"], one["labels"], strict=True) if own == label),
+        (
+            (float(s), image, box)
+            for image, (one, _) in enumerate(pairs)
+            for s, box, own in zip(one["scores"], one["boxes"], one["labels"], strict=True)
+            if own == label
+        ),
         key=lambda entry: -entry[0],
-    )  # fmt: skip
+    )
     own = {image: target.take(target.labels_M == label) for image, (_, target) in enumerate(pairs)}
     wanted = {image: target.boxes_M4[~target.ignored_M] for image, target in own.items()}
     difficult = {image: target.boxes_M4[target.ignored_M] for image, target in own.items()}
