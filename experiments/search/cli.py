@@ -21,9 +21,9 @@ from experiments.plan.baselines import BASELINES
 from experiments.plan.parser import Parser
 from experiments.plan.sweep import training_images
 from experiments.run.machine import make_slots
+from experiments.search.address import STORAGE, address_of, named
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
 from experiments.search.space import words
-from experiments.search.storage import STORAGE, address_of, named
 from experiments.store import schema
 from experiments.store.files import now
 from experiments.store.run import runs_root

@@ -23,10 +23,10 @@ from experiments.launch.local import STOP_SIGNALS, last_line
 from experiments.launch.progress import clock
 from experiments.launch.snapshot import Snapshot
 from experiments.run.machine import Slot
+from experiments.search.address import STORAGE
 from experiments.search.definition import HOURS
 from experiments.search.export import export
 from experiments.search.space import Drawn, point, settings
-from experiments.search.storage import STORAGE
 from experiments.search.study import END, HELD, SOURCE, WARM, Study, distribution
 from experiments.search.trial import Evaluations, measured
 from experiments.search.worker import work
