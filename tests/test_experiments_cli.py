@@ -21,7 +21,7 @@ from experiments.manifest import all_manifests
 from experiments.reconcile import state_of
 from experiments.run_directory import RunDirectory
 from sweeps.queue_size import SWEEP
-from tests.stand_in_runs import ROOT, environment, steps, wait_until
+from tests.stand_in_runs import ROOT, environment, holding, holds, steps, wait_until
 
 STAND_IN = (sys.executable, str(ROOT / "tests/stand_in.py"), "sweep")
 
@@ -330,10 +330,10 @@ def _drain(terminal: int) -> str:
 
 def test_cancel_status_logs_and_find(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    env = environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.01", SLURM_JOB_ID="4711")
+    env = environment(MOCO_RUNS=str(root), SLURM_JOB_ID="4711", **holding(tmp_path / "hold"))  # until it is cancelled
     command = [*STAND_IN, "--set", "train.epochs=30", "--max-parallel", "1"]
     launcher = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: bool(all_manifests(root)) and any(steps(RunDirectory(p)) > 0 for p in root.glob("[0-9a-f]*")))
+    wait_until(lambda: any(holds(RunDirectory(path)) for path in root.glob("[0-9a-f]*")))
     first = find(root, "stand_in", "K=128")[0]
     follow = [sys.executable, "-m", "experiments", "logs", "stand_in", "K=128", "--follow"]
     follower = subprocess.Popen(follow, env=env, stdout=subprocess.PIPE, text=True)

@@ -109,7 +109,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_from_there(tmp_path: Path) ->
     root = tmp_path / "runs"
     command = [*SEARCH, "--trials", "5", "--workers", "2", "--pruner", "none", *QUICK]
     first = subprocess.Popen(
-        command, env=environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.1"), cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        command, env=environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.5"), cwd=ROOT, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )  # fmt: skip
     wait_until(lambda: record_path(root, LABEL).exists() and sum(s > 2 for s in _steps(root)) == 2)
