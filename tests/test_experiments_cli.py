@@ -6,10 +6,10 @@ import argparse
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +170,12 @@ def test_an_undeclared_difference_is_refused_on_the_command_line(tmp_path: Path)
     assert not (tmp_path / "runs").exists()
 
 
+def processor_seconds() -> float:
+    """Of all processes that this one has waited for."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 def test_a_dry_run_is_quick_imports_nothing_heavy_and_makes_nothing(tmp_path: Path) -> None:
     code = (
         "import sys, sweeps.queue_size as q; from experiments import cli\n"
@@ -178,10 +184,12 @@ def test_a_dry_run_is_quick_imports_nothing_heavy_and_makes_nothing(tmp_path: Pa
         "sys.exit(code if not heavy else f'imported {heavy}')\n"
     )
     seconds = []
-    for _ in range(3):  # the best of three: the promise is about the program, not about a busy machine
-        began = time.monotonic()
+    for _ in range(
+        3
+    ):  # the best of three, of the processor: the promise is about the program, not about a busy machine
+        before = processor_seconds()
         said = run((sys.executable, "-c", code), tmp_path / "runs")
-        seconds.append(time.monotonic() - began)
+        seconds.append(processor_seconds() - before)
         assert said.returncode == 0, said.stderr
     assert min(seconds) <= 1.0
     assert said.stdout.splitlines()[4:10] == [
