@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from slurm.dev_cluster import DevCluster, refusal
 from slurm.queue import accounted, accounting, accounts
 from tests.support.parts import require_part
-from tests.support.slurm_cluster import STAND_IN, VERBS, run, runs, until_the_queue_is_empty
+from tests.support.slurm_cluster import STAND_IN, VERBS, job_of, run, runs, until_the_queue_is_empty
 from tests.support.stand_in_runs import ROOT, wait_until
 
 TWO = ("--cluster", "dev", "--only", "K=128", "K=256", "--seeds", "1", "--set", "train.epochs=1")
@@ -55,22 +56,44 @@ def seconds(elapsed: str) -> int:
     return 3600 * hours + 60 * minutes + rest
 
 
+def measured(jobs: list[str], kilobytes: int = 1) -> bool:
+    """Has Slurm seen this much memory in each? It looks once a second, and has nothing to say of a job that is over before."""
+    command = ["sstat", "--noheader", "--parsable2", "--allsteps", f"--jobs={','.join(jobs)}", "--format=JobID,MaxRSS"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    seen = {job for job, size in re.findall(r"^(\d+)\.\S+\|(\d+)K$", said, re.MULTILINE) if int(size) >= kilobytes}
+    return len(seen) == len(jobs)
+
+
 def has_ended(job: str) -> bool:
     """Its word comes to the accounts a moment after its end."""
     return (accounted(job) or {}).get("State") in ("COMPLETED", "FAILED") and "MaxRSS" in (accounted(job) or {})
 
 
 @pytest.mark.usefixtures("cluster")
-def test_exit_code_time_node_and_memory_of_a_job() -> None:
-    hold = f"import time; held = bytearray({HELD} * 10**6); held[::4096] = b'x' * len(held[::4096]); time.sleep(3); exit(3)"
-    script = f'#!/bin/sh\nsrun {sys.executable} -c "{hold}"\n'
+def test_exit_code_time_node_and_memory_of_a_job(tmp_path: Path) -> None:
+    """It works for three seconds, and ends when its memory has been seen."""
+    seen = tmp_path / "seen"
+    (tmp_path / "hold.py").write_text(
+        "import os, time\n"
+        f"held = bytearray({HELD} * 10**6)\n"
+        "held[::4096] = b'x' * len(held[::4096])\n"
+        "time.sleep(3)\n"
+        f"while not os.path.exists({str(seen)!r}):\n"
+        "    time.sleep(0.05)\n"
+        "exit(3)\n"
+    )
+    script = f"#!/bin/sh\nsrun {sys.executable} {tmp_path / 'hold.py'}\n"
     options = ("--parsable", "--nodelist=n1", "--mem=1000", "--output=/dev/null")
+    began = time.monotonic()
     job = subprocess.run(["sbatch", *options], input=script, capture_output=True, text=True, check=True).stdout.strip()
-    wait_until(lambda: has_ended(job), 60)
+    wait_until(lambda: measured([job], HELD * 1000))
+    seen.touch()
+    wait_until(lambda: has_ended(job))
+    whole = time.monotonic() - began
     facts = accounted(job)
     assert facts is not None
     assert (facts["State"], facts["ExitCode"], facts["NodeList"]) == ("FAILED", "3:0", "n1")
-    assert 3 <= seconds(facts["Elapsed"]) <= 30
+    assert 3 <= seconds(facts["Elapsed"]) <= whole + 1  # in whole seconds
     kilobytes = [int(size[:-1]) for size in by_hand(job, "MaxRSS") if size.endswith("K")]
     assert facts["MaxRSS"] == f"{max(kilobytes)}K"
     assert HELD * 1000 <= max(kilobytes) <= 4 * HELD * 1000
@@ -79,11 +102,16 @@ def test_exit_code_time_node_and_memory_of_a_job() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_status_and_find_add_what_sacct_knows_and_do_without_it(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    run(STAND_IN, root, *TWO, "--wait", code=1, STAND_IN_STEP=str(STEP), STAND_IN_FAIL="256")
-    until_the_queue_is_empty()
+    hold = tmp_path / "hold"
+    hold.mkdir()
+    run(STAND_IN, root, *TWO, STAND_IN_STEP=str(STEP), STAND_IN_FAIL="256", STAND_IN_HOLD=str(hold))
     good, bad = runs(root)["K=128 0"], runs(root)["K=256 0"]
-    jobs = [str((one.status() or {})["job"]) for one in (good, bad)]
-    wait_until(lambda: all(map(has_ended, jobs)), 60)
+    jobs = [job_of(one) for one in (good, bad)]
+    wait_until(lambda: measured(jobs))
+    for size in (128, 256):
+        (hold / str(size)).touch()
+    until_the_queue_is_empty()
+    wait_until(lambda: all(map(has_ended, jobs)))
     assert accounting() is None
     assert set(accounts(jobs)) == set(jobs)
     (plain,) = json.loads(run(VERBS, root, "status", good.run_id, "--json").stdout)

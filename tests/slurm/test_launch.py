@@ -27,7 +27,7 @@ from tests.support.slurm_cluster import (
     states,
     until_the_queue_is_empty,
 )
-from tests.support.stand_in_runs import cell, prepared, steps, wait_until
+from tests.support.stand_in_runs import cell, holding, holds, let_go, prepared, steps, wait_until
 
 __all__ = ["cluster"]
 
@@ -39,11 +39,13 @@ VERBS = (QUEUE_SIZE[0], "-m", "experiments")
 
 def test_after_scancel_the_same_command_completes_the_sweep(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    run(STAND_IN, root, *SIX, "train.epochs=2", STAND_IN_STEP="0.1")
+    run(STAND_IN, root, *SIX, "train.epochs=2", **holding(tmp_path / "hold"))
     running, waiting = runs(root)["K=128 0"], runs(root)["K=512 1"]
-    wait_until(lambda: steps(running) > 0)
+    wait_until(lambda: holds(running))
     assert states(root)["K=512 1"].state == schema.QUEUED
     slurm("scancel", job_of(running), job_of(waiting))
+    wait_until(lambda: not running.is_locked())
+    let_go(tmp_path / "hold", 128, 256, 512)
     until_the_queue_is_empty()
     assert state_of(running.path).state == schema.PREEMPTED
     assert state_of(waiting.path).state == schema.MISSING
@@ -58,11 +60,11 @@ def test_after_scancel_the_same_command_completes_the_sweep(tmp_path: Path) -> N
 
 def test_the_throttle_holds_and_cancel_empties_the_queue(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    run(STAND_IN, root, *SIX, "train.epochs=3", "--max-parallel", "2", STAND_IN_STEP="0.3")
+    run(STAND_IN, root, *SIX, "train.epochs=3", "--max-parallel", "2", **holding(tmp_path / "hold"))  # until the cancel
     jobs = {name: job_of(one) for name, one in runs(root).items()}
     assert len({id.partition("_")[0] for id in jobs.values()}) == 2  # MaxArraySize is five
     begun = [one for one in runs(root).values() if "_" in job_of(one)]
-    wait_until(lambda: sum(steps(one) > 0 for one in begun) == 2)
+    wait_until(lambda: sum(map(holds, begun)) == 2)
     assert sum(" RUNNING " in line for line in queue()) == 2
     again = run(STAND_IN, root, *SIX, "train.epochs=3")
     assert "nothing to submit: 6 are queued or running" in again.stdout
@@ -142,8 +144,8 @@ def test_a_job_has_the_gpu_and_the_environment_of_its_profile(tmp_path: Path) ->
 
 def test_without_an_answer_of_slurm_nothing_is_declared_dead(tmp_path: Path, cluster: DevCluster) -> None:
     root = tmp_path / "runs"
-    run(STAND_IN, root, "--cluster", "dev", "--only", "K=128", "--set", "train.epochs=3", STAND_IN_STEP="0.1")
-    wait_until(lambda: all(steps(one) > 0 for one in runs(root).values()))
+    run(STAND_IN, root, "--cluster", "dev", "--only", "K=128", "--set", "train.epochs=3", **holding(tmp_path / "hold"))
+    wait_until(lambda: all(map(holds, runs(root).values())))
     one = runs(root)["K=128 0"]
     subprocess.run(["scontrol", "requeuehold", job_of(one)], check=True)
     wait_until(lambda: state_of(one.path).state == schema.QUEUED)

@@ -2,7 +2,8 @@
 
     python -m tests.search_toy RECORD        one worker
 
-The best point is lr = 0.1, T = 0.2, K = 512, where the value is 100; points fall off by squares. TOY_SECONDS: of each trial.
+The best point is lr = 0.1, T = 0.2, K = 512, where the value is 100; points fall off by squares. TOY_SECONDS: of each trial,
+unless it is stopped.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def value(config: Config) -> float:
 
 
 def toy(worker: SearchWorker, trial: Trial, cell: Cell) -> Ended:
-    time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+    end = time.monotonic() + float(os.environ.get("TOY_SECONDS", "0"))
+    while time.monotonic() < end and worker.signal is None:
+        time.sleep(0.01)
     if worker.signal is not None:
         return Ended(schema.PREEMPTED, reason=f"stopped by {worker.signal}")
     values = {schema.KNN20: value(cell.config), "gpu_hours": cell.config.negatives.size / 1024}

@@ -6,8 +6,8 @@
 Everything else is the real thing: worker, pool, locks, signals, command line. Environment, for all workers:
 STAND_IN_STEP seconds per step; STAND_IN_FAIL and STAND_IN_DIVERGE a queue size whose runs break at their third step;
 STAND_IN_STUBBORN: never asks whether it is to stop; STAND_IN_DIES: exits before it begins. STAND_IN_BETTER:
-a queue size whose runs are 5 points better. STAND_IN_HOLD, a folder: runs
-wait at their sixth step until it holds a file named as their queue size.
+a queue size whose runs are 5 points better. STAND_IN_HOLD, a folder: runs wait at their sixth step, or at the one that
+they break at, until it holds a file named as their queue size.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool]) -> Iterator[R
         yield Resumed(step)
     while step < total:
         step += 1
-        _break(config, step)
         _hold(config, step, stop)
+        _break(config, step)
         time.sleep(float(os.environ.get("STAND_IN_STEP", "0")))
         yield Record(step, step / per_epoch, {"train/loss": 1 / step, "validation/knn20_top1": 50.0 + step / total})
         stopped = not os.environ.get("STAND_IN_STUBBORN") and stop()
@@ -69,21 +69,25 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool]) -> Iterator[R
 
 def _gain(config: Config) -> float:
     """Points of the queue size in STAND_IN_BETTER over the others, not quite the same at every seed."""
-    better = str(config.negatives.size) == os.environ.get("STAND_IN_BETTER")
+    better = str(config.part(Queue).size) == os.environ.get("STAND_IN_BETTER")
     return 5.0 + 0.1 * (config.train.seed % 3) if better else 0.0
 
 
+def _breaks(config: Config, how: str) -> bool:
+    return str(config.part(Queue).size) == os.environ.get(how)
+
+
 def _break(config: Config, step: int) -> None:
-    size = str(config.negatives.size)
-    if step == 3 and size == os.environ.get("STAND_IN_FAIL"):
+    if step == 3 and _breaks(config, "STAND_IN_FAIL"):
         raise RuntimeError("out of luck\nand more")
-    if step == 3 and size == os.environ.get("STAND_IN_DIVERGE"):
+    if step == 3 and _breaks(config, "STAND_IN_DIVERGE"):
         raise Diverged("diverged: the loss is nan at step 3; lower optim.lr")
 
 
 def _hold(config: Config, step: int, stop: Callable[[], bool]) -> None:
     folder = os.environ.get("STAND_IN_HOLD")
-    while folder and step == 6 and not stop() and not (Path(folder) / str(config.negatives.size)).exists():
+    at = 3 if _breaks(config, "STAND_IN_FAIL") or _breaks(config, "STAND_IN_DIVERGE") else 6
+    while folder and step == at and not stop() and not (Path(folder) / str(config.part(Queue).size)).exists():
         time.sleep(0.02)
 
 

@@ -51,6 +51,23 @@ def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
+def holding(folder: Path) -> dict[str, str]:
+    """Environment of stand-in workers that wait at their sixth step, for as long as a test needs them there."""
+    folder.mkdir()
+    return {"STAND_IN_HOLD": str(folder)}
+
+
+def let_go(folder: Path, *sizes: int) -> None:
+    """Of these queue sizes."""
+    for size in sizes:
+        (folder / str(size)).touch()
+
+
+def holds(run: RunDirectory) -> bool:
+    """At its sixth step."""
+    return run.exists() and len(run.records()) >= 5 and run.is_locked()
+
+
 def steps(run: RunDirectory) -> int:
     return int((run.status() or {}).get("step", 0))
 

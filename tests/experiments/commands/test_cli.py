@@ -6,10 +6,10 @@ import argparse
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from experiments.store import schema
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory
 from sweeps.queue_size import SWEEP
-from tests.support.stand_in_runs import ROOT, environment, steps, wait_until
+from tests.support.stand_in_runs import ROOT, environment, holding, holds, steps, wait_until
 
 STAND_IN = (sys.executable, str(ROOT / "tests/support/stand_in.py"), "sweep")
 
@@ -187,6 +187,12 @@ def test_an_undeclared_difference_is_refused_on_the_command_line(tmp_path: Path)
     assert not (tmp_path / "runs").exists()
 
 
+def processor_seconds() -> float:
+    """Of all processes that this one has waited for."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 def test_a_dry_run_is_quick_imports_nothing_heavy_and_makes_nothing(tmp_path: Path) -> None:
     code = (
         "import sys, sweeps.queue_size as q; from experiments import cli\n"
@@ -195,10 +201,12 @@ def test_a_dry_run_is_quick_imports_nothing_heavy_and_makes_nothing(tmp_path: Pa
         "sys.exit(code if not heavy else f'imported {heavy}')\n"
     )
     seconds = []
-    for _ in range(3):  # the best of three: the promise is about the program, not about a busy machine
-        began = time.monotonic()
+    for _ in range(
+        3
+    ):  # the best of three, of the processor: the promise is about the program, not about a busy machine
+        before = processor_seconds()
         said = run((sys.executable, "-c", code), tmp_path / "runs")
-        seconds.append(time.monotonic() - began)
+        seconds.append(processor_seconds() - before)
         assert said.returncode == 0, said.stderr
     assert min(seconds) <= 1.0
     assert said.stdout.splitlines()[4:10] == [
@@ -350,10 +358,10 @@ def _drain(terminal: int) -> str:
 
 def test_cancel_status_logs_and_find(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    env = environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.01", SLURM_JOB_ID="4711")
+    env = environment(MOCO_RUNS=str(root), SLURM_JOB_ID="4711", **holding(tmp_path / "hold"))  # until it is cancelled
     command = [*STAND_IN, "--set", "train.epochs=30", "--max-parallel", "1"]
     launcher = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: bool(all_manifests(root)) and any(steps(RunDirectory(p)) > 0 for p in root.glob("[0-9a-f]*")))
+    wait_until(lambda: any(holds(RunDirectory(path)) for path in root.glob("[0-9a-f]*")))
     first = find(root, "stand_in", "K=128")[0]
     follow = [sys.executable, "-m", "experiments", "logs", "stand_in", "K=128", "--follow"]
     follower = subprocess.Popen(follow, env=env, stdout=subprocess.PIPE, text=True)

@@ -19,7 +19,17 @@ from experiments.state.state import RunState, state_of
 from experiments.store import schema
 from experiments.store.run import RunDirectory
 from tests.support.stand_in import WORKER
-from tests.support.stand_in_runs import cell, environment, prepared, start_worker, steps, wait_until
+from tests.support.stand_in_runs import (
+    cell,
+    environment,
+    holding,
+    holds,
+    let_go,
+    prepared,
+    start_worker,
+    steps,
+    wait_until,
+)
 
 
 class Notes:
@@ -163,11 +173,14 @@ def test_told_to_stop_once_all_runs_are_saved_and_none_is_started(tmp_path: Path
 
 def test_under_nohup_it_goes_on_when_the_terminal_closes(tmp_path: Path) -> None:
     ignoring = SCRIPT.replace("signal.SIGHUP, signal.SIG_DFL", "signal.SIGHUP, signal.SIG_IGN").replace("1000", "20")
-    process = subprocess.Popen([sys.executable, "-c", ignoring, str(tmp_path)], env=environment(STAND_IN_STEP="0.005"))
-    wait_until(lambda: sum(steps(run) > 0 for run in running(tmp_path)) == 2)
+    root, hold = tmp_path / "runs", tmp_path / "hold"
+    root.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", ignoring, str(root)], env=environment(**holding(hold)))
+    wait_until(lambda: sum(map(holds, running(root))) == 2)
     process.send_signal(signal.SIGHUP)
+    let_go(hold, 128)
     assert process.wait(60) == 0
-    assert {state_of(path).state for path in tmp_path.iterdir()} == {schema.DONE}
+    assert {state_of(path).state for path in root.iterdir()} == {schema.DONE}
 
 
 def test_told_twice_even_a_run_that_does_not_listen_is_gone(tmp_path: Path) -> None:

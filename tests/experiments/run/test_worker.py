@@ -15,7 +15,7 @@ from experiments.run.worker import DONE, FAILED, STOPPED, TAKEN
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.run import RunDirectory
-from tests.support.stand_in_runs import cell, prepared, start_worker, steps, wait_until
+from tests.support.stand_in_runs import cell, holding, holds, let_go, prepared, start_worker, steps, wait_until
 
 
 def story(run: RunDirectory) -> list[tuple[int, dict[str, Any]]]:
@@ -62,8 +62,8 @@ def test_a_finished_run_has_results_and_both_ends_of_its_attempt(tmp_path: Path)
 
 
 def test_killed_at_a_random_moment_it_goes_on_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
-    whole = story(finished(tmp_path / "whole", epochs=4))
-    run = prepared(tmp_path / "killed", cell(epochs=4))
+    whole = story(finished(tmp_path / "whole", epochs=40))  # far longer than until the last kill
+    run = prepared(tmp_path / "killed", cell(epochs=40))
     draw = random.Random(5)
     for attempt in (1, 2, 3):
         worker = start_worker(run, STAND_IN_STEP="0.01")
@@ -80,8 +80,8 @@ def test_killed_at_a_random_moment_it_goes_on_and_nothing_is_lost_or_doubled(tmp
 def test_a_torn_journal_line_of_a_killed_attempt_does_not_hurt(tmp_path: Path) -> None:
     whole = story(finished(tmp_path / "whole", epochs=2))
     run = prepared(tmp_path / "torn", cell(epochs=2))
-    worker = start_worker(run, STAND_IN_STEP="0.01")
-    wait_until((run.path / schema.CHECKPOINT).exists)
+    worker = start_worker(run, **holding(tmp_path / "hold"))
+    wait_until(lambda: holds(run) and (run.path / schema.CHECKPOINT).exists())
     worker.kill()
     worker.wait()
     with (run.path / schema.JOURNAL).open("a") as journal:
@@ -127,8 +127,11 @@ def test_a_second_process_is_told_and_leaves(tmp_path: Path) -> None:
 
 def test_of_many_started_at_once_one_runs(tmp_path: Path) -> None:
     run = prepared(tmp_path, cell(epochs=20))
-    codes = sorted(w.wait(60) for w in [start_worker(run, STAND_IN_STEP="0.02") for _ in range(4)])
-    assert codes == [DONE, TAKEN, TAKEN, TAKEN]
+    hold = holding(tmp_path / "hold")
+    workers = [start_worker(run, **hold) for _ in range(4)]
+    wait_until(lambda: sum(worker.poll() is not None for worker in workers) == 3)  # the fourth holds the run
+    let_go(tmp_path / "hold", 128)
+    assert sorted(worker.wait(60) for worker in workers) == [DONE, TAKEN, TAKEN, TAKEN]
     assert [step for step, _ in story(run)] == [*range(1, 201), 200]
 
 
@@ -180,8 +183,8 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
 def test_killed_before_its_first_checkpoint_it_starts_again_and_no_record_is_doubled(tmp_path: Path) -> None:
     whole = story(finished(tmp_path / "whole", epochs=2))
     run = prepared(tmp_path / "killed", cell(epochs=2))
-    worker = start_worker(run, STAND_IN_STEP="0.05")
-    wait_until(partial(has_lines, run, 2))
+    worker = start_worker(run, **holding(tmp_path / "hold"))
+    wait_until(lambda: holds(run))
     worker.kill()
     worker.wait()
     (run.path / schema.CHECKPOINT).unlink(missing_ok=True)

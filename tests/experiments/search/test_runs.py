@@ -115,7 +115,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_from_there(tmp_path: Path) ->
     command = [*SEARCH, "--trials", "5", "--workers", "2", "--pruner", "none", *QUICK]
     first = subprocess.Popen(
         command,
-        env=environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.1"),
+        env=environment(MOCO_RUNS=str(root), STAND_IN_STEP="0.5"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

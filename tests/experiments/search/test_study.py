@@ -213,7 +213,7 @@ def running(path: Path) -> list[int]:
 
 def test_a_stopped_worker_gives_its_point_back(tmp_path: Path) -> None:
     path = begun(tmp_path, replace(TOY, budget=3))
-    stopped = start(path, TOY_SECONDS="1")
+    stopped = start(path, TOY_SECONDS="60")
     wait_until(lambda: running(path) == [0])
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait() == 0
