@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from moco.config import Train
+from moco.data.ahead import MAKING
 from moco.distributed import size
 from moco.model import Method
 
@@ -42,7 +44,11 @@ def compilers(device: torch.device) -> tuple[list[str], str]:
     return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"
 
 
-def uncompiled() -> AbstractContextManager[None]:
-    """Readouts and probes come in shapes of their own: compiling for each would cost more than they do."""
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return stance
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Readouts and probes come in shapes of their own: compiling for each would cost more than they do.
+
+    Of all threads: none makes a batch meanwhile, whose compiled views would come out eager, and differ in their last digits.
+    """
+    with MAKING, torch.compiler.set_stance("force_eager"):
+        yield

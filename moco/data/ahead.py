@@ -1,11 +1,11 @@
-"""Batches made while the step before them runs: a thread, and on a GPU a stream, of their own."""
+"""Batches made while the step before them runs: on a thread of their own, and on a GPU on a stream of their own."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,70 +14,75 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 LOOK = 0.1  # seconds between two looks at whether anybody still wants the next item
+# Held while a thread makes an item, and by whoever changes for a while what all threads share (torch's stance on compiling).
+MAKING = threading.RLock()
 
 
 @dataclass(frozen=True)
 class _Made(Generic[Item]):
     item: Item
-    event: torch.cuda.Event | None  # on a GPU: everything that made the item has been asked for before it
-
-
-@dataclass(frozen=True)
-class _Ended:
-    error: BaseException | None
+    event: torch.cuda.Event | None  # on a GPU: the item is complete after it
 
 
 def ahead(
-    items: Iterable[Item], depth: int, device: torch.device, tensors: Callable[[Item], Iterable[Tensor]]
+    items: Generator[Item, None, None], depth: int, device: torch.device, tensors: Callable[[Item], Iterable[Tensor]]
 ) -> Iterator[Item]:
     """The same items in the same order, up to `depth` of them made before they are asked for.
 
     `tensors` gives those of an item that lie on the device: on a GPU they are made on another stream, and the caller's waits
-    for them. What `items` raises is raised here, in its place. Closing this iterator ends the thread and closes `items`, from
-    within the thread.
+    for them. What `items` raises is raised here, in its place. Closing this iterator ends the thread and closes `items`.
     """
-    made: queue.Queue[_Made[Item] | _Ended] = queue.Queue(depth)
+    results: queue.Queue[_Made[Item] | BaseException | None] = queue.Queue(depth)
     unwanted = threading.Event()
-    on_gpu = device.type == "cuda"
-    stream = torch.cuda.Stream(device) if on_gpu else None
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     if stream is not None:
-        stream.wait_stream(torch.cuda.current_stream(device))  # images and labels may still be on their way
+        stream.wait_stream(torch.cuda.current_stream(device))  # the data set may still be on its way there
 
-    def offer(result: _Made[Item] | _Ended) -> None:
+    def make() -> _Made[Item] | None:
+        elsewhere: AbstractContextManager[object] = nullcontext() if stream is None else torch.cuda.stream(stream)
+        with elsewhere:
+            item = next(items, None)
+            return None if item is None else _Made(item, None if stream is None else stream.record_event())
+
+    def keep_making() -> None:
+        result: _Made[Item] | BaseException | None
+        while not unwanted.is_set():
+            if not MAKING.acquire(timeout=LOOK):
+                continue
+            try:
+                result = make()
+            except BaseException as error:
+                result = error
+            finally:
+                MAKING.release()
+            offer(result)
+            if not isinstance(result, _Made):
+                return
+
+    def offer(result: _Made[Item] | BaseException | None) -> None:
         while not unwanted.is_set():
             try:
-                return made.put(result, timeout=LOOK)
+                return results.put(result, timeout=LOOK)
             except queue.Full:
                 pass
 
-    def make() -> None:
-        try:
-            with torch.cuda.stream(stream) if stream is not None else nullcontext():
-                for item in items:
-                    offer(_Made(item, stream.record_event() if stream is not None else None))
-                    if unwanted.is_set():
-                        break
-                if isinstance(items, Generator):
-                    items.close()
-        except BaseException as error:  # it is the caller's
-            offer(_Ended(error))
-        else:
-            offer(_Ended(None))
-
-    thread = threading.Thread(target=make, name="batches ahead", daemon=True)
-    thread.start()
+    thread = threading.Thread(target=keep_making, name="batches ahead", daemon=True)
     try:
-        while isinstance(result := made.get(), _Made):
+        # The first in the caller's own thread, which has nothing else to do yet: it compiles, and starts processes.
+        result: _Made[Item] | BaseException | None = make()
+        thread.start()
+        while isinstance(result, _Made):
             if result.event is not None:
-                current = torch.cuda.current_stream(device)
-                current.wait_event(result.event)
+                here = torch.cuda.current_stream(device)
+                here.wait_event(result.event)
                 for tensor in tensors(result.item):
-                    tensor.record_stream(
-                        current
-                    )  # or its memory would be written anew before this stream is done with it
+                    tensor.record_stream(here)  # its memory is written anew only when this stream is done with it
             yield result.item
-        if result.error is not None:
-            raise result.error
+            result = results.get()
+        if result is not None:
+            raise result
     finally:
         unwanted.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
+        items.close()
