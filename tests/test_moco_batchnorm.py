@@ -108,9 +108,12 @@ def test_a_mean_a_thousand_times_the_spread_does_no_harm() -> None:
             torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_the_way_is_chosen_by_device_and_compiler() -> None:
-    x = images(torch.contiguous_format, torch.device("cpu"))
-    assert way_of(x) is one_by_one
+@pytest.mark.parametrize(("device", "ways"), [("cpu", [one_by_one] * 2), ("cuda", [as_channels, together])])
+@pytest.mark.filterwarnings("default")  # torch's own, about itself
+def test_the_way_is_chosen_by_device_and_compiler(device: str, ways: list[Way]) -> None:
+    """By the operations in the graph: eight norms, or one variance."""
+    x = images(torch.contiguous_format, require_device(device))
+    assert way_of(x) is ways[0]
     names: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
@@ -118,10 +121,9 @@ def test_the_way_is_chosen_by_device_and_compiler() -> None:
         return graph
 
     torch.compiler.reset()
-    norm = SplitBatchNorm2d(CHANNELS, PARTS)
-    torch.compile(norm, backend=backend, fullgraph=True)(x)
-    assert [name for name in names if "var_mean" in name] == ["var_mean"]
-    assert not any("batch_norm" in name for name in names)
+    torch.compile(SplitBatchNorm2d(CHANNELS, PARTS).to(x.device), backend=backend, fullgraph=True)(x)
+    assert sum("var_mean" in name for name in names) == (1 if ways[1] is together else 0)
+    assert sum("batch_norm" in name for name in names) == (PARTS if ways[1] is one_by_one else 0)
 
 
 def test_running_statistics_move_once_by_the_mean_over_parts_and_passes() -> None:
