@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from moco.augment import normalise
 from moco.batchnorm import local_statistics, measure_statistics, share_statistics
 from moco.config import Config, Queue, Train, check_processes
 from moco.config.plain import run_id
+from moco.data.ahead import MAKING
 from moco.data.loader import Batch, Batches
 from moco.data.splits import ImageData
 from moco.distributed import size
@@ -59,10 +61,14 @@ def compilers(device: torch.device) -> tuple[list[str], str]:
     return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"
 
 
-def uncompiled() -> AbstractContextManager[None]:
-    """Readouts and probes come in shapes of their own: compiling for each would cost more than they do."""
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return stance
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Readouts and probes come in shapes of their own: compiling for each would cost more than they do.
+
+    Of all threads: none makes a batch meanwhile, whose compiled views would come out eager, and differ in their last digits.
+    """
+    with MAKING, torch.compiler.set_stance("force_eager"):
+        yield
 
 
 PROBE_IMAGES = 64  # whose keys are followed to see how fast the key encoder moves

@@ -9,7 +9,7 @@ B batch, 3 channels, S side in pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,14 @@ from moco import distributed
 from moco.augment import Rows, View, one_view
 from moco.augment.draws import boxes, uniforms
 from moco.config import Augment, Config
+from moco.data.ahead import ahead
 from moco.data.decode import BILINEAR, Unreadable, crop_pixels, open_pixels, open_rgb, to_tensor
 from moco.data.splits import Resident, Split, Streamed
 from moco.randomness import generator, key_order
 
 OPEN_AT_ONCE = 16  # decoded pictures that a reader holds while it draws their boxes together
 DEVICE_SHARE = 0.25  # of the free device memory that resident images may take
+AHEAD_ON_GPU = 2  # batches made before they are asked for. On a CPU none: their work would only move the step's
 
 VIEWS: tuple[View, ...] = ("query", "key")
 
@@ -54,12 +56,17 @@ class Batch:
     key_view_B3SS: Tensor | None
     rows: slice
 
+    def tensors(self) -> list[Tensor]:
+        every = (self.indices_B, self.labels_B, self.query_view_B3SS, self.key_view_B3SS)
+        return [tensor for tensor in every if tensor is not None]
+
 
 class Batches:
     """Batches of `split` as `config` asks: reshuffled every epoch, the last incomplete batch dropped.
 
     Order: a function of (seed, epoch). Views: of (seed, step), the query's alone with `views` = 1. `whole`: all rows in every
-    process. `compiled`: see `one_view`. Raises ValueError if the split cannot fill one batch.
+    process. `compiled`: see `one_view`. `ahead`: so many are made before they are asked for, the same bits; by default on a
+    GPU only. Raises ValueError if the split cannot fill one batch.
     """
 
     def __init__(
@@ -71,8 +78,10 @@ class Batches:
         whole: bool = False,
         views: int = 2,
         compiled: bool = False,
+        ahead: int | None = None,
     ) -> None:
         self.views, self.compiled = VIEWS[:views], compiled
+        self.ahead = (AHEAD_ON_GPU if device.type == "cuda" else 0) if ahead is None else ahead
         self.size, self.seed, self.recipe = config.train.batch_size, config.train.seed, config.augment
         self.device = device
         self.count = len(split)
@@ -95,7 +104,8 @@ class Batches:
         order_N = torch.randperm(self.count, generator=generator("cpu", self.seed, "order", epoch))
         order_TB = order_N[: self.steps_per_epoch * self.size].view(-1, self.size)[first_step:]
         first = epoch * self.steps_per_epoch + first_step
-        return self._stream(order_TB, first) if self.reader else self._resident(order_TB, first)
+        batches = self._stream(order_TB, first) if self.reader else self._resident(order_TB, first)
+        return ahead(batches, self.ahead, self.device, Batch.tensors) if self.ahead else batches
 
     def _shown(self, step: int) -> Shown:
         """The rows that the views of this process show."""
@@ -104,7 +114,7 @@ class Batches:
             return (own,)
         return own, Rows(key_order(self.seed, step, self.size)[self.rows], self.size) if self.shuffle else own
 
-    def _resident(self, order_TB: Tensor, first: int) -> Iterator[Batch]:
+    def _resident(self, order_TB: Tensor, first: int) -> Generator[Batch, None, None]:
         for step, indices_B in enumerate(order_TB.to(self.device), first):
             shown = self._shown(step)
             query_u8 = self._take(indices_B, shown[0])
@@ -114,7 +124,7 @@ class Batches:
     def _take(self, indices_B: Tensor, rows: Rows) -> Tensor:
         return self.images.take(indices_B[rows.rows_B.to(indices_B.device, non_blocking=True)])
 
-    def _stream(self, order_TB: Tensor, first: int) -> Iterator[Batch]:
+    def _stream(self, order_TB: Tensor, first: int) -> Generator[Batch, None, None]:
         assert self.reader is not None
         crops = self.reader.read([self._key(step, indices_B) for step, indices_B in enumerate(order_TB, first)])
         for step, (indices_B, crop) in enumerate(zip(order_TB.to(self.device), crops, strict=True), first):
