@@ -13,6 +13,7 @@ import pytest
 
 from experiments.plan.baselines import BASELINES, digits
 from experiments.plan.baselines_published import cifar10_moco_v3_vit, imagenet_moco_v3_resnet50
+from experiments.plan.configs import config_of, create
 from experiments.store.run import RunDirectory
 from moco.config import Config
 from moco.config.plain import from_plain, run_id, to_plain
@@ -214,9 +215,9 @@ def test_whole_numbers_stand_for_numbers_and_keep_the_identity_they_were_written
 
 def test_a_run_directory_with_such_a_config_is_refused_in_that_line(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    run.create(digits())
+    create(run, digits())
     file = run.path / "config.json"
     file.write_text(file.read_text().replace('"lr": 0.24', '"lr": "0.24"'))
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole sentence is compared)
-        run.config()
+        config_of(run)
     assert str(error.value) == 'optim.lr = "0.24": must be a finite number'

@@ -24,6 +24,7 @@ from analysis.frame import read_journal
 from analysis.seal import seals_in
 from analysis.verify import verify
 from experiments.__main__ import main as experiments
+from experiments.plan.configs import config_of
 from experiments.state.state import state_of
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory
@@ -102,7 +103,7 @@ def test_every_run_is_found_under_the_identity_of_its_config(root: Path) -> None
         "lost": 1,
     }
     for name, cell in cells.items():
-        config = RunDirectory(root / name).config()
+        config = config_of(RunDirectory(root / name))
         assert run_id(config) == name
         assert config.train.seed == cell["seed"]
 
