@@ -133,14 +133,13 @@ Way = Callable[[Tensor, Tensor, Tensor, int, float], tuple[Tensor, Tensor, Tenso
 
 
 def way_of(images_NCHW: Tensor) -> Way:
-    """The fastest there; all give the same to rounding.
+    """The faster one there; both give the same to rounding.
 
     On a CPU the loop, compiled or not: its parts stay in the caches, and what the compiler makes of the sums over three
-    dimensions takes four times as long.
+    dimensions takes four times as long. On an H100 a ResNet-18 step in bf16 does 7,500 images/s with the loop, 10,000
+    together, 43,000 together in CUDA graphs; in float32 the two are equal.
     """
-    if not images_NCHW.is_cuda:
-        return one_by_one
-    return together if torch.compiler.is_compiling() else as_channels
+    return together if images_NCHW.is_cuda else one_by_one
 
 
 def one_by_one(
@@ -169,29 +168,6 @@ def together(
     count = images_NCHW.numel() // (splits * len(weight_C))
     mean_C, variance_C = (parts.detach().mean(0).flatten() for parts in (mean_G1C11, variance_G1C11))
     return normalised_GnCHW.to(images_NCHW.dtype).flatten(0, 1), mean_C, variance_C * (count / (count - 1))
-
-
-def as_channels(
-    images_NCHW: Tensor, weight_C: Tensor, bias_C: Tensor, splits: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The parts as so many more channels: two copies around one BatchNorm of torch's own kernels. D = G C channels."""
-    last = images_NCHW.is_contiguous(memory_format=torch.channels_last)
-    images_GnCHW = images_NCHW.unflatten(0, (splits, -1))
-    if last:  # n H W (G C) in memory, so that each copy moves whole rows of channels
-        images_nDHW = images_GnCHW.permute(1, 3, 4, 0, 2).flatten(3, 4).permute(0, 3, 1, 2)
-    else:
-        images_nDHW = images_GnCHW.transpose(0, 1).flatten(1, 2)
-    mean_D, variance_D = (torch.zeros_like(weight_C).repeat(splits) for _ in range(2))
-    normalised_nDHW = F.batch_norm(
-        images_nDHW, mean_D, variance_D, weight_C.repeat(splits), bias_C.repeat(splits), True, 1.0, eps
-    )
-    normalised_GnCHW = normalised_nDHW.unflatten(1, (splits, -1)).transpose(0, 1)
-    if last:
-        normalised_NCHW = normalised_GnCHW.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)
-    else:
-        normalised_NCHW = normalised_GnCHW.flatten(0, 1)
-    mean_C, variance_C = (parts.view(splits, -1).mean(0) for parts in (mean_D, variance_D))
-    return normalised_NCHW, mean_C, variance_C
 
 
 MOMENTUM = 0.1  # of the running statistics, torch's default

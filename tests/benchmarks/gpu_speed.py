@@ -134,7 +134,7 @@ def step_parts(report: Report) -> None:
     """Eight parts of BatchNorm and shuffling, as the CIFAR notebook; first each way to compute the parts, in eager."""
     config = resnet18(parts=8)
     chosen = moco.batchnorm.way_of
-    for way in (moco.batchnorm.as_channels, moco.batchnorm.together, moco.batchnorm.one_by_one):
+    for way in (moco.batchnorm.together, moco.batchnorm.one_by_one):
         moco.batchnorm.way_of = lambda _, way=way: way
         time_steps(report, config, [("fp32", "eager"), ("bf16", "eager")], way=way.__name__)
     moco.batchnorm.way_of = chosen if on_gpu() else lambda _: moco.batchnorm.together

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moco.batchnorm import SplitBatchNorm2d, Way, as_channels, one_by_one, share_statistics, together, way_of
+from moco.batchnorm import SplitBatchNorm2d, Way, one_by_one, share_statistics, together, way_of
 from moco.randomness import generator
 from tests.support.parts import require_part
 
@@ -57,7 +57,7 @@ def assert_same(results: Results, expected: Results) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("way", [one_by_one, together, as_channels])
+@pytest.mark.parametrize("way", [one_by_one, together])
 def test_all_ways_are_batch_norm_of_each_part(way: Way, memory_format: torch.memory_format, device: str) -> None:
     """Values, gradients and statistics, against the loop in float64."""
     x = images(memory_format, require_device(device))
@@ -80,7 +80,7 @@ def test_compiled_parts_are_one_computation_and_equal(memory_format: torch.memor
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("way", [together, as_channels])
+@pytest.mark.parametrize("way", [together])
 def test_in_bf16_statistics_are_float32_and_images_keep_their_type(way: Way, device: str) -> None:
     x = images(torch.channels_last, require_device(device)).to(torch.bfloat16)
     out, mean, variance = way(x, *affine(x.device), PARTS, 1e-5)
@@ -92,7 +92,7 @@ def test_in_bf16_statistics_are_float32_and_images_keep_their_type(way: Way, dev
     torch.testing.assert_close(out, theirs, rtol=2**-7, atol=2**-7)  # one step of bf16
 
 
-@pytest.mark.parametrize("way", [together, as_channels])
+@pytest.mark.parametrize("way", [together])
 def test_gradients_are_those_of_finite_differences(way: Way) -> None:
     x = images(torch.channels_last, torch.device("cpu")).double()[:8, :2].requires_grad_()
     weight, bias = (one.detach()[:2].double().requires_grad_() for one in affine(x.device))
@@ -103,12 +103,12 @@ def test_a_mean_a_thousand_times_the_spread_does_no_harm() -> None:
     """Float32 knows such an input to 1e-4 of its spread; a mean of squares less the square of the mean would be off by 0.1."""
     x = images(torch.contiguous_format, torch.device("cpu")) * 1e-3 + 8.0
     expected = one_by_one(x.double(), *(one.double() for one in affine(x.device)), PARTS, 1e-5)
-    for way in (together, as_channels):
+    for way in (together,):
         for mine, theirs in zip(way(x, *affine(x.device), PARTS, 1e-5), expected, strict=True):
             torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("device", "ways"), [("cpu", [one_by_one] * 2), ("cuda", [as_channels, together])])
+@pytest.mark.parametrize(("device", "ways"), [("cpu", [one_by_one] * 2), ("cuda", [together] * 2)])
 @pytest.mark.filterwarnings("default")  # torch's own, about itself
 def test_the_way_is_chosen_by_device_and_compiler(device: str, ways: list[Way]) -> None:
     """By the operations in the graph: eight norms, or one variance."""
