@@ -33,7 +33,8 @@ def cifar10_moco_v1() -> Config:
     """The authors' CIFAR-10 notebook, exactly: v1 head, no blur, SplitBatchNorm 8, kNN on the 128-d projection.
 
     Source: facebookresearch/moco, colab notebook; 82.6 % kNN (k = 200) after 200 epochs, about 70 minutes on a V100;
-    one run here, on JPEG copies and in bf16, reached 77.4 (analysis/LOG.md, 2026-11-27). Its epochs count from one, so that the last one trains at learning rate 0: kept.
+    one run here, on JPEG copies and in bf16, reached 77.4 (analysis/LOG.md, 2026-11-27). Its epochs
+    count from one, so that the last one trains at learning rate 0: kept.
     The notebook trains on all 50,000 images; here the validation share is left out (set it as low as 0.001).
     """
     return Config(
