@@ -87,8 +87,9 @@ def test_the_rule_can_fail() -> None:
 
 def test_planning_imports_nothing_heavy() -> None:
     code = (
-        "import sys, moco.config, moco.methods, moco.identity, moco.data.catalog, moco.data.folder, experiments.sweep,"
-        " experiments.baselines, experiments.cli, experiments.search.cli, experiments.reconcile;"
+        "import sys, moco.config, moco.methods, moco.config.plain, moco.data.catalog, moco.data.folder,"
+        " experiments.plan.sweep, experiments.plan.baselines, experiments.commands.sweep, experiments.commands.search,"
+        " experiments.state.state;"
         "print(sorted({'torch', 'numpy', 'mlflow', 'optuna', 'seaborn', 'polars', 'sklearn', 'PIL'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -18,8 +18,9 @@ from pathlib import Path
 from experiments.evaluate.add import DEFAULT, check_done, complete, evaluate_run, headlines, judgements, known, missing
 from experiments.evaluate.pool import Pool
 from experiments.evaluate.progress import Progress
-from experiments.launch.cli import INTERRUPTED, base_configs
 from experiments.launch.launch import tracking_off
+from experiments.launch.options import INTERRUPTED
+from experiments.plan.overrides import base_configs
 from experiments.run import distributed
 from experiments.run.machine import make_slots
 from experiments.state.find import Found, cells_of, find

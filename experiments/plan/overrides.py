@@ -13,10 +13,17 @@ from difflib import get_close_matches
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from experiments.plan.baselines import baseline
 from moco.config import Config
 from moco.config.plain import alternatives, group_classes, type_hints
 
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def base_configs(name: str, assignments: Sequence[str]) -> tuple[Config, Config]:
+    """The named baseline with the user's settings, and as it is named. Raises ValueError."""
+    preset = baseline(name)
+    return apply(preset, assignments), preset
 
 
 def apply(config: Config, assignments: Sequence[str]) -> Config:

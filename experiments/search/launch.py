@@ -23,10 +23,10 @@ from experiments.launch.local import STOP_SIGNALS, last_line
 from experiments.launch.progress import clock
 from experiments.launch.snapshot import Snapshot
 from experiments.run.machine import Slot
+from experiments.search.address import STORAGE
 from experiments.search.definition import HOURS
 from experiments.search.export import export
 from experiments.search.space import Drawn, point, settings
-from experiments.search.storage import STORAGE
 from experiments.search.study import END, HELD, SOURCE, WARM, Study, distribution
 from experiments.search.trial import Evaluations, measured
 from experiments.search.worker import work
@@ -111,14 +111,6 @@ def warm_start(study: Study, cell: schema.Cell) -> bool:
 def _is(config: Config, other: Config) -> bool:
     """The same but for the seed: nothing outside the space differs."""
     return run_id(config) == run_id(replace(other, train=replace(other.train, seed=config.train.seed)))
-
-
-def print_table(root: Path, label: str) -> None:
-    """The answer, by the analysis' own command."""
-    print(flush=True)
-    command = [sys.executable, "-m", "analysis", "search", label, "--table"]
-    subprocess.run(command, env=child_environment(MOCO_RUNS=str(root)), check=False)
-    print(f"\ntable again: python -m analysis search {shlex.quote(label)} --table")
 
 
 # The workers of a search on this machine: started, followed by the record that they write, stopped by Ctrl-C.

@@ -28,9 +28,9 @@ from experiments.launch import job
 from experiments.plan.sweep import Cell
 from experiments.run import provenance
 from experiments.run.stop import STOP_SIGNALS, beating
+from experiments.search.address import STORAGE
 from experiments.search.definition import HOURS
 from experiments.search.export import export
-from experiments.search.storage import STORAGE
 from experiments.search.study import Ended, Held, Study
 from experiments.search.trial import TrialRun, measured
 from experiments.store import schema

@@ -17,8 +17,8 @@ from pathlib import Path
 from optuna.trial import Trial
 
 from experiments.plan.sweep import Cell
+from experiments.search.address import named
 from experiments.search.definition import Choice, Log, Powers, Search, plan
-from experiments.search.storage import named
 from experiments.search.study import Ended, Study
 from experiments.search.worker import SearchWorker
 from experiments.store import schema

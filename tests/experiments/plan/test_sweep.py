@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,8 +224,3 @@ def test_queue_sizes_grow_with_the_data() -> None:
     assert list(value.arms(baseline("cifar10_moco_v1"))) == [f"K={k}" for k in (1024, 2048, 4096, 8192, 16384, 32768)]
     own = replace(digits(), negatives=Queue(300))
     assert list(value.arms(own)) == ["K=128", "K=256", "K=300", "K=512", "K=1024"]
-
-
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[3].glob("sweeps/[a-z]*.py")), ids=lambda p: p.stem)
-def test_a_sweep_is_under_thirty_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < 30

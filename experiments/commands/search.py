@@ -1,0 +1,346 @@
+"""The command line of a search: `main(SEARCH)` at the end of a file in `sweeps/`; and `adopt`, its winner as a baseline.
+
+Exit 0: the trials asked for are finished. 1: some are not. 2: wrong input, nothing was started. 130: interrupted, the same
+command goes on. `--dry-run` imports neither torch nor optuna.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experiments.commands import sweep as sweep_command
+from experiments.launch.grid import paragraph
+from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, cluster_profile
+from experiments.plan.baselines import BASELINES
+from experiments.plan.parser import AddVerb, Parser, add_set, command_line
+from experiments.run.machine import make_slots
+from experiments.search.address import STORAGE, address_of, named
+from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
+from experiments.search.space import words
+from experiments.store import schema
+from experiments.store.files import now
+from experiments.store.run import runs_root
+from experiments.store.schema import SearchRecord
+from experiments.store.search_record import finished, read_record, record_named, record_path
+from experiments.store.states import child_environment
+from moco.data.catalog import training_images
+from slurm.profiles import Profile, profile_names
+
+EPILOG = (
+    "Runs live under $MOCO_RUNS, by default runs/ in the current folder, the study in its searches/. Ctrl-C once saves and "
+    "stops, twice kills; the same command goes on."
+)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The flags of a search under their own names. `profile` is that of `cluster`, None on this machine."""
+
+    command: str  # what to type to get the same again
+    place: Place
+    cluster: str = LOCAL
+    profile: Profile | None = None
+    baseline: str | None = None
+    settings: tuple[str, ...] = ()  # of --set
+    trials: int | None = None
+    workers: int | None = None
+    storage: str | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    sampler_seed: int = 0
+    warm_start: str | None = None
+    new_study: bool = False
+    confirm: str | None = None
+    retry: bool = False
+    dry_run: bool = False
+    yes: bool = False
+    wait: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: must be at least 1")
+
+
+def run(search: Search, arguments: Sequence[str]) -> int:
+    """The exit code. A user's mistake is one line on stderr."""
+    try:
+        return carry_out(search, search_options(parser(search).parse_args(arguments), command_line(arguments)))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser(search: Search) -> Parser:
+    contract = getattr(sys.modules["__main__"], "__doc__", None) or search.question
+    result = Parser(
+        prog=f"sweeps/{search.name}.py",
+        description=contract,
+        allow_abbrev=False,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add(
+        "--cluster",
+        default="local",
+        metavar="NAME",
+        help=f"local (default): workers on this machine; a Slurm profile: {', '.join(profile_names())}",
+    )
+    add("--baseline", metavar="NAME", help=f"{', '.join(BASELINES)} (default: {search.base}, or the profile's)")
+    add_set(result)
+    add("--trials", type=int, metavar="N", help=f"finished trials in all, done or pruned (default: {search.budget})")
+    add("--workers", type=int, metavar="N", help="at a time (default: one per GPU, else one per core; on Slurm 4)")
+    add(
+        "--storage",
+        metavar="URL",
+        help=f"postgresql://USER@HOST/DATABASE (or {STORAGE}); default: a journal file beside the runs",
+    )
+    add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: {search.sampler})")
+    add("--pruner", metavar="NAME", help=f"{', '.join(PRUNERS)} (default: {search.pruner})")
+    add("--sampler-seed", type=int, default=0, metavar="N", help="what a new study draws by (default: 0)")
+    add("--warm-start", metavar="SWEEP", help="tell the study the finished runs of a sweep that lie in the space")
+    add("--new-study", action="store_true", help="begin anew; the study that is there is kept")
+    add("--confirm", metavar="KxN", help="train the K best trials and the base at N fresh seeds, as a sweep, e.g. 5x3")
+    add("--retry", action="store_true", help="with --confirm: also run again what failed or was cancelled")
+    add("--dry-run", action="store_true", help="print the space and what is there, start nothing")
+    add("--yes", action="store_true", help="do not ask")
+    add("--wait", action="store_true", help="stay until all workers have ended; local always does")
+    return result
+
+
+def search_options(given: argparse.Namespace, command: str) -> SearchOptions:
+    """The flags as one value, with the profile that they name. Raises ValueError for wrong ones."""
+    profile = cluster_profile(given.cluster)
+    if profile is not None and profile.processes > 1:
+        raise ValueError(
+            f"--cluster {profile.name}: it gives a run {profile.processes} processes, a search worker is one; "
+            "choose a profile with one GPU"
+        )
+    flags = {name: value for name, value in vars(given).items() if name != "set"}
+    return SearchOptions(**flags, command=command, place=Place.of(profile), profile=profile, settings=tuple(given.set))
+
+
+def carry_out(search: Search, options: SearchOptions) -> int:
+    """The exit code. Raises ValueError for wrong input, with nothing started."""
+    base_name = options.baseline or (options.profile and options.profile.baseline) or search.base
+    search = replace(
+        search,
+        budget=search.budget if options.trials is None else options.trials,
+        sampler=options.sampler or search.sampler,
+        pruner=options.pruner or search.pruner,
+    )
+    planned = plan(search, base_name, options.settings)
+    address = address_of(options.storage, nodes=options.profile is not None)
+    path = record_path(options.place.root, planned.label)
+    record = _record(planned, path, options, address)
+    if options.confirm is not None:
+        return confirm(record, options.confirm, options)
+    if options.dry_run:
+        show(record, path, planned, options.profile)
+        return 0
+    return _search(record, path, options, address)
+
+
+def _record(planned: Planned, path: Path, options: SearchOptions, address: str | None) -> SearchRecord:
+    """The record of the study that is there, or of a new one. Raises ValueError where they do not go together."""
+    new = planned.record(options.command, seed=options.sampler_seed, storage=named(address))
+    old = read_record(path)
+    if old is None:
+        return new
+    if options.new_study:
+        version = int(old["study"].rpartition("~")[2]) if "~" in old["study"] else 1
+        return SearchRecord(**{**new, "study": f"{new['label']}~{version + 1}"})
+    different = changes(old, new)
+    if different:
+        raise ValueError(
+            f"{new['label']}: the study has {len(old['trials'])} trials of another space ({'; '.join(different)}); "
+            "--new-study begins another beside it"
+        )
+    if old["storage"] != new["storage"]:
+        raise ValueError(
+            f"{new['label']}: its study is kept in {old['storage']}, not in {new['storage']}; "
+            f"name that with --storage or {STORAGE}, or begin another with --new-study"
+        )
+    return SearchRecord(
+        **{
+            **old,
+            "budget": new["budget"],
+            "sampler": new["sampler"],
+            "pruner": new["pruner"],
+            "command": options.command,
+            "question": new["question"],
+            "failure": None,
+            "updated": now(),
+        }
+    )
+
+
+def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | None) -> None:
+    from moco.config.plain import flatten
+
+    base = flatten(planned.base)
+    lines = [f"{record['label']} in {path.parent.parent}", *paragraph(record["question"]), ""]
+    width = max(map(len, record["space"]))
+    for name, entry in record["space"].items():
+        own = base.get(name, base.get(f"{name}.kind"))
+        lines.append(f"{name:<{width}}  {words(entry)}  (base: {own})")
+    lines += [
+        "",
+        f"judged by {', '.join(record['metrics'])} on the validation images; sampler {record['sampler']}, "
+        f"pruner {record['pruner']}, storage {record['storage']}",
+    ]
+    lines += [f"within {', '.join(f'{k} {v:g}' for k, v in record['limits'].items())}"] if record["limits"] else []
+    done = len(finished(record))
+    lines.append(f"{done} of {record['budget']} trials finished, {max(0, record['budget'] - done)} to go")
+    lines.append(f"{training_images(planned.base.data)} training images, {planned.base.train.epochs} epochs a trial")
+    lines += (
+        []
+        if profile is None
+        else [
+            f"workers on {profile.name}: " + " ".join(f"--{name}={value}" for name, value in profile.options().items())
+        ]
+    )
+    print("\n".join(lines))
+
+
+def _search(record: SearchRecord, path: Path, options: SearchOptions, address: str | None) -> int:
+    from experiments.search.launch import begin
+
+    cells = _finished_cells(options.place.root, options.warm_start) if options.warm_start else []
+    record = begin(path, record, address, cells)
+    left = record["budget"] - len(finished(record))
+    if left <= 0:
+        print(f"{record['label']}: nothing to start, {len(finished(record))} of {record['budget']} trials finished")
+        return _table(record, options.place)
+    print(f"{record['label']}: {left} of {record['budget']} trials to go in {options.place.root}", flush=True)
+    if options.profile is not None:
+        return _on_cluster(record, path, options, options.profile, address)
+    return _here(record, path, options, address)
+
+
+def _finished_cells(root: Path, sweep: str) -> list[schema.Cell]:
+    """Of a sweep's plan. Raises ValueError for a name that no sweep has."""
+    from experiments.tracking.sync import manifests
+
+    return [cell for manifest in manifests(root, sweep)[:1] for cell in manifest["cells"]]
+
+
+def _here(record: SearchRecord, path: Path, options: SearchOptions, address: str | None) -> int:
+    from experiments.launch.launch import tracking
+    from experiments.search.launch import View, Workers, closing
+
+    left = record["budget"] - len(finished(record))
+    device = record["base_config"]["train"]["device"]
+    slots = make_slots(options.workers, min(left, options.workers or left), use_gpus=device != "cpu")
+    workers, view = Workers(path, slots, address), View(path)
+    view.skip_past()
+    with tracking(options.place, record["label"]):
+        completed = workers.run(view)
+        record = closing(path, address)
+    for line in workers.failures() if completed else []:
+        print(line)
+    if not completed:
+        print(f"interrupted: {len(finished(record))} of {record['budget']} trials finished; the same command goes on")
+        return INTERRUPTED
+    return _table(record, options.place)
+
+
+def _on_cluster(record: SearchRecord, path: Path, options: SearchOptions, profile: Profile, address: str | None) -> int:
+    from experiments.launch.launch import tracking
+    from experiments.search.launch import closing, follow, submit_workers
+
+    left = record["budget"] - len(finished(record))
+    jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address)
+    if not options.wait:
+        return 0
+    with tracking(options.place, record["label"]):
+        seen_to_the_end = follow(path, jobs)
+        record = closing(path, address)
+    if not seen_to_the_end:
+        print("not followed any more; the jobs go on")
+        return INTERRUPTED
+    return _table(record, options.place)
+
+
+def _table(record: SearchRecord, place: Place) -> int:
+    count, name = len(finished(record)), record["name"]
+    show_table(place, record["label"])
+    if record["failure"]:
+        print(f"given up: {record['failure']}")
+    if count < record["budget"]:
+        print(f"{count} of {record['budget']} trials finished; the same command goes on")
+        return 1
+    print(f"figures: python -m analysis search {name}; is the best one lucky? python sweeps/{name}.py --confirm 5x3")
+    return 0
+
+
+def show_table(place: Place, label: str) -> None:
+    """The answer, by the analysis' own command."""
+    print(flush=True)
+    command = [sys.executable, "-m", "analysis", "search", label, "--table"]
+    subprocess.run(command, env=child_environment(**place.environment), check=False)
+    print(f"\ntable again: python -m analysis search {shlex.quote(label)} --table")
+
+
+def confirm(record: SearchRecord, wanted: str, options: SearchOptions) -> int:
+    """`--confirm 5x3`: train the best trials and the base at fresh seeds, as an ordinary sweep; returns its exit code.
+
+    Raises ValueError where there is no finished trial.
+    """
+    from experiments.search.result import best, confirmation, parse
+
+    count, seeds = parse(wanted)
+    winners = best(record, count)
+    if not winners:
+        raise ValueError(f"--confirm {wanted}: {record['label']} has no finished trial yet; search first")
+    launch = LaunchOptions(
+        command=options.command,
+        place=options.place,
+        show_table=sweep_command.show_table,
+        cluster=options.cluster,
+        profile=options.profile,
+        baseline=options.baseline,
+        settings=tuple(
+            text for text in options.settings if text.partition("=")[0].strip() != "train.seed"
+        ),  # fresh ones
+        max_parallel=options.workers,
+        dry_run=options.dry_run,
+        retry=options.retry,
+        yes=options.yes,
+        wait=options.wait,
+    )
+    return sweep_command.carry_out(confirmation(record, winners, seeds), launch)
+
+
+def register(add: AddVerb) -> None:
+    take = add(
+        "adopt",
+        help="the winner of a search as a baseline to paste",
+        allow_abbrev=False,
+        description="Print the winner: the best at fresh seeds (--confirm), else the search's best.",
+    )
+    take.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
+    take.add_argument("--trial", type=int, metavar="N", help="this trial instead; needed with several objectives")
+    take.set_defaults(run=adopt)
+
+
+def adopt(options: argparse.Namespace, command: str) -> int:
+    """Exit 0 also for a winner that was not confirmed, with a warning on stderr."""
+    from experiments.search.result import imports, source, winner
+
+    root = runs_root()
+    record = record_named(root, options.search)
+    chosen = winner(root, record, options.trial)
+    if not chosen.means:
+        text = f"chosen by one seed; python sweeps/{record['name']}.py --confirm 5x3 tells whether it was lucky"
+        print(f"warning: {text}", file=sys.stderr)
+    text = source(record, chosen)
+    print(f"from dataclasses import replace\n\nfrom experiments.plan.baselines import {record['base']}")
+    print(f"{imports(text)}\n\n\n{text}", end="")
+    return 0
