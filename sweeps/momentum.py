@@ -20,7 +20,6 @@ def arms(base: Config) -> dict[str, Config]:
 SWEEP = Sweep(
     name="momentum",
     question="How does accuracy depend on the momentum m of the key encoder?",
-    claim="fails at m = 0, is best between 0.99 and 0.999",
     shape=(expect.fails("m=0", by=5), expect.best_between(0.99, 0.999)),
     arms=arms,
     varies=("key_encoder.momentum",),

@@ -20,7 +20,6 @@ def sizes_for(base: Config) -> list[int]:
 SWEEP = Sweep(
     name="queue_size",
     question="How does linear top-1 grow with the number of negatives K?",
-    claim="rises with K, then saturates",
     shape=(expect.rises(), expect.saturates(within=0.5)),
     arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes_for(base)},
     varies=("negatives.size",),

@@ -105,8 +105,8 @@ def no_such_field(path: str, known: Sequence[str]) -> str:
 def _abbreviated(path: str, known: Sequence[str]) -> list[str]:
     """By the papers' letter, or by initials: `K`, `optim.wd` for weight_decay, `learning_rate` for lr."""
     last = _last(path)
-    if last in _LETTERS:
-        return [_LETTERS[last]]
+    if last in LETTERS:
+        return [LETTERS[last]]
     return _in_group(path, [k for k in known if _initials(_last(k)) == last or _last(k) == _initials(last)])
 
 
@@ -129,7 +129,7 @@ def _initials(name: str) -> str:
     return "".join(word[0] for word in name.split("_")) if "_" in name else ""
 
 
-_LETTERS = {"K": "negatives.size", "m": "key_encoder.momentum", "T": "loss.temperature", "tau": "loss.temperature"}
+LETTERS = {"K": "negatives.size", "m": "key_encoder.momentum", "T": "loss.temperature", "tau": "loss.temperature"}
 
 
 def _new_group(path: str, kinds: Mapping[str, type], text: str) -> Any:

@@ -83,10 +83,10 @@ class Sweep:
 
     name: str
     question: str
-    claim: str  # the shape that is expected, in words that the results can contradict
     arms: Callable[[Config], Mapping[str, Config]]
     varies: tuple[str, ...]
     baseline: str | Callable[[Config], str]  # name of the arm that the others are compared with
+    claim: str = ""  # in words that the results can contradict, where they say more than `shape`
     base: str = "digits"  # name in experiments.baselines, unless --baseline says otherwise
     seeds: int = 3
     first_seed: int = 0  # above 0 where earlier seeds have been looked at already
@@ -102,8 +102,14 @@ class Sweep:
             later = "; `evaluate` adds that one, --readout compares it" if self.metric in schema.ADDED else ""
             choices = ", ".join(schema.AT_END)
             raise ValueError(f"sweep {self.name}: metric = {self.metric}: must be one of {choices}{later}")
+        if not self.claim and not self.shape:
+            raise ValueError(f"sweep {self.name}: expects nothing; say what with shape= or, in words, with claim=")
         if self.seeds < 1:
             raise ValueError(f"sweep {self.name}: seeds = {self.seeds}: must be at least 1")
+
+    @property
+    def claim_in_words(self) -> str:
+        return self.claim or expectation.in_words(self.shape, self.axis)
 
     def baseline_arm(self, base: Config) -> str:
         return self.baseline if isinstance(self.baseline, str) else self.baseline(base)
