@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
@@ -42,36 +43,11 @@ def test_the_shell_goes_before_the_profile_and_that_before_the_default(
 
 
 def test_every_flag_arrives_and_nothing_is_changed_afterwards() -> None:
-    given = parser(SWEEP).parse_args(
-        [
-            "--cluster",
-            "slurm",
-            "--baseline",
-            "shapes",
-            "--set",
-            "a=1",
-            "b=2",
-            "--seeds",
-            "4",
-            "--only",
-            "x",
-            "y",
-            "--max-parallel",
-            "3",
-            "--pack",
-            "2",
-            "--dry-run",
-            "--retry",
-            "--yes",
-            "--until-significant",
-            "--max-seeds",
-            "9",
-            "--wait",
-            "--max-gpu-hours",
-            "1.5",
-            "--calibrate",
-        ]
+    flags = (
+        "--cluster slurm --baseline shapes --set a=1 b=2 --seeds 4 --only x y --max-parallel 3 --pack 2 --dry-run --retry "
+        "--yes --until-significant --max-seeds 9 --wait --max-gpu-hours 1.5 --calibrate"
     )
+    given = parser(SWEEP).parse_args(shlex.split(flags))
     options = launch_options(given, "typed")
     assert options.profile is not None
     assert (options.profile.name, options.profile.pack) == ("slurm", 2)
