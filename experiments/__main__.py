@@ -11,10 +11,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from experiments.commands import benchmark, control, doctor, runs, state, tracking, transfer
+from experiments.commands import benchmark, control, doctor, runs, search, state, tracking, transfer
 from experiments.plan.parser import Parser
 from experiments.run.distributed import standard_error
-from experiments.search import result as search
 
 
 def parser() -> Parser:

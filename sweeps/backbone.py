@@ -6,8 +6,7 @@ three rising lr, since spikes start in that layer. Expect no spike in a run of s
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import Sweep
+from experiments import Sweep, main
 from moco.config import Config, ViT
 from moco.methods import with_vit
 
@@ -24,8 +23,9 @@ SWEEP = Sweep(
     question="How do a ViT and a ResNet compare, and does freezing the patch projection matter?",
     claim="the frozen projection is as good or better, most so at the highest lr",
     arms=arms,
-    baseline="resnet",
     varies=("encoder", "key_encoder.shuffle", "optim"),
+    baseline="resnet",
 )
+
 if __name__ == "__main__":
     main(SWEEP)

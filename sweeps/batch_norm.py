@@ -6,8 +6,7 @@ digits that shows in contrast accuracy and loss only: expect no difference in ac
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import Sweep
+from experiments import Sweep, main
 from moco.config import Config, Momentum, ResNet
 
 
@@ -23,10 +22,11 @@ def arms(base: Config) -> dict[str, Config]:
 SWEEP = Sweep(
     name="batch_norm",
     question="Does BatchNorm over one batch, or over unshuffled parts, cost accuracy?",
-    arms=arms,
     claim="split and shuffled is best after long training",
+    arms=arms,
     varies=("encoder.batch_norm_splits", "key_encoder.shuffle"),
     baseline="split-shuffled",
 )
+
 if __name__ == "__main__":
     main(SWEEP)

@@ -4,8 +4,7 @@ Goyal et al. (arXiv:1706.02677) scale lr with the batch, Krizhevsky (arXiv:1404.
 batch 2,048 without (facebookresearch/moco#73). Equal epochs, so a larger batch takes fewer steps.
 """
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import Sweep
+from experiments import Sweep, main
 from moco.config import Config
 from moco.methods import with_batch
 
@@ -22,9 +21,10 @@ SWEEP = Sweep(
     name="batch_size",
     question="Does the batch size matter once the learning rate follows it, by which rule?",
     claim="little, with the linear rule",
-    varies=("train.batch_size", "optim.lr"),
     arms=arms,
+    varies=("train.batch_size", "optim.lr"),
     baseline=lambda base: f"B={base.train.batch_size}",
 )
+
 if __name__ == "__main__":
     main(SWEEP)

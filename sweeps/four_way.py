@@ -6,9 +6,7 @@ random weights, the others from MoCo on all the images without labels. Source: o
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import Sweep, shape
-from experiments.store import schema
+from experiments import Sweep, expect, main
 from moco.config import Config
 from moco.methods import with_vit
 
@@ -22,15 +20,16 @@ def arms(base: Config) -> dict[str, Config]:
 
 SWEEP = Sweep(
     name="four_way",
-    base="digits4",
     question="With few labels, does MoCo help, with a ResNet and with a ViT?",
-    seeds=5,
     claim="both MoCo arms above their twins",
-    shape=(shape.order("moco_resnet", "resnet"), shape.order("moco_vit", "vit")),
+    shape=(expect.order("moco_resnet", "resnet"), expect.order("moco_vit", "vit")),
+    base="digits4",
     arms=arms,
-    baseline="resnet",
     varies=("encoder", "key_encoder.shuffle", "optim", "train.epochs"),
-    metric=schema.FINETUNE,
+    baseline="resnet",
+    seeds=5,
+    metric="finetune_top1",
 )
+
 if __name__ == "__main__":
     main(SWEEP)

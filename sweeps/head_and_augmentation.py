@@ -1,10 +1,11 @@
 """From v1 to v2: MLP head, stronger augmentation or cosine?  python sweeps/head_and_augmentation.py  (8 arms on the shapes)
-Chen et al. (arXiv:2003.04297, Table 1), fully crossed; MLP with T = 0.2, linear with 0.07. Another order is likely here."""
+
+Chen et al. (arXiv:2003.04297, Table 1), fully crossed; MLP with T = 0.2, linear with 0.07. Another order is likely here.
+"""
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import PAPER_V2, Sweep, factorial, shape, switched
+from experiments import PAPER_V2, Sweep, expect, factorial, main, switched
 from moco.config import Config, Cosine, Head, InfoNCE, Step
 from moco.methods import AUGMENT_V1, AUGMENT_V2
 
@@ -20,16 +21,17 @@ def arms(base: Config) -> dict[str, Config]:
 
 SWEEP = Sweep(
     name="head_and_augmentation",
-    base="shapes",
-    baseline="v1",
-    arms=arms,
-    published_source=PAPER_V2,
     question="How much do the MLP head, the stronger augmentation and the cosine schedule each add to MoCo v1?",
     claim="each adds, the MLP head most",
+    shape=(*map(expect.adds, ("mlp", "aug", "cos")), expect.adds_most("mlp")),
+    base="shapes",
+    arms=arms,
     varies=("head.hidden", "loss.temperature", "augment", "optim.schedule"),
-    published={"v1": 60.6, "mlp": 66.2, "aug": 63.4, "mlp+aug": 67.3, "mlp+aug+cos": 67.5},
-    shape=(*map(shape.adds, ("mlp", "aug", "cos")), shape.adds_most("mlp")),
+    baseline="v1",
     factors=switched("mlp", "aug", "cos"),
+    published={"v1": 60.6, "mlp": 66.2, "aug": 63.4, "mlp+aug": 67.3, "mlp+aug+cos": 67.5},
+    published_source=PAPER_V2,
 )
+
 if __name__ == "__main__":
     main(SWEEP)

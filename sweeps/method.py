@@ -6,8 +6,7 @@ Views, encoder, T and optimiser are the baseline's: not the papers' recipes, so 
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import Sweep, shape
+from experiments import Sweep, expect, main
 from moco import methods as m
 from moco.config import Config
 
@@ -23,11 +22,12 @@ def arms(base: Config) -> dict[str, Config]:
 SWEEP = Sweep(
     name="method",
     question="Which way of contrasting learns most for the same compute?",
-    baseline="v1",
-    arms=arms,
     claim="SupCon, which sees the labels, above SimCLR",
-    shape=(shape.order("supcon", "simclr"),),
+    shape=(expect.order("supcon", "simclr"),),
+    arms=arms,
     varies=("encoder.batch_norm_splits", "head", "predictor", "key_encoder", "negatives", "loss", "train.epochs"),
+    baseline="v1",
 )
+
 if __name__ == "__main__":
     main(SWEEP)

@@ -2,12 +2,12 @@
 
 He et al. (arXiv:1911.05722, section 4.1, K = 4,096): m = 0 fails, 0.9 is poor, 0.99 to 0.9999 work. A run on the digits has
 few hundred steps, which favours a lower m than the papers': expect, with 3 seeds, kNN(0.99) - kNN(0) > 10 points,
-kNN(0.99) - kNN(0.9) > 3, and the loss of m = 0 above 0.9 log(K + 1). ShuffleBN stays as the baseline has it."""
+kNN(0.99) - kNN(0.9) > 3, and the loss of m = 0 above 0.9 log(K + 1). ShuffleBN stays as the baseline has it.
+"""
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import PAPER_V1, Sweep, shape
+from experiments import PAPER_V1, Sweep, expect, main
 from moco.config import Config, Momentum
 
 
@@ -19,15 +19,15 @@ def arms(base: Config) -> dict[str, Config]:
 
 SWEEP = Sweep(
     name="momentum",
-    axis="key_encoder.momentum",
-    varies=("key_encoder.momentum",),
-    arms=arms,
     question="How does accuracy depend on the momentum m of the key encoder?",
-    claim="fails at m = 0, is best between 0.99 and 0.999",
+    shape=(expect.fails("m=0", by=5), expect.best_between(0.99, 0.999)),
+    arms=arms,
+    varies=("key_encoder.momentum",),
     baseline=lambda base: f"m={base.part(Momentum).momentum:g}",
+    axis="key_encoder.momentum",
     published={"m=0.9": 55.2, "m=0.99": 57.8, "m=0.999": 59.0, "m=0.9999": 58.9},
     published_source=f"{PAPER_V1}, K = 4,096; m = 0 fails to train",
-    shape=(shape.fails("m=0", by=5), shape.best_between(0.99, 0.999)),
 )
+
 if __name__ == "__main__":
     main(SWEEP)

@@ -1,12 +1,12 @@
 """Where should negatives come from?  python sweeps/negatives_source.py  (8 arms x 3 seeds on the digits)
 
 He et al. (arXiv:1911.05722, Fig. 3): alike at equal K, but a batch cannot grow to 65,536, where the memory bank stays 2.6
-points under MoCo (58.0 against 60.6). End to end, K is the batch, and lr grows with it."""
+points under MoCo (58.0 against 60.6). End to end, K is the batch, and lr grows with it.
+"""
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import PAPER_V1, Sweep, training_images
+from experiments import PAPER_V1, Sweep, main, training_images
 from moco.config import Config, Queue
 from moco.methods import end_to_end, memory_bank, with_batch
 
@@ -22,12 +22,13 @@ def arms(base: Config) -> dict[str, Config]:
 SWEEP = Sweep(
     name="negatives_source",
     question="At equal K, do negatives from the batch, a memory bank or a queue differ?",
-    arms=arms,
-    baseline="moco-K=1024",
-    published_source=PAPER_V1,
     claim="alike at small K",
+    arms=arms,
     varies=("negatives", "key_encoder", "train.batch_size", "optim.lr"),
+    baseline="moco-K=1024",
     published={"bank-K=65536": 58.0, "moco-K=4096": 59.0, "moco-K=16384": 60.4, "moco-K=65536": 60.6},
+    published_source=PAPER_V1,
 )
+
 if __name__ == "__main__":
     main(SWEEP)

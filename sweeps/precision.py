@@ -7,8 +7,7 @@ slower with it: --only fp32 bf16 there, or a few epochs.
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import Sweep
+from experiments import Sweep, main
 from moco.config import Config
 
 
@@ -19,10 +18,11 @@ def arms(base: Config) -> dict[str, Config]:
 SWEEP = Sweep(
     name="precision",
     question="Does bfloat16 or float16 cost accuracy against float32?",
-    arms=arms,
     claim="no difference of half a point or more",
+    arms=arms,
     varies=("train.precision",),
     baseline="fp32",
 )
+
 if __name__ == "__main__":
     main(SWEEP)

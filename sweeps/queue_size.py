@@ -7,8 +7,7 @@ shorter one to do as well there or better.
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import PAPER_V1, Sweep, shape, training_images
+from experiments import PAPER_V1, Sweep, expect, main, training_images
 from moco.config import Config, Queue
 
 
@@ -21,14 +20,14 @@ def sizes_for(base: Config) -> list[int]:
 SWEEP = Sweep(
     name="queue_size",
     question="How does linear top-1 grow with the number of negatives K?",
-    claim="rises with K, then saturates",
-    varies=("negatives.size",),
-    axis="negatives.size",
+    shape=(expect.rises(), expect.saturates(within=0.5)),
     arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes_for(base)},
+    varies=("negatives.size",),
     baseline=lambda base: f"K={base.part(Queue).size}",
+    axis="negatives.size",
     published={"K=4096": 59.0, "K=16384": 60.4, "K=65536": 60.6},
     published_source=PAPER_V1,
-    shape=(shape.rises(), shape.saturates(within=0.5)),
 )
+
 if __name__ == "__main__":
     main(SWEEP)

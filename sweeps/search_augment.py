@@ -4,8 +4,7 @@ Chen et al. (arXiv:2003.04297, Table 1) gain 2.8 points by a stronger one. On th
 rotation and blur are searched; for photographs, `--baseline folder --set data.root=DIR`. Judged by validation kNN, one seed.
 """
 
-from experiments.search import Choice, Float, Search
-from experiments.search.cli import main
+from experiments import Choice, Float, Search, main
 
 SEARCH = Search(
     name="search_augment",

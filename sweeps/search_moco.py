@@ -4,8 +4,7 @@ He et al. (arXiv:1911.05722) take K = 65,536, m = 0.999, T = 0.07; Chen et al. (
 K stays below the training images. Judged by kNN on the validation images at one seed: --confirm 5x3 tells skill from luck.
 """
 
-from experiments.search import Choice, Complement, Given, Log, Powers, Search
-from experiments.search.cli import main
+from experiments import Choice, Complement, Given, Log, Powers, Search, main
 
 SEARCH = Search(
     name="search_moco",

@@ -4,8 +4,7 @@ He et al. (arXiv:1911.05722) take 0.03, 1e-4 and 256 for 200 epochs of ImageNet;
 Judged by kNN on the validation images at one seed: --confirm 5x3 tells skill from luck.
 """
 
-from experiments.search import Log, Powers, Search
-from experiments.search.cli import main
+from experiments import Log, Powers, Search, main
 
 SEARCH = Search(
     name="search_optim",

@@ -6,8 +6,7 @@ positives are all keys of the class in the queue. All labels of the training ima
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import SUPCON, Sweep, shape
+from experiments import SUPCON, Sweep, expect, main
 from moco import methods as m
 from moco.config import Config, InfoNCE
 
@@ -22,13 +21,14 @@ def arms(base: Config) -> dict[str, Config]:
 SWEEP = Sweep(
     name="supervised_contrast",
     question="Do labels help contrast, and does contrast beat cross entropy?",
-    arms=arms,
     claim="SupCon above SimCLR",
-    baseline="simclr",
-    shape=(shape.order("supcon", "simclr"),),
-    published_source=SUPCON,
+    shape=(expect.order("supcon", "simclr"),),
+    arms=arms,
     varies=("encoder.batch_norm_splits", "head", "key_encoder", "negatives", "loss"),
+    baseline="simclr",
     published={"simclr": 93.6, "supcon": 96.0, "cross-entropy": 95.0},
+    published_source=SUPCON,
 )
+
 if __name__ == "__main__":
     main(SWEEP)

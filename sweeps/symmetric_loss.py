@@ -6,8 +6,7 @@ at equal compute (crops seen) it does not. `symmetric` has half the epochs of `a
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import NOTEBOOK, Sweep
+from experiments import NOTEBOOK, Sweep, main
 from moco.config import Config, InfoNCE
 
 
@@ -21,12 +20,13 @@ def arms(base: Config) -> dict[str, Config]:
 SWEEP = Sweep(
     name="symmetric_loss",
     question="Does a symmetric loss help at equal compute, and at equal epochs?",
-    arms=arms,
     claim="equal at equal compute, better at equal epochs",
+    arms=arms,
     varies=("loss.symmetric", "train.epochs"),
     baseline="asymmetric",
     published={"asymmetric": 86.3, "symmetric": 85.3, "symmetric-long": 88.5},
     published_source=f"{NOTEBOOK}; kNN, 400 and 200 epochs",
 )
+
 if __name__ == "__main__":
     main(SWEEP)

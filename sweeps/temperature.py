@@ -1,10 +1,11 @@
 """Which temperature, and does it depend on the head?  python sweeps/temperature.py  (12 arms x 3 seeds on the digits)
-Chen et al. (arXiv:2003.04297, Table 2): MLP prefers T = 0.2, linear T <= 0.1. The digits saturate: expect a trend at most."""
+
+Chen et al. (arXiv:2003.04297, Table 2): MLP prefers T = 0.2, linear T <= 0.1. The digits saturate: expect a trend at most.
+"""
 
 from dataclasses import replace
 
-from experiments.launch.cli import main
-from experiments.plan.sweep import PAPER_V2, Sweep, crossed, shape
+from experiments import PAPER_V2, Sweep, crossed, expect, main
 from moco.config import Config, Head, InfoNCE
 
 LINEAR = {0.07: 60.6, 0.1: 60.7, 0.2: 59.0, 0.3: 58.2, 0.4: 57.2, 0.5: 56.4}
@@ -20,15 +21,16 @@ def arms(base: Config) -> dict[str, Config]:
 SWEEP = Sweep(
     name="temperature",
     question="How does accuracy depend on the temperature T, with a linear and with an MLP head?",
-    axis="loss.temperature",
-    varies=("loss.temperature", "head.hidden"),
-    arms=arms,
-    published_source=PAPER_V2,
     claim="the best T is lower with the linear head than with the MLP head",
-    factors=crossed("{head}-T={T}"),
-    shape=(shape.order("mlp-T=0.2", "mlp-T=0.07"), shape.order("linear-T=0.07", "linear-T=0.2")),
+    shape=(expect.order("mlp-T=0.2", "mlp-T=0.07"), expect.order("linear-T=0.07", "linear-T=0.2")),
+    arms=arms,
+    varies=("loss.temperature", "head.hidden"),
     baseline=lambda base: f"{'mlp' if base.part(Head).hidden else 'linear'}-T={base.part(InfoNCE).temperature:g}",
+    axis="loss.temperature",
+    factors=crossed("{head}-T={T}"),
     published={f"{h}-T={t:g}": v for h, row in (("linear", LINEAR), ("mlp", MLP)) for t, v in row.items()},
+    published_source=PAPER_V2,
 )
+
 if __name__ == "__main__":
     main(SWEEP)

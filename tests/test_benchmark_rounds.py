@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.command import with_settings
+from experiments.plan.overrides import change_numbers
 from tests.benchmarks.growth import grows, marginal
 from tests.benchmarks.machine import cpu_flags
 from tests.benchmarks.result import Benchmark, Options, Result, as_json, as_text, compared
@@ -141,8 +141,8 @@ def test_a_cost_that_does_not_grow_is_compared_end_to_end() -> None:
 
 def test_settings_of_the_command_line() -> None:
     benchmark = Benchmark("x", "", lambda options: [], {"batch": 512, "share": 0.5}, least={"share": 0})
-    assert with_settings(benchmark, ["batch=64"]) == {"batch": 64, "share": 0.5}
-    assert with_settings(benchmark, ["share=1"]) == {"batch": 512, "share": 1.0}
+    assert change_numbers(benchmark.settings, ["batch=64"], benchmark.least) == {"batch": 64, "share": 0.5}
+    assert change_numbers(benchmark.settings, ["share=1"], benchmark.least) == {"batch": 512, "share": 1.0}
     for wrong, words in {
         "bach=1": "--set bach=1: no such setting; did you mean batch?",
         "zzz=1": "--set zzz=1: no such setting; there are batch, share",
@@ -152,7 +152,7 @@ def test_settings_of_the_command_line() -> None:
         "batch=0": "--set batch=0: must be 1 or more",
     }.items():
         with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
-            with_settings(benchmark, [wrong])
+            change_numbers(benchmark.settings, [wrong], benchmark.least)
 
 
 def test_flags_are_those_of_the_kernel(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_only_workers_of_ours_are_started_as_processes(module: str) -> None:
 def test_planning_imports_nothing_heavy() -> None:
     code = (
         "import sys, moco.config, moco.methods, moco.config.plain, moco.data.catalog, moco.data.folder,"
-        " experiments.plan.sweep, experiments.plan.baselines, experiments.launch.cli, experiments.search.cli,"
+        " experiments.plan.sweep, experiments.plan.baselines, experiments.commands.sweep, experiments.commands.search,"
         " experiments.state.state;"
         "print(sorted({'torch', 'numpy', 'mlflow', 'optuna', 'seaborn', 'polars', 'sklearn', 'PIL'} & set(sys.modules)))"
     )

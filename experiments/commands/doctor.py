@@ -21,13 +21,14 @@ from typing import Any
 
 from experiments.launch.estimate import bytes_in_words, disk_free
 from experiments.launch.grid import paragraph
+from experiments.launch.options import Place
 from experiments.launch.snapshot import Snapshot
 from experiments.plan.parser import AddVerb
 from experiments.run import provenance
 from experiments.store import schema
 from experiments.store.files import read_json, replace_json, replace_text
 from experiments.store.manifests import all_manifests
-from experiments.store.run import RunDirectory, runs_root
+from experiments.store.run import RunDirectory
 from experiments.store.states import host
 from slurm.profiles import Profile, load_profile, profile_names
 from slurm.queue import accounting
@@ -399,13 +400,10 @@ def register(add: AddVerb) -> None:
 
 
 def doctor(options: argparse.Namespace, command: str) -> int:
-
     profile = load_profile(options.cluster) if options.cluster else None
-    if profile and profile.runs_root and not os.environ.get("MOCO_RUNS"):
-        os.environ["MOCO_RUNS"] = os.path.expanduser(profile.runs_root)
 
     def tell(finding: Finding) -> None:
         first, *rest = paragraph(str(finding))
         print("\n".join([first, *(f"{'':<9}{line}" for line in rest)]), flush=True)
 
-    return 0 if examine(runs_root(), profile, options.patience, tell) else 1
+    return 0 if examine(Place.of(profile).root, profile, options.patience, tell) else 1

@@ -7,10 +7,11 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.launch.cli import INTERRUPTED, add_set, base_configs
 from experiments.launch.grid import paragraph
+from experiments.launch.options import INTERRUPTED
 from experiments.plan.baselines import BASELINES
-from experiments.plan.parser import AddVerb
+from experiments.plan.overrides import base_configs
+from experiments.plan.parser import AddVerb, add_set
 from experiments.plan.sweep import Cell, make_cell
 from experiments.run import distributed
 from experiments.state.find import Found, find

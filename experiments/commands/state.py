@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from experiments.launch.cli import INTERRUPTED
 from experiments.launch.grid import counts, grid, paragraph
+from experiments.launch.options import INTERRUPTED
 from experiments.plan.parser import AddVerb
 from experiments.state.find import ANY, Found, find, mlflow_runs, sweeps_named
 from experiments.state.state import RunState, state_of, states_of

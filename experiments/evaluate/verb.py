@@ -7,29 +7,30 @@ nothing was added. 130: interrupted, the same command goes on; of a file nothing
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from experiments.evaluate.add import DEFAULT, check_done, complete, evaluate_run, headlines, judgements, known, missing
 from experiments.evaluate.pool import Pool
 from experiments.evaluate.progress import Progress
-from experiments.launch.cli import INTERRUPTED, base_configs
 from experiments.launch.launch import tracking_off
+from experiments.launch.options import INTERRUPTED, LOCAL, Place
+from experiments.plan.overrides import base_configs
 from experiments.run import distributed
 from experiments.run.machine import make_slots
 from experiments.state.find import Found, cells_of, find
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
-from experiments.store.run import Busy, RunDirectory, runs_root
+from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
 from experiments.tracking.lookup import run_id_of
-from experiments.tracking.store import URI_VARIABLE
 from moco.config import Config
 from moco.evaluation.protocols import protocol
 from slurm.profiles import Profile, load_profile
@@ -37,60 +38,82 @@ from slurm.profiles import Profile, load_profile
 WIDTH = len("readout/retrieval_within_test_recall1")  # of the names in a column that is printed bit by bit
 
 
-def evaluate(options: argparse.Namespace, command: str) -> int:
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The flags of `evaluate` under their own names. `profile` is that of --cluster, None on this machine.
+
+    Raises ValueError, in one line, for a readout that is not there and for --set without --baseline.
+    """
+
+    target: str
+    place: Place
+    protocols: tuple[str, ...]
+    base: Config | None  # gives the images, where they are not the run's own
+    baseline: str | None
+    cluster: str | None
+    profile: Profile | None
+    max_parallel: int | None
+    device: str | None
+
+    @staticmethod
+    def of(given: argparse.Namespace) -> EvaluateOptions:
+        protocols = tuple(dict.fromkeys(given.protocol or DEFAULT))
+        for name in protocols:
+            protocol(name)
+        if given.set and not given.baseline:
+            raise ValueError(
+                "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"
+            )
+        base = base_configs(given.baseline, given.set)[0] if given.baseline else None
+        profile = None if given.cluster in (None, LOCAL) else load_profile(given.cluster)
+        return EvaluateOptions(
+            given.target,
+            Place.of(profile),
+            protocols,
+            base,
+            given.baseline,
+            given.cluster,
+            profile,
+            given.max_parallel,
+            given.device,
+        )
+
+
+def evaluate(given: argparse.Namespace, command: str) -> int:
     try:
-        return _evaluate(options)
+        distributed.adopt_step()
+        return _evaluate(EvaluateOptions.of(given))
     except KeyboardInterrupt:
         print("interrupted: what is done has been kept; the same command goes on", file=sys.stderr)
         return INTERRUPTED
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    distributed.adopt_step()
-    protocols = list(dict.fromkeys(options.protocol or DEFAULT))
-    for name in protocols:
-        protocol(name)
-    if options.set and not options.baseline:
-        raise ValueError(
-            "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"
-        )
-    base = base_configs(options.baseline, options.set)[0] if options.baseline else None
-    profile = None if options.cluster in (None, "local") else _profile(options.cluster)
-    path = Path(options.target)
+def _evaluate(options: EvaluateOptions) -> int:
+    path, root = Path(options.target), options.place.root
     if path.exists():
         single = path.is_dir() and (path / schema.CONFIG).exists()
-        return _run(path.absolute(), protocols, options, base) if single else _file(path, protocols, options, base)
-    root = runs_root()
-    found = find(root, options.target, tracked=run_id_of)
+        return _run(path.absolute(), options) if single else _file(path, options)
+    found = find(root, options.target, tracked=partial(run_id_of, address=options.place.tracking))
     if len(found) == 1:
-        return _run(root / found[0].run_id, protocols, options, base)
-    if base is not None:
+        return _run(root / found[0].run_id, options)
+    if options.base is not None:
         raise ValueError(
             f"--baseline {options.baseline}: gives images to one file or run; {options.target} names {len(found)}"
         )
-    return _sweep(root, found, protocols, options, profile)
+    return _sweep(found, options)
 
 
-def _profile(name: str) -> Profile:
-    """It may also say where runs live, and which MLflow remembers them."""
-    profile = load_profile(name)
-    for variable, value in (("MOCO_RUNS", profile.runs_root), (URI_VARIABLE, profile.tracking)):
-        if value and not os.environ.get(variable):
-            os.environ[variable] = os.path.expanduser(value)
-    return profile
-
-
-def _only_here(options: argparse.Namespace) -> None:
+def _only_here(options: EvaluateOptions) -> None:
     for flag, value in (("--cluster", options.cluster), ("--max-parallel", options.max_parallel)):
         if value is not None:
             raise ValueError(f"{flag} {value}: for the runs of a sweep; {options.target} is one")
 
 
-def _file(path: Path, protocols: Sequence[str], options: argparse.Namespace, base: Config | None) -> int:
+def _file(path: Path, options: EvaluateOptions) -> int:
     """Nothing is written, so each protocol's readouts are printed as soon as they are there."""
     _only_here(options)
     try:
-        for _, judged in judgements(path, protocols, base, options.device):
+        for _, judged in judgements(path, options.protocols, options.base, options.device):
             if distributed.rank() == 0:
                 print_readouts(judged.last(), WIDTH)
     except KeyboardInterrupt:
@@ -99,35 +122,35 @@ def _file(path: Path, protocols: Sequence[str], options: argparse.Namespace, bas
     return 0
 
 
-def _run(path: Path, protocols: Sequence[str], options: argparse.Namespace, base: Config | None) -> int:
+def _run(path: Path, options: EvaluateOptions) -> int:
     """Other images than its own are no readout of the run: they are only printed."""
     _only_here(options)
-    if base is not None:
-        return _file(path, protocols, options, base)
+    if options.base is not None:
+        return _file(path, options)
     run = check_done(path)
     before = known(run)
     try:
-        new = evaluate_run(path, protocols, options.device)
+        new = evaluate_run(path, options.protocols, options.device)
     except BaseException as error:
-        return _cut_short(run, before, error)
+        return _cut_short(run, before, error, options.place)
     if distributed.rank():
         return 0
     has = known(run)
-    there = {f"test/{name}": has[f"test/{name}"] for name in headlines(protocols) if f"test/{name}" in has}
+    there = {f"test/{name}": has[f"test/{name}"] for name in headlines(options.protocols) if f"test/{name}" in has}
     there = {name: value for name, value in there.items() if name not in new}
     if new:
-        _say_added(path, {**there, **new})
+        _say_added(path, {**there, **new}, options.place)
     else:
         print_readouts(there)
         print(f"the run has them already; to compute them again: evaluate {path / schema.ENCODER}")
     return 0
 
 
-def _cut_short(run: RunDirectory, before: Mapping[str, float], error: BaseException) -> int:
+def _cut_short(run: RunDirectory, before: Mapping[str, float], error: BaseException, place: Place) -> int:
     """What was added before the error is said, and then the error is no wrong input. Raises what is not one line."""
     added = {} if distributed.rank() else {name: value for name, value in known(run).items() if name not in before}
     if added:
-        _say_added(run.path, added)
+        _say_added(run.path, added, place)
     if isinstance(error, Busy):
         print(f"{error}; {'no more' if added else 'nothing'} was added")
     elif isinstance(error, ValueError) and added:
@@ -137,10 +160,10 @@ def _cut_short(run: RunDirectory, before: Mapping[str, float], error: BaseExcept
     return 1
 
 
-def _say_added(path: Path, readouts: Mapping[str, float | None]) -> None:
+def _say_added(path: Path, readouts: Mapping[str, float | None], place: Place) -> None:
     print_readouts(readouts)
     print(f"added to {path}", flush=True)
-    _bring_to_mlflow(path.parent, [path.name])
+    _bring_to_mlflow(replace(place, root=path.parent), [path.name])
 
 
 def print_readouts(readouts: Mapping[str, float | None], at_least: int = 0) -> None:
@@ -149,9 +172,8 @@ def print_readouts(readouts: Mapping[str, float | None], at_least: int = 0) -> N
         print(f"{name:<{max(width, at_least)}}  {'-' if value is None else f'{value:.4g}'}", flush=True)
 
 
-def _sweep(
-    root: Path, found: Sequence[Found], protocols: Sequence[str], options: argparse.Namespace, profile: Profile | None
-) -> int:
+def _sweep(found: Sequence[Found], options: EvaluateOptions) -> int:
+    root, protocols, profile = options.place.root, options.protocols, options.profile
     if distributed.size() > 1:
         raise ValueError(
             f"WORLD_SIZE = {distributed.size()}: a sweep is judged by one command; several processes share one run"
@@ -179,10 +201,10 @@ def _sweep(
 
         submit_and_say(root, label, paths, protocols, profile, options.max_parallel)
         return 0
-    code = _judge_all(root, label, todo, paths, protocols, options) if todo else 0
+    code = _judge_all(label, todo, paths, options) if todo else 0
     if code != INTERRUPTED:
-        _bring_to_mlflow(root, list(todo))
-        _print_table(root, label, protocols)
+        _bring_to_mlflow(options.place, list(todo))
+        _print_table(options.place, label, protocols)
     return code
 
 
@@ -200,18 +222,11 @@ def _finished(root: Path, found: Sequence[Found]) -> list[Found]:
     return done
 
 
-def _judge_all(
-    root: Path,
-    label: str,
-    names: dict[str, str],
-    paths: Sequence[Path],
-    protocols: Sequence[str],
-    options: argparse.Namespace,
-) -> int:
+def _judge_all(label: str, names: dict[str, str], paths: Sequence[Path], options: EvaluateOptions) -> int:
     slots = make_slots(options.max_parallel, len(paths), use_gpus=options.device != "cpu")
     device = ["--device", options.device] if options.device else []
-    pool, failed, judged = Pool(paths, slots, [*device, *protocols]), {}, 0
-    with Progress(label, names, protocols) as view:
+    pool, failed, judged = Pool(paths, slots, [*device, *options.protocols]), {}, 0
+    with Progress(label, names, options.protocols) as view:
         results = pool.results()
         try:
             for outcome in results:
@@ -230,24 +245,24 @@ def _judge_all(
     return 1 if failed else 0
 
 
-def _bring_to_mlflow(root: Path, run_ids: Iterable[str]) -> None:
+def _bring_to_mlflow(place: Place, run_ids: Iterable[str]) -> None:
     """Every sweep that has one of these runs, in a process of its own; the runs are safe without it."""
     wanted = set(run_ids)
-    labels = [m["label"] for m in all_manifests(root) if any(c.run_id in wanted for c in cells_of(m))]
+    labels = [m["label"] for m in all_manifests(place.root) if any(c.run_id in wanted for c in cells_of(m))]
     if tracking_off() or not labels:
         return
     for label in labels:
         command = [sys.executable, "-m", "experiments", "sync", label]
-        subprocess.run(command, env=child_environment(MOCO_RUNS=str(root)), check=False)
+        subprocess.run(command, env=child_environment(**place.environment), check=False)
 
 
-def _print_table(root: Path, label: str, protocols: Sequence[str]) -> None:
+def _print_table(place: Place, label: str, protocols: Sequence[str]) -> None:
     """By the first of the readouts that were asked for."""
-    if not any(manifest["label"] == label for manifest in all_manifests(root)):
+    if not any(manifest["label"] == label for manifest in all_manifests(place.root)):
         return
     command = ["-m", "analysis", "table", label, "--readout", headlines(protocols)[0]]
     print(flush=True)
-    subprocess.run([sys.executable, *command], env=child_environment(MOCO_RUNS=str(root)), check=False)
+    subprocess.run([sys.executable, *command], env=child_environment(**place.environment), check=False)
     print(f"\ntable again: {shlex.join(['python', *command])}", flush=True)
 
 

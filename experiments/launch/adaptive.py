@@ -6,17 +6,17 @@ because the plan says from the first round on that seeds are added by what they 
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.launch.grid import paragraph
-from experiments.launch.launch_plan import Prospect
+from experiments.launch.launch_plan import LaunchPlan
+from experiments.launch.options import FIRST_LOOK, MAX_SEEDS, LaunchOptions
 from experiments.plan.manifest import add_seeds, write_manifest
 from experiments.plan.sweep import Cell, Plan
 from experiments.state.state import state_of
@@ -24,55 +24,36 @@ from experiments.store import schema
 from experiments.store.manifests import read_manifest
 from experiments.store.states import child_environment
 
-FIRST_LOOK = 5  # seeds; with fewer nothing can be decided
-MAX_SEEDS = 20
-
-
-def check(options: argparse.Namespace) -> None:
-    """Raises ValueError for flags that do not go together."""
-    if options.max_seeds is not None and not options.until_significant:
-        raise ValueError(
-            f"--max-seeds {options.max_seeds}: says where --until-significant ends; add that, or use --seeds"
-        )
-    if not options.until_significant:
-        return
-    if options.max_seeds is not None and options.max_seeds < FIRST_LOOK:
-        raise ValueError(
-            f"--max-seeds {options.max_seeds}: must be at least {FIRST_LOOK}, with fewer nothing is decided"
-        )
-    for flag, given in (("--force", options.force), ("--cluster debug", options.cluster == "debug")):
-        if given:
-            raise ValueError(f"--until-significant: does not go with {flag}; leave one of them out")
-    if options.cluster != "local" and not (options.wait or options.dry_run):
-        raise ValueError("--until-significant: has to see the results of a round; on a cluster add --wait")
-
 
 @dataclass
 class Rounds:
-    """`planned` gives the plan with so many seeds; `start` runs a prospect and returns the exit code."""
+    """`planned` gives the plan with so many seeds; `start` brings a launch plan to its end and returns the exit code."""
 
     planned: Callable[[int], Plan]
-    start: Callable[[Prospect], int]
-    root: Path
-    only: list[str] | None
-    retry: bool
-    command: str
-    most: int
-    at_once: int  # runs of a round that there is room for
+    start: Callable[[LaunchPlan], int]
+    options: LaunchOptions
+
+    @property
+    def root(self) -> Path:
+        return self.options.place.root
+
+    @property
+    def most(self) -> int:
+        return self.options.max_seeds or MAX_SEEDS
 
     def run(self, seeds: int) -> int:
         """The exit code of the last round that started something."""
-        seeds = min(max(seeds, FIRST_LOOK), self.most)
+        seeds, at_once = min(max(seeds, FIRST_LOOK), self.most), self.options.max_parallel or 1
         first = self.planned(seeds)
-        write_manifest(self.root, first, self.command)
+        write_manifest(self.root, first, self.options.command)
         add_seeds(self.root, first, [], self.most)
-        code = self._round(first, first.choose(self.only))
+        code = self._round(first, first.choose(self.options.only))
         while code in (0, 1):
             waiting = self._undecided(first)
             seeds = max(seeds, self._seeds_of(first, waiting))
             cells = self._cells(waiting, seeds)
             if waiting and seeds < self.most and all(self._is_at_rest(cell) for cell in cells):
-                seeds = min(self.most, seeds + max(1, self.at_once // (len(waiting) + 1)))
+                seeds = min(self.most, seeds + max(1, at_once // (len(waiting) + 1)))
                 cells = self._cells(waiting, seeds)
             if all(self._is_at_rest(cell) for cell in cells):
                 self._say_the_end(waiting, seeds)
@@ -83,12 +64,13 @@ class Rounds:
         return code
 
     def _round(self, plan: Plan, cells: Sequence[Cell]) -> int:
-        prospect = Prospect.of(plan, cells, self.root, retry=self.retry, force=False)
-        if not prospect.to_run:
+        launch_plan = LaunchPlan.of(plan, self.options, cells)
+        if not launch_plan.to_run:
             return 0
-        self.retry = False  # what fails again stays failed: a round must not go on for ever
-        prospect.announce()
-        return self.start(prospect)
+        # What fails again stays failed: a round must not go on for ever.
+        self.options = replace(self.options, retry=False)
+        launch_plan.announce()
+        return self.start(launch_plan)
 
     def _cells(self, waiting: Sequence[str], seeds: int) -> list[Cell]:
         """Nothing where every arm is decided."""
@@ -99,7 +81,7 @@ class Rounds:
         return state_of(self.root / cell.run_id).state in (schema.DONE, schema.FAILED, schema.CANCELLED, schema.PRUNED)
 
     def _undecided(self, plan: Plan) -> list[str]:
-        arms = {plan.arm_named(name) for name in self.only} if self.only else set(plan.arms)
+        arms = {plan.arm_named(name) for name in self.options.only} if self.options.only else set(plan.arms)
         return [arm for arm in ask(self.root, plan.label)["undecided"] if arm in arms]
 
     def _seeds_of(self, plan: Plan, arms: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from experiments.launch.estimate import calibrations, kind_of
-from experiments.launch.launch_plan import Prospect
+from experiments.launch.launch_plan import LaunchPlan
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell
 from experiments.run.machine import hardware
@@ -68,17 +68,18 @@ def _laps(config: Config) -> Iterator[float]:
                 return
 
 
-def calibrate(prospect: Prospect, profile: Profile | None) -> int:
+def calibrate(launch_plan: LaunchPlan) -> int:
     """One timed run of each kind that is planned; returns the exit code. Raises ValueError for what cannot be timed."""
+    profile = launch_plan.options.profile
     if profile is not None and profile.tasks * profile.nodes > 1:
         raise ValueError(f"--calibrate: profile {profile.name} spreads a run over processes; only one can be timed")
-    kinds = {kind_of(cell.config): cell for cell in prospect.cells if cell.config.train.epochs}
-    folders = [_prepared(prospect.root, cell, profile) for cell in kinds.values()]
+    kinds = {kind_of(cell.config): cell for cell in launch_plan.cells if cell.config.train.epochs}
+    folders = [_prepared(launch_plan.root, cell, profile) for cell in kinds.values()]
     print(f"timing {STEPS} steps of {', '.join(cell.arm for cell in kinds.values())}", flush=True)
-    failed = _here(folders) if profile is None else _there(prospect.root, folders, profile)
+    failed = _here(folders) if profile is None else _there(launch_plan.root, folders, profile)
     for words in failed:
         print(f"  not timed: {words}")
-    for past in calibrations(prospect.root):
+    for past in calibrations(launch_plan.root):
         if past.path in folders:
             print(f"  {past.pace:.3g} s a step on {past.hardware}")
     return 1 if failed else 0

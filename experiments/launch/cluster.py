@@ -20,9 +20,10 @@ from pathlib import Path
 from experiments.launch import job
 from experiments.launch.estimate import bytes_in_words, disk_free
 from experiments.launch.grid import paragraph
-from experiments.launch.launch import Launch, print_table, summary, tracking, tracking_off
-from experiments.launch.launch_plan import Prospect
+from experiments.launch.launch import Launch, summary, tracking, tracking_off
+from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.local import View
+from experiments.launch.options import INTERRUPTED, Place
 from experiments.launch.pack import elements_at_a_time, submit_packed
 from experiments.launch.progress import Progress
 from experiments.launch.snapshot import Snapshot, forget_unused
@@ -46,11 +47,10 @@ from slurm.submit import Submission, cancel, new_folder, withdraw
 LOOK_SECONDS = 1.0
 SMALL_FILES = 24 * 1024  # bytes that a submission writes for each run beside what it knows of the machine
 
-INTERRUPTED = 130
 IN_THE_QUEUE = (schema.QUEUED, schema.RUNNING)
 
 
-def without_queued(prospect: Prospect, *, force: bool) -> Prospect:
+def without_queued(prospect: LaunchPlan, *, force: bool) -> LaunchPlan:
     """What waits or runs is left to do so. Raises ValueError for a `--force` that would take a run from under its job."""
     kept = queued(prospect)
     if force and kept:
@@ -67,37 +67,31 @@ def check_shares(cells: Sequence[Cell], profile: Profile) -> None:
             raise ValueError(f"profile {profile.name}, {cell.name}: {error}") from None
 
 
-def queued(prospect: Prospect) -> list[Cell]:
+def queued(prospect: LaunchPlan) -> list[Cell]:
     return [cell for cell in prospect.cells if prospect.states[cell.run_id].state in IN_THE_QUEUE]
 
 
-def submit_and_follow(
-    prospect: Prospect,
-    profile: Profile,
-    command: str,
-    max_parallel: int | None,
-    *,
-    wait: bool,
-    only_if: str | None = None,
-) -> int:
+def submit_and_follow(prospect: LaunchPlan, *, wait: bool, only_if: str | None = None) -> int:
     """Submit, and follow if asked to; returns the exit code. `only_if`: a job that must end well before any run starts."""
     root, label, began = prospect.root, prospect.planned.label, time.monotonic()
+    options, profile, max_parallel = prospect.options, prospect.options.profile, prospect.options.max_parallel
+    assert profile is not None
     prospect.announce()
     if prospect.to_run:
-        launch = Launch(root, label, prospect.to_run, command)
+        launch = Launch(root, label, prospect.to_run, options.command)
         jobs = submit_cells(launch, profile, max_parallel, planned=names(prospect.planned.cells()), only_if=only_if)
         say_how_to_follow(label, jobs, profile, max_parallel)
     else:
         print(f"nothing to submit: {len(queued(prospect))} are queued or running", flush=True)
     if not wait:
         return 0
-    with tracking(root, label) if profile.tracking_mode != "off" else nullcontext():
+    with tracking(options.place, label) if profile.tracking_mode != "off" else nullcontext():
         seen_to_the_end = follow(label, [*prospect.to_run, *queued(prospect)], root)
     if not seen_to_the_end:
         print("not followed any more; the jobs go on")
         return INTERRUPTED
     code = summary(root, prospect.cells, began, interrupted=False)
-    print_table(root, label)
+    prospect.show_table()
     return code
 
 
@@ -159,7 +153,7 @@ def submission_of(root: Path, title: str, profile: Profile, max_parallel: int | 
 
 def _mirrored_by_jobs(profile: Profile, label: str) -> dict[str, str]:
     """Where MLflow is a server that has an address; what is embedded beside the runs, a login node writes alone."""
-    if profile.tracking_mode != "direct" or tracking_off() or (address := user_uri()) is None:
+    if profile.tracking_mode != "direct" or tracking_off() or (address := Place.of(profile).tracking) is None:
         return {}
     return {LABEL: label, URI_VARIABLE: address}
 
@@ -310,7 +304,7 @@ def _start(root: Path, cluster: str | None, label: str | None, cells: Sequence[C
         say_how_to_follow(launch.title, jobs, profile, None)
         return 0
     launch.enqueue()
-    with tracking(root, label) if label else nullcontext():
+    with tracking(Place(root, user_uri()), label) if label else nullcontext():
         completed = launch.run(None)
     return summary(root, cells, began, interrupted=not completed)
 

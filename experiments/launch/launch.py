@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.launch.local import Pool, last_line
+from experiments.launch.options import INTERRUPTED, Place
 from experiments.launch.progress import Progress, clock, result_words
 from experiments.plan.configs import create, update_config
 from experiments.plan.sweep import Cell
@@ -82,24 +82,24 @@ def enqueue(root: Path, cell: Cell, environment: dict[str, Any] | str) -> None:
 
 
 @contextmanager
-def tracking(root: Path, label: str) -> Iterator[None]:
+def tracking(place: Place, label: str) -> Iterator[None]:
     """Mirror the sweep to MLflow from a process of its own for as long as the block lasts, and once more at its end."""
     if tracking_off():
         yield
         return
-    with (root / SYNC_LOG).open("w") as log:
+    with (place.root / SYNC_LOG).open("w") as log:
         mirror = subprocess.Popen(
             [sys.executable, "-m", "experiments", "sync", label, "--follow"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=child_environment(MOCO_RUNS=str(root)),
+            env=child_environment(**place.environment),
         )
     try:
         yield
     finally:
-        _finish_mirror(mirror, root)
+        _finish_mirror(mirror, place.root)
 
 
 def tracking_off() -> bool:
@@ -125,14 +125,6 @@ def _finish_mirror(mirror: subprocess.Popen[bytes], root: Path) -> None:
         print(f"MLflow is not up to date ({last_line(root / SYNC_LOG)}); python -m experiments sync catches up")
 
 
-def print_table(root: Path, label: str) -> None:
-    """The answer, by the analysis' own command; without it, that command."""
-    print(flush=True)
-    command = [sys.executable, "-m", "analysis", "table", label]
-    subprocess.run(command, env=child_environment(MOCO_RUNS=str(root)), check=False)
-    print(f"\ntable again: python -m analysis table {shlex.quote(label)}")
-
-
 def summary(root: Path, cells: Sequence[Cell], began: float, *, interrupted: bool) -> int:
     """How it went, each run that is not done with its last line; returns the exit code."""
     states = {cell: state_of(root / cell.run_id) for cell in cells}
@@ -145,7 +137,7 @@ def summary(root: Path, cells: Sequence[Cell], began: float, *, interrupted: boo
         print(f"    log: {root / cell.run_id / schema.LOG}")
     if interrupted:
         print(f"interrupted: {_open(states)}; the same command goes on from there")
-        return 130
+        return INTERRUPTED
     if failed:
         print("--retry runs failed and cancelled runs again; lost ones go on by the same command")
     return 1 if len(done) < len(cells) else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.launch.estimate import estimate, in_words
 from experiments.launch.grid import counts, grid, paragraph
+from experiments.launch.options import LaunchOptions
 from experiments.plan.sweep import Cell, Plan
 from experiments.run.machine import make_slots
 from experiments.state.state import RunState, states_of
@@ -15,22 +16,31 @@ from experiments.store import schema
 
 
 @dataclass(frozen=True)
-class Prospect:
+class LaunchPlan:
     """`cells` are the chosen ones; `states` are those of every planned run, by run id."""
 
     planned: Plan
     cells: Sequence[Cell]
     states: Mapping[str, RunState]
     to_run: Sequence[Cell]
-    root: Path
+    options: LaunchOptions
 
     @staticmethod
-    def of(planned: Plan, cells: Sequence[Cell], root: Path, *, retry: bool, force: bool) -> Prospect:
-        states = states_of(root, [cell.run_id for cell in planned.cells()])
-        to_run = [cell for cell in cells if is_to_run(states[cell.run_id], retry=retry, force=force)]
-        return Prospect(planned, cells, states, to_run, root)
+    def of(planned: Plan, options: LaunchOptions, cells: Sequence[Cell] | None = None) -> LaunchPlan:
+        """Without `cells`, those that --only names. Raises ValueError for an arm that is not there."""
+        chosen = planned.choose(options.only) if cells is None else cells
+        states = states_of(options.place.root, [cell.run_id for cell in planned.cells()])
+        to_run = [c for c in chosen if is_to_run(states[c.run_id], retry=options.retry, force=options.force)]
+        return LaunchPlan(planned, chosen, states, to_run, options)
 
-    def first(self) -> Prospect:
+    @property
+    def root(self) -> Path:
+        return self.options.place.root
+
+    def show_table(self) -> None:
+        self.options.show_table(self.options.place, self.planned.label)
+
+    def first(self) -> LaunchPlan:
         """Only the first that is to run."""
         return replace(self, to_run=self.to_run[:1])
 
@@ -51,11 +61,11 @@ class Prospect:
         ]
         print("\n".join(lines))
 
-    def would_start(self, max_parallel: int | None) -> str:
+    def would_start(self) -> str:
         if not self.to_run:
             return "nothing to start"
         use_gpus = any(cell.config.train.device != "cpu" for cell in self.to_run)
-        slots = len(make_slots(max_parallel, len(self.to_run), use_gpus=use_gpus))
+        slots = len(make_slots(self.options.max_parallel, len(self.to_run), use_gpus=use_gpus))
         known = estimate(self.root, self.to_run, slots)
         if known is None:
             return (

@@ -10,33 +10,32 @@ from textwrap import indent
 from experiments.launch.cluster import node_local, submission_of
 from experiments.launch.estimate import Past, advise, bytes_in_words, costs, disk_free, disk_need, known
 from experiments.launch.grid import paragraph
-from experiments.launch.launch_plan import Prospect
+from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.pack import elements
 from experiments.launch.snapshot import Snapshot
 from experiments.launch.submissions import difference, names, submissions
 from experiments.plan.sweep import Cell
 from experiments.run.machine import visible_gpus
 from slurm.profiles import Profile
-from slurm.submit import Submission, script, start_estimate
+from slurm.submit import script, start_estimate
 
 
 class Preview:
     """Raises Refused where Slurm would not take the jobs."""
 
-    def __init__(self, prospect: Prospect, profile: Profile, max_parallel: int | None) -> None:
-        self.prospect, self.profile, self.root = prospect, profile, prospect.root
+    def __init__(self, launch_plan: LaunchPlan, profile: Profile) -> None:
+        self.launch_plan, self.profile, self.root = launch_plan, profile, launch_plan.root
         self.script, self.when = None, None
-        if prospect.to_run:
-            code = Snapshot.of_this_code()
-            title = prospect.planned.label
-            self.submission: Submission = submission_of(self.root, title, profile, max_parallel, code)
-            self.script = script(self.submission, elements(profile, len(prospect.to_run)))
+        if launch_plan.to_run:
+            title, at_once = launch_plan.planned.label, launch_plan.options.max_parallel
+            submission = submission_of(self.root, title, profile, at_once, Snapshot.of_this_code())
+            self.script = script(submission, elements(profile, len(launch_plan.to_run)))
             self.when = start_estimate(profile, self.script)
 
     def text(self) -> str:
         if self.script is None:
             return "\n".join(["nothing to submit", *self._difference()])
-        cells, pasts = self.prospect.to_run, list(known(self.root))
+        cells, pasts = self.launch_plan.to_run, list(known(self.root))
         options = " ".join(f"--{name}={value}" for name, value in self.profile.options().items())
         return "\n".join(
             [
@@ -54,9 +53,11 @@ class Preview:
         )
 
     def _difference(self) -> list[str]:
-        sent = submissions(self.root, self.prospect.planned.label)
+        sent = submissions(self.root, self.launch_plan.planned.label)
         return (
-            difference(names(self.prospect.planned.cells()), sent[-1]) if sent else ["no submission of this sweep yet"]
+            difference(names(self.launch_plan.planned.cells()), sent[-1])
+            if sent
+            else ["no submission of this sweep yet"]
         )
 
 
@@ -98,17 +99,17 @@ def disk_lines(pasts: Sequence[Past], cells: Sequence[Cell], root: Path) -> list
     return [text] if need < free else paragraph(f"warning: {text}; not all runs will fit")
 
 
-def check_hours(prospect: Prospect, profile: Profile | None, most: float, *, yes: bool) -> None:
+def check_hours(launch_plan: LaunchPlan, profile: Profile | None, most: float, *, yes: bool) -> None:
     """Ask where the launch may cost more GPU-hours than that; here, without a profile, a run takes one GPU.
 
     Raises ValueError if it is not to go on.
     """
     here = Profile("local", gpus=1 if visible_gpus() else None)
     wanted = profile or here
-    if not prospect.to_run or not gpus(wanted) or yes:
+    if not launch_plan.to_run or not gpus(wanted) or yes:
         return
     found = costs(
-        list(known(prospect.root)), prospect.to_run, gpus=gpus(wanted), gpu_kind=wanted.gpu_kind, pack=wanted.pack
+        list(known(launch_plan.root)), launch_plan.to_run, gpus=gpus(wanted), gpu_kind=wanted.gpu_kind, pack=wanted.pack
     )
     whole = [cost.hours * weight(wanted) for cost in found if not cost.unknown]
     if whole and max(whole) <= most:  # on the slowest hardware of those that are known

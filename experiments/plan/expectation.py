@@ -2,12 +2,16 @@
 
 A shape is about the order of accuracies, not about their height, so it carries over to other data than the paper's. It is
 stored as plain data with the plan; `analysis.claims` judges it. Where an axis is meant, it is that of the sweep.
+
+`in_words` makes the sentence of the claim from it. A sweep has a sentence of its own (`claim=`) only where that says more:
+what no shape can be given for, or names that a reader knows better than the arms'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from experiments.plan.overrides import LETTERS
 from experiments.store.schema import Clause
 
 ON_AN_AXIS = ("rises", "saturates", "best_between", "best_inside")
@@ -51,6 +55,35 @@ def adds(factor: str) -> Clause:
 def adds_most(factor: str) -> Clause:
     """And it helps more than each of the others."""
     return Clause(kind="adds_most", factor=factor)
+
+
+def in_words(shape: Sequence[Clause], axis: str | None) -> str:
+    """One sentence, as people would say it: `rises with K, then saturates`. Empty without a shape."""
+    words: list[str] = []
+    for clause in shape:
+        match clause["kind"]:
+            case "rises":
+                words.append(f"rises with {_spoken(axis)}" if axis else "rises")
+            case "saturates":
+                words.append("then saturates" if words else "saturates")
+            case "fails":
+                words.append(f"fails at {clause['arm'].replace('=', ' = ')}")
+            case "best_between":
+                words.append(f"is best between {clause['low']:g} and {clause['high']:g}")
+            case "best_inside":
+                words.append("is best inside the axis")
+            case "order":
+                words.append(" above ".join(clause["arms"]))
+            case "adds":
+                words.append(f"{clause['factor']} adds")
+            case "adds_most":
+                words.append(f"{clause['factor']} adds most")
+    return ", ".join(words)
+
+
+def _spoken(field: str) -> str:
+    """The papers' letter, else the field's own name."""
+    return next((letter for letter, known in LETTERS.items() if known == field), field.rpartition(".")[2])
 
 
 def check(

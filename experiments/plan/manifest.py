@@ -41,7 +41,7 @@ def describe(plan: Plan, command: str) -> Manifest:
         name=sweep.name,
         label=plan.label,
         question=sweep.question,
-        claim=sweep.claim,
+        claim=sweep.claim_in_words,
         metric=sweep.metric,
         varies=list(sweep.varies),
         axis=sweep.axis,

@@ -2,21 +2,37 @@
 
 `optim=adamw` switches the kind of a group to its defaults, later `--set optim.lr=0.002` changes it further. Integers may
 be typed as people write them: 65536, 65_536, 65,536 or 64k (k = 1,024, as queue lengths are spoken).
+
+    apply           a run's config, whose fields lie in groups
+    change_fields   a flat dataclass, such as the recipe of `transfer`
+    change_numbers  named numbers, such as the sizes of a benchmark
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
+from experiments.plan.baselines import baseline
 from moco.config import Config
 from moco.config.plain import alternatives, group_classes, type_hints
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def base_configs(name: str, assignments: Sequence[str]) -> tuple[Config, Config]:
+    """The named baseline with the user's settings, and as it is named. Raises ValueError."""
+    preset = baseline(name)
+    return apply(preset, assignments), preset
 
 
 def apply(config: Config, assignments: Sequence[str]) -> Config:
@@ -25,13 +41,60 @@ def apply(config: Config, assignments: Sequence[str]) -> Config:
     Raises ValueError with one line: the field and value, what is allowed, what was probably meant.
     """
     draft = _Draft(config)
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not (equals and path.strip()):
-            raise ValueError(f"--set {assignment}: write it as FIELD=VALUE, e.g. --set train.epochs=40")
-        draft.assign(path.strip(), text.strip())
+    for path, text in _pairs(assignments, example="train.epochs=40"):
+        draft.assign(path, text)
     built: Config = draft.build()
     return built
+
+
+def change_fields(value: T, assignments: Sequence[str], *, example: str, own_flags: Sequence[str] = ()) -> T:
+    """A dataclass without groups, with each "field=value"; fields in `own_flags` have a flag of the same name instead.
+
+    Raises ValueError with one line: the field and value, what is allowed, what was probably meant.
+    """
+    hints, values = type_hints(type(value)), {}
+    known = [name for name in hints if name not in own_flags]
+    for name, text in _pairs(assignments, example=example):
+        if name in own_flags:
+            raise ValueError(f"--set {name}: has a flag of its own, --{name}")
+        if name not in known:
+            raise ValueError(no_such_field(name, known))
+        values[name] = parse(name, hints[name], text)
+    return replace(value, **values)
+
+
+def change_numbers(
+    defaults: Mapping[str, int | float], assignments: Sequence[str], least: Mapping[str, int | float]
+) -> dict[str, int | float]:
+    """`defaults` with each "name=number", of the type that it has there and at least `least` (1 where that says nothing).
+
+    Raises ValueError with one line.
+    """
+    numbers = dict(defaults)
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name not in numbers:
+            near = get_close_matches(name, numbers, n=1)
+            there = f"did you mean {near[0]}?" if near else f"there are {', '.join(numbers) or 'none'}"
+            raise ValueError(f"--set {assignment}: no such setting; {there}")
+        try:
+            value = type(numbers[name])(text)
+        except ValueError:
+            kind = "a whole number" if isinstance(numbers[name], int) else "a number"
+            raise ValueError(f"--set {assignment}: must be {kind}, such as {numbers[name]}") from None
+        if value < (smallest := least.get(name, 1)):
+            raise ValueError(f"--set {assignment}: must be {smallest} or more")
+        numbers[name] = value
+    return numbers
+
+
+def _pairs(assignments: Sequence[str], example: str) -> Iterator[tuple[str, str]]:
+    """Each "field=value" as (field, value)."""
+    for assignment in assignments:
+        name, equals, text = (part.strip() for part in assignment.partition("="))
+        if not (equals and name):
+            raise ValueError(f"--set {assignment}: write it as FIELD=VALUE, e.g. --set {example}")
+        yield name, text
 
 
 class _Draft:
@@ -89,17 +152,18 @@ def no_such_field(path: str, known: Sequence[str]) -> str:
     if members:
         return f"{path}: a group, not a field; its fields are {', '.join(members)}"
     near = _abbreviated(path, known) or get_close_matches(path, known, n=2, cutoff=0.75) or _same_last_name(path, known)
+    if near:
+        return f"{path}: no such field; did you mean {' or '.join(near)}?"
     groups = dict.fromkeys(k.partition(".")[0] for k in known)
-    return f"{path}: no such field; " + (
-        f"did you mean {' or '.join(near)}?" if near else f"the groups are {', '.join(groups)}"
-    )
+    what = "groups" if any("." in k for k in known) else "fields"
+    return f"{path}: no such field; the {what} are {', '.join(groups)}"
 
 
 def _abbreviated(path: str, known: Sequence[str]) -> list[str]:
     """By the papers' letter, or by initials: `K`, `optim.wd` for weight_decay, `learning_rate` for lr."""
     last = _last(path)
-    if last in _LETTERS:
-        return [_LETTERS[last]]
+    if last in LETTERS:
+        return [LETTERS[last]]
     return _in_group(path, [k for k in known if _initials(_last(k)) == last or _last(k) == _initials(last)])
 
 
@@ -122,7 +186,7 @@ def _initials(name: str) -> str:
     return "".join(word[0] for word in name.split("_")) if "_" in name else ""
 
 
-_LETTERS = {"K": "negatives.size", "m": "key_encoder.momentum", "T": "loss.temperature", "tau": "loss.temperature"}
+LETTERS = {"K": "negatives.size", "m": "key_encoder.momentum", "T": "loss.temperature", "tau": "loss.temperature"}
 
 
 def _new_group(path: str, kinds: Mapping[str, type], text: str) -> Any:

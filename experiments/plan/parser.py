@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 
@@ -19,3 +22,21 @@ class AddVerb(Protocol):
     """`add_parser` of the verbs: the name, its help, and what argparse takes besides."""
 
     def __call__(self, name: str, *, help: str, allow_abbrev: bool, description: str | None = None) -> Parser: ...
+
+
+def add_set(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="override a field of the baseline, e.g. train.epochs=40 optim.lr=0.03; optim=adamw switches a kind",
+    )
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What to type to get the same again, from the top of the checkout."""
+    script = Path(sys.argv[0])
+    shown = f"{script.parent.name}/{script.name}" if script.parent.name == "sweeps" else script.name
+    return shlex.join(["python", shown, *arguments])

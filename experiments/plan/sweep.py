@@ -7,14 +7,14 @@ definition of an ablation. Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from experiments.plan import expectation as shape
-from experiments.plan.factors import Levels, check_levels, crossed, factorial, switched
+from experiments.plan import expectation
+from experiments.plan.factors import Levels, check_levels
 from experiments.store import schema
 from moco.config import Config, Head, MemoryBank, Momentum, Queue
 from moco.config.plain import flatten, run_id
@@ -65,23 +65,6 @@ def warnings(arms: Mapping[str, Config]) -> list[str]:
     ]
 
 
-__all__ = [
-    "NOTEBOOK",
-    "PAPER_V1",
-    "PAPER_V2",
-    "SUPCON",
-    "Cell",
-    "Plan",
-    "Sweep",
-    "crossed",
-    "factorial",
-    "plan",
-    "random_init",
-    "shape",
-    "switched",
-    "training_images",
-]
-
 # Where the published columns come from; only numbers read there are given.
 PAPER_V1 = "MoCo v1 (arXiv:1911.05722), linear top-1, ImageNet, ResNet-50, 200 epochs"
 PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 epochs"
@@ -100,10 +83,10 @@ class Sweep:
 
     name: str
     question: str
-    claim: str  # the shape that is expected, in words that the results can contradict
     arms: Callable[[Config], Mapping[str, Config]]
     varies: tuple[str, ...]
     baseline: str | Callable[[Config], str]  # name of the arm that the others are compared with
+    claim: str = ""  # in words that the results can contradict, where they say more than `shape`
     base: str = "digits"  # name in experiments.baselines, unless --baseline says otherwise
     seeds: int = 3
     first_seed: int = 0  # above 0 where earlier seeds have been looked at already
@@ -119,8 +102,14 @@ class Sweep:
             later = "; `evaluate` adds that one, --readout compares it" if self.metric in schema.ADDED else ""
             choices = ", ".join(schema.AT_END)
             raise ValueError(f"sweep {self.name}: metric = {self.metric}: must be one of {choices}{later}")
+        if not self.claim and not self.shape:
+            raise ValueError(f"sweep {self.name}: expects nothing; say what with shape= or, in words, with claim=")
         if self.seeds < 1:
             raise ValueError(f"sweep {self.name}: seeds = {self.seeds}: must be at least 1")
+
+    @property
+    def claim_in_words(self) -> str:
+        return self.claim or expectation.in_words(self.shape, self.axis)
 
     def baseline_arm(self, base: Config) -> str:
         return self.baseline if isinstance(self.baseline, str) else self.baseline(base)
@@ -162,7 +151,7 @@ class Plan:
         """Made once: their ids are hashes of whole configs."""
         return [make_cell(arm, seed, config) for seed in self.seeds for arm, config in self.arms.items()]
 
-    def choose(self, only: list[str] | None) -> list[Cell]:
+    def choose(self, only: Sequence[str] | None) -> list[Cell]:
         """The cells of the arms named; all without names. Raises ValueError for an arm that is not there."""
         names = [self.arm_named(name) for name in only] if only else list(self.arms)
         return [cell for cell in self.cells() if cell.arm in names]
@@ -196,7 +185,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
     _check_differences(sweep, arms, baseline)
     factors = sweep.factors(arms) if sweep.factors else {}
     check_levels(sweep.name, factors, arms)
-    shape.check(sweep.name, sweep.shape, sweep.axis, factors, list(arms))
+    expectation.check(sweep.name, sweep.shape, sweep.axis, factors, list(arms))
     arms[schema.RANDOM_INIT] = random_init(replace(base, evaluation=arms[baseline].evaluation))
     for arm, config in arms.items():
         check_sizes(arm, config)

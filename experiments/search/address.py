@@ -1,4 +1,4 @@
-"""Which storage a search is told to use, and what is wrong with it before anybody connects. Imports no optuna."""
+"""Which storage a search is to use, and what is wrong with its address before anybody connects. Imports no optuna."""
 
 from __future__ import annotations
 

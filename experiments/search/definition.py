@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,7 +108,7 @@ class Planned:
         )
 
 
-def plan(search: Search, base_name: str, assignments: list[str]) -> Planned:
+def plan(search: Search, base_name: str, assignments: Sequence[str]) -> Planned:
     """Check a search. Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner."""
     preset = named(base_name)
     base = apply(preset, assignments)

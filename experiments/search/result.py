@@ -1,25 +1,21 @@
-"""`adopt`: the winner of a search as a baseline to paste, written as what it changes in the named one."""
+"""What comes after a search: its best trials as a sweep at fresh seeds, and its winner as a baseline to paste."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import statistics
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import cli
 from experiments.plan.baselines import baseline
-from experiments.plan.parser import AddVerb
 from experiments.plan.sweep import Sweep
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
-from experiments.store.run import RunDirectory, runs_root
+from experiments.store.run import RunDirectory
 from experiments.store.schema import SearchRecord, TrialRecord
-from experiments.store.search_record import arm_of, front, ranked, record_named
+from experiments.store.search_record import arm_of, front, ranked
 from moco.config import Config
 from moco.config.plain import from_plain, run_id
 
@@ -39,21 +35,6 @@ def parse(text: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(f"--confirm {text}: write trials x seeds, such as 5x3")
     return int(match[1]), int(match[2])
-
-
-def confirm(record: SearchRecord, options: argparse.Namespace, command: str) -> int:
-    """Train, and print the sweep's table; returns its exit code. Raises ValueError where there is no finished trial."""
-    count, seeds = parse(options.confirm)
-    winners = best(record, count)
-    if not winners:
-        raise ValueError(f"--confirm {options.confirm}: {record['label']} has no finished trial yet; search first")
-    sweep = confirmation(record, winners, seeds)
-    flags = ["--cluster", options.cluster, *(["--baseline", options.baseline] if options.baseline else [])]
-    set_ = [text for text in options.set if text.partition("=")[0].strip() != "train.seed"]  # the seeds are fresh ones
-    flags += ["--set", *set_] if set_ else []
-    flags += ["--max-parallel", str(options.workers)] if options.workers else []
-    flags += [f"--{name.replace('_', '-')}" for name in ("dry_run", "retry", "yes", "wait") if getattr(options, name)]
-    return cli.carry_out(sweep, cli.parser(sweep).parse_args(flags), command)
 
 
 def best(record: SearchRecord, count: int) -> list[TrialRecord]:
@@ -215,35 +196,3 @@ def imports(text: str) -> str:
         if names
         else "from moco.config import Config"
     )
-
-
-# `adopt`: what a search has found, as a baseline to paste.
-
-
-def register(add: AddVerb) -> None:
-    take = add(
-        "adopt",
-        help="the winner of a search as a baseline to paste",
-        allow_abbrev=False,
-        description="Print the winner: the best at fresh seeds (--confirm), else the search's best.",
-    )
-    take.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
-    take.add_argument("--trial", type=int, metavar="N", help="this trial instead; needed with several objectives")
-    take.set_defaults(run=adopt)
-
-
-def adopt(options: argparse.Namespace, command: str) -> int:
-    """Exit 0 also for a winner that was not confirmed, with a warning on stderr."""
-
-    root = runs_root()
-    record = record_named(root, options.search)
-    chosen = winner(root, record, options.trial)
-    if not chosen.means:
-        text = f"chosen by one seed; python sweeps/{record['name']}.py --confirm 5x3 tells whether it was lucky"
-        print(f"warning: {text}", file=sys.stderr)
-    text = source(record, chosen)
-    print(
-        f"from dataclasses import replace\n\nfrom experiments.baselines import {record['base']}\n{imports(text)}\n\n\n{text}",
-        end="",
-    )
-    return 0

@@ -199,6 +199,7 @@ def sorted_runs(address: str | None) -> list[str]:
     return sorted(json.loads(parse_qs(urlsplit(address).fragment.partition("?")[2])["runs"][0]))
 
 
+@pytest.mark.browser
 def test_each_link_of_a_report_resolves_on_the_server(served: Served, tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from difflib import get_close_matches
 
+from experiments.plan.overrides import change_numbers
 from tests.benchmarks.registry import FILES, benchmark
-from tests.benchmarks.result import PEERS, Benchmark, Number, Options, as_json, as_text
+from tests.benchmarks.result import PEERS, Benchmark, Options, as_json, as_text
 
 DESCRIPTION = """Measure ours against a peer, in turns, and print the ratio first. On a CPU rates are per
 core-second (the CPU time of all threads), on a GPU per second. Numbers measured so far: tests/benchmarks/BENCHMARKS.md."""
@@ -48,7 +47,7 @@ def measure(options: argparse.Namespace) -> int:
         raise ValueError(f"--threads {options.threads}: must be at least 1")
     check(options.against)
     chosen = benchmark(options.name)
-    settings = with_settings(chosen, options.set)
+    settings = change_numbers(chosen.settings, options.set, chosen.least)
     check_obeyed(chosen, options)
     compute_on(options.device, options.threads)
     asked = Options(options.against, options.device, options.rounds or chosen.rounds, options.threads, settings)
@@ -71,23 +70,3 @@ def check_obeyed(chosen: Benchmark, options: argparse.Namespace) -> None:
         asked = getattr(options, name)
         if asked != usual and name not in chosen.obeys:
             raise ValueError(f"--{name} {asked}: means nothing to {chosen.name}, {chosen.compares}; leave it out")
-
-
-def with_settings(chosen: Benchmark, assignments: Sequence[str]) -> dict[str, Number]:
-    """Defaults with NAME=NUMBER of the command line. Raises ValueError."""
-    settings = dict(chosen.settings)
-    for assignment in assignments:
-        name, _, number = assignment.partition("=")
-        if name not in settings:
-            near = get_close_matches(name, settings, n=1)
-            there = f"did you mean {near[0]}?" if near else f"there are {', '.join(settings) or 'none'}"
-            raise ValueError(f"--set {assignment}: no such setting; {there}")
-        try:
-            value = type(settings[name])(number)
-        except ValueError:
-            kind = "a whole number" if isinstance(settings[name], int) else "a number"
-            raise ValueError(f"--set {assignment}: must be {kind}, such as {settings[name]}") from None
-        if value < (least := chosen.least.get(name, 1)):
-            raise ValueError(f"--set {assignment}: must be {least} or more")
-        settings[name] = value
-    return settings

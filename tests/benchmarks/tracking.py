@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from experiments.launch.launch import TRACKING, tracking
+from experiments.launch.options import Place
 from experiments.plan.baselines import baseline
 from experiments.plan.manifest import write_manifest
 from experiments.plan.sweep import Cell, Plan, Sweep, plan
@@ -90,7 +91,7 @@ def watched(switch: str, options: Options) -> Watched:
     ):
         write_manifest(root, planned, "python -m experiments benchmark tracking")
         start = children_seconds()
-        with tracking(root, planned.label):
+        with tracking(Place(root), planned.label):
             in_pool(root, cells, at_once=1)
             pool = children_seconds()
         return Watched(Turn(pool - start, trained_seconds(root, cells)), children_seconds() - pool)

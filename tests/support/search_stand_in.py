@@ -65,9 +65,9 @@ def work(path: str) -> str:
 
 
 def search(arguments: list[str]) -> int:
+    from experiments.commands.search import run
     from experiments.search import launch
     from experiments.search import launch as local
-    from experiments.search.cli import run
     from tests.support import search_stand_in
     from tests.support.search_toy import TOY
 

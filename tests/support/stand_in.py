@@ -107,10 +107,9 @@ def replace_trainer() -> None:
 
 
 def sweep() -> None:
+    from experiments import Sweep, main
     from experiments.launch import launch
-    from experiments.launch.cli import main
     from experiments.launch.local import Pool
-    from experiments.plan.sweep import Sweep
 
     vars(launch)["Pool"] = partial(Pool, command=WORKER, fork=False)
     replace_trainer()  # for --cluster debug, which trains in this process

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.plan.overrides import no_such_field, parse
-from moco.config.plain import type_hints
+from experiments.plan.overrides import change_fields
 from moco.transfer.recipes import Recipe
 
 FOLDER = "transfer"  # in a run's directory, one JSON file a task; in the runs' folder, tables of sweeps
@@ -57,21 +56,7 @@ class Job:
 
 def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     """With each "field=value". Raises ValueError with one line: the field and value, what is allowed, what was meant."""
-    hints, values = type_hints(Recipe), {}
-    for assignment in assignments:
-        name, equals, text = (part.strip() for part in assignment.partition("="))
-        if not (equals and name):
-            raise ValueError(f"--set {assignment}: write it as FIELD=VALUE, e.g. --set iterations=400")
-        if name not in hints or name in ("task", "data"):
-            raise ValueError(_unknown(name, [known for known in hints if known not in ("task", "data")]))
-        values[name] = parse(name, hints[name], text)
-    return replace(recipe, **values)
-
-
-def _unknown(name: str, known: Sequence[str]) -> str:
-    if name in ("task", "data"):
-        return f"--set {name}: has a flag of its own, --{name}"
-    return no_such_field(name, known).replace("the groups are", "the fields are")
+    return change_fields(recipe, assignments, example="iterations=400", own_flags=("task", "data"))
 
 
 def record_file(run: Path, job: Job) -> Path:

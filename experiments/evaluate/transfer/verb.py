@@ -17,7 +17,8 @@ from experiments.evaluate.transfer.spec import HEADLINES, Job, changed, record_f
 from experiments.evaluate.transfer.table import Row, markdown, rows_of, title, write
 from experiments.evaluate.verb import print_readouts
 from experiments.evaluate.weights import say, weights_file
-from experiments.launch.cli import INTERRUPTED, base_configs
+from experiments.launch.options import INTERRUPTED
+from experiments.plan.overrides import base_configs
 from experiments.run import distributed
 from experiments.run.machine import make_slots
 from experiments.state.find import Found, cells_of, find, sweeps_named

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import parser as verbs_parser
-from experiments.launch import cli
+from experiments.commands import sweep
 from experiments.state.find import find
 from experiments.state.state import state_of
 from experiments.store import schema
@@ -54,7 +54,7 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_the_flags_are_frozen() -> None:
-    assert flags(cli.parser(SWEEP)) == {
+    assert flags(sweep.parser(SWEEP)) == {
         "--cluster",
         "--baseline",
         "--set",
@@ -96,7 +96,7 @@ def test_the_flags_are_frozen() -> None:
 
 
 def test_set_and_only_may_be_repeated_and_take_several() -> None:
-    options = cli.parser(SWEEP).parse_args(["--set", "a=1", "b=2", "--only", "x", "--set", "c=3", "--only", "y", "z"])
+    options = sweep.parser(SWEEP).parse_args(["--set", "a=1", "b=2", "--only", "x", "--set", "c=3", "--only", "y", "z"])
     assert (options.set, options.only) == (["a=1", "b=2", "c=3"], ["x", "y", "z"])
 
 
@@ -141,7 +141,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_is_made(
 ) -> None:
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
     try:
-        code = cli.run(SWEEP, arguments)
+        code = sweep.run(SWEEP, arguments)
     except SystemExit as left:  # argparse's own
         code = int(left.code or 0)
     said = capsys.readouterr()
@@ -171,8 +171,7 @@ def test_an_undeclared_difference_is_refused_on_the_command_line(tmp_path: Path)
     file = tmp_path / "leaky.py"
     file.write_text(
         "from dataclasses import replace\n"
-        "from experiments.cli import main\n"
-        "from experiments.sweep import Sweep\n"
+        "from experiments import Sweep, main\n"
         "from moco.config import InfoNCE, Queue\n"
         "main(Sweep(name='leaky', question='?', claim='!', varies=('negatives.size',), baseline='K=128', arms=lambda base: {\n"
         "    'K=128': replace(base, negatives=Queue(128), loss=InfoNCE(0.1)),\n"
@@ -195,8 +194,8 @@ def processor_seconds() -> float:
 
 def test_a_dry_run_is_quick_imports_nothing_heavy_and_makes_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, sweeps.queue_size as q; from experiments import cli\n"
-        "code = cli.run(q.SWEEP, ['--dry-run'])\n"
+        "import sys, sweeps.queue_size as q; from experiments.commands import sweep\n"
+        "code = sweep.run(q.SWEEP, ['--dry-run'])\n"
         "heavy = {'torch', 'mlflow', 'seaborn', 'numpy', 'polars', 'PIL', 'sklearn', 'rich'} & set(sys.modules)\n"
         "sys.exit(code if not heavy else f'imported {heavy}')\n"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch import cli
+from experiments.commands import sweep as command
 from experiments.plan.baselines import digits
 from experiments.plan.manifest import add_seeds, write_manifest
 from experiments.plan.sweep import Plan, Sweep, plan
@@ -146,6 +146,6 @@ def test_flags_that_do_not_go_together_are_refused(
     from sweeps.queue_size import SWEEP
 
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
-    assert cli.run(SWEEP, arguments) == 2
+    assert command.run(SWEEP, arguments) == 2
     assert capsys.readouterr().err == f"error: {said}\n"
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ from experiments.launch.estimate import (
     finished,
     known,
 )
-from experiments.launch.launch_plan import Prospect
+from experiments.launch.launch_plan import LaunchPlan
 from experiments.plan.sweep import Cell, make_cell
 from experiments.run.machine import Slot, share_a_gpu
 from experiments.store import schema
@@ -127,7 +127,7 @@ def test_above_the_limit_it_asks_and_without_a_terminal_it_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile = Profile("p", gpus=2, nodes=2)
-    prospect = cast(Prospect, SimpleNamespace(to_run=[cell(epochs=3)], root=tmp_path))
+    prospect = cast(LaunchPlan, SimpleNamespace(to_run=[cell(epochs=3)], root=tmp_path))
     with pytest.raises(
         ValueError, match=r"^--max-gpu-hours 5: the GPU-hours are unknown; add --yes if they are meant$"
     ):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.plan import expectation
 from experiments.plan.baselines import baseline, digits
 from experiments.plan.factors import factorial
 from experiments.plan.sweep import Plan, Sweep, difference, plan, random_init
@@ -227,6 +227,28 @@ def test_queue_sizes_grow_with_the_data() -> None:
     assert list(value.arms(own)) == ["K=128", "K=256", "K=300", "K=512", "K=1024"]
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[3].glob("sweeps/[a-z]*.py")), ids=lambda p: p.stem)
-def test_a_sweep_is_under_thirty_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < 30
+@pytest.mark.parametrize(
+    ("shape", "axis", "sentence"),
+    [
+        ((expectation.rises(), expectation.saturates(0.5)), "negatives.size", "rises with K, then saturates"),
+        ((expectation.rises(),), "head.dim", "rises with dim"),
+        ((expectation.saturates(1.0),), "head.dim", "saturates"),
+        (
+            (expectation.fails("m=0", by=5), expectation.best_between(0.99, 0.999)),
+            "key_encoder.momentum",
+            "fails at m = 0, is best between 0.99 and 0.999",
+        ),
+        ((expectation.order("supcon", "simclr"),), None, "supcon above simclr"),
+        ((expectation.adds("mlp"), expectation.adds_most("mlp")), None, "mlp adds, mlp adds most"),
+        ((), None, ""),
+    ],
+)
+def test_a_claim_without_words_is_said_by_its_shape(
+    shape: tuple[schema.Clause, ...], axis: str | None, sentence: str
+) -> None:
+    assert expectation.in_words(shape, axis) == sentence
+
+
+def test_a_sweep_that_expects_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^sweep s: expects nothing; say what with shape= or, in words, with claim=$"):
+        Sweep(name="s", question="?", varies=(), baseline="a", arms=lambda base: {})

@@ -179,7 +179,7 @@ def test_confirmation_ranks_by_fresh_seeds_and_the_winner_can_be_pasted(tmp_path
     real = (
         sys.executable,
         "-c",
-        "from experiments.search.cli import main; from tests.support.search_toy import TOY; main(TOY)",
+        "from experiments import main; from tests.support.search_toy import TOY; main(TOY)",
     )
     run(real, root, "--trials", "4", "--workers", "1", *small)
     run(real, root, "--confirm", "2x2", "--yes", *small)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.commands.search import run
 from experiments.plan.baselines import digits
 from experiments.plan.overrides import apply
-from experiments.search.cli import run
 from experiments.search.definition import (
     HOURS,
     Choice,

@@ -21,7 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from experiments.search.cli import run
+from experiments.commands.search import run
 from experiments.search.definition import PRUNERS, SAMPLERS
 from experiments.search.launch import line
 from experiments.search.storage import quiet

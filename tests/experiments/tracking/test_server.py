@@ -188,6 +188,7 @@ def test_two_people_with_the_same_sweep_keep_their_own_runs(
     assert len(client.search_runs([experiment.experiment_id])) == 2 * (3 + 1)
 
 
+@pytest.mark.browser
 def test_a_browser_shows_the_sweep_its_arms_side_by_side_and_a_run(
     team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

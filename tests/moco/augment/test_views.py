@@ -18,7 +18,7 @@ from moco.config import Augment
 from moco.methods import AUGMENT_V1, AUGMENT_V2, AUGMENT_V3
 from moco.randomness import generator
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 RECIPES = {
     "v1": AUGMENT_V1,
     "v2": AUGMENT_V2,

@@ -1,4 +1,4 @@
-"""The command line of a search: `main(SEARCH)` at the end of a file in `sweeps/`.
+"""The command line of a search: `main(SEARCH)` at the end of a file in `sweeps/`; and `adopt`, its winner as a baseline.
 
 Exit 0: the trials asked for are finished. 1: some are not. 2: wrong input, nothing was started. 130: interrupted, the same
 command goes on. `--dry-run` imports neither torch nor optuna.
@@ -7,19 +7,18 @@ command goes on. `--dry-run` imports neither torch nor optuna.
 from __future__ import annotations
 
 import argparse
-import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
-from experiments.launch import cli
+from experiments.commands import sweep as sweep_command
 from experiments.launch.grid import paragraph
+from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, cluster_profile
 from experiments.plan.baselines import BASELINES
-from experiments.plan.parser import Parser
-from experiments.plan.sweep import training_images
+from experiments.plan.parser import AddVerb, Parser, add_set, command_line
 from experiments.run.machine import make_slots
 from experiments.search.address import STORAGE, address_of, named
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
@@ -28,26 +27,50 @@ from experiments.store import schema
 from experiments.store.files import now
 from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
-from experiments.store.search_record import finished, read_record, record_path
-from slurm.profiles import Profile, load_profile, profile_names
+from experiments.store.search_record import finished, read_record, record_named, record_path
+from experiments.store.states import child_environment
+from moco.data.catalog import training_images
+from slurm.profiles import Profile, profile_names
 
-INTERRUPTED = 130
 EPILOG = (
     "Runs live under $MOCO_RUNS, by default runs/ in the current folder, the study in its searches/. Ctrl-C once saves and "
     "stops, twice kills; the same command goes on."
 )
 
 
-def main(search: Search) -> NoReturn:
-    """Search as the command line says, and exit."""
-    sys.exit(run(search, sys.argv[1:]))
+@dataclass(frozen=True)
+class SearchOptions:
+    """The flags of a search under their own names. `profile` is that of `cluster`, None on this machine."""
+
+    command: str  # what to type to get the same again
+    place: Place
+    cluster: str = LOCAL
+    profile: Profile | None = None
+    baseline: str | None = None
+    settings: tuple[str, ...] = ()  # of --set
+    trials: int | None = None
+    workers: int | None = None
+    storage: str | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    sampler_seed: int = 0
+    warm_start: str | None = None
+    new_study: bool = False
+    confirm: str | None = None
+    retry: bool = False
+    dry_run: bool = False
+    yes: bool = False
+    wait: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: must be at least 1")
 
 
 def run(search: Search, arguments: Sequence[str]) -> int:
     """The exit code. A user's mistake is one line on stderr."""
     try:
-        options = parser(search).parse_args(arguments)
-        return carry_out(search, options, cli.command_line(arguments))
+        return carry_out(search, search_options(parser(search).parse_args(arguments), command_line(arguments)))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -70,7 +93,7 @@ def parser(search: Search) -> Parser:
         help=f"local (default): workers on this machine; a Slurm profile: {', '.join(profile_names())}",
     )
     add("--baseline", metavar="NAME", help=f"{', '.join(BASELINES)} (default: {search.base}, or the profile's)")
-    cli.add_set(result)
+    add_set(result)
     add("--trials", type=int, metavar="N", help=f"finished trials in all, done or pruned (default: {search.budget})")
     add("--workers", type=int, metavar="N", help="at a time (default: one per GPU, else one per core; on Slurm 4)")
     add(
@@ -91,53 +114,42 @@ def parser(search: Search) -> Parser:
     return result
 
 
-def carry_out(search: Search, options: argparse.Namespace, command: str) -> int:
-    profile = _profile(options)
-    base_name = options.baseline or (profile and profile.baseline) or search.base
-    chosen = {k: v for k in ("sampler", "pruner") if (v := getattr(options, k)) is not None}
-    search = replace(search, budget=search.budget if options.trials is None else options.trials, **chosen)
-    if options.workers is not None and options.workers < 1:
-        raise ValueError(f"--workers {options.workers}: must be at least 1")
-    planned = plan(search, base_name, options.set)
-    address = address_of(options.storage, nodes=profile is not None)
-    path = record_path(runs_root(), planned.label)
-    record = _record(planned, path, options, command, address)
-    if options.confirm is not None:
-        from experiments.search.result import confirm
-
-        return confirm(record, options, command)
-    if options.dry_run:
-        show(record, path, planned, profile)
-        return 0
-    return _search(record, path, options, profile, address)
-
-
-def _profile(options: argparse.Namespace) -> Profile | None:
-    """Of the cluster, which may also say where runs live; None on this machine."""
-    if options.cluster == "local":
-        return None
-    clusters = ["local", *profile_names()]
-    if options.cluster not in clusters:
-        near = get_close_matches(options.cluster, clusters, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"--cluster {options.cluster}: no such cluster; there are {', '.join(clusters)}{meant}")
-    profile = load_profile(options.cluster)
-    if profile.processes > 1:
+def search_options(given: argparse.Namespace, command: str) -> SearchOptions:
+    """The flags as one value, with the profile that they name. Raises ValueError for wrong ones."""
+    profile = cluster_profile(given.cluster)
+    if profile is not None and profile.processes > 1:
         raise ValueError(
             f"--cluster {profile.name}: it gives a run {profile.processes} processes, a search worker is one; "
             "choose a profile with one GPU"
         )
-    for name, value in (("MOCO_RUNS", profile.runs_root), ("MLFLOW_TRACKING_URI", profile.tracking)):
-        if value and not os.environ.get(name):
-            os.environ[name] = os.path.expanduser(value)
-    return profile
+    flags = {name: value for name, value in vars(given).items() if name != "set"}
+    return SearchOptions(**flags, command=command, place=Place.of(profile), profile=profile, settings=tuple(given.set))
 
 
-def _record(
-    planned: Planned, path: Path, options: argparse.Namespace, command: str, address: str | None
-) -> SearchRecord:
+def carry_out(search: Search, options: SearchOptions) -> int:
+    """The exit code. Raises ValueError for wrong input, with nothing started."""
+    base_name = options.baseline or (options.profile and options.profile.baseline) or search.base
+    search = replace(
+        search,
+        budget=search.budget if options.trials is None else options.trials,
+        sampler=options.sampler or search.sampler,
+        pruner=options.pruner or search.pruner,
+    )
+    planned = plan(search, base_name, options.settings)
+    address = address_of(options.storage, nodes=options.profile is not None)
+    path = record_path(options.place.root, planned.label)
+    record = _record(planned, path, options, address)
+    if options.confirm is not None:
+        return confirm(record, options.confirm, options)
+    if options.dry_run:
+        show(record, path, planned, options.profile)
+        return 0
+    return _search(record, path, options, address)
+
+
+def _record(planned: Planned, path: Path, options: SearchOptions, address: str | None) -> SearchRecord:
     """The record of the study that is there, or of a new one. Raises ValueError where they do not go together."""
-    new = planned.record(command, seed=options.sampler_seed, storage=named(address))
+    new = planned.record(options.command, seed=options.sampler_seed, storage=named(address))
     old = read_record(path)
     if old is None:
         return new
@@ -161,7 +173,7 @@ def _record(
             "budget": new["budget"],
             "sampler": new["sampler"],
             "pruner": new["pruner"],
-            "command": new["command"],
+            "command": options.command,
             "question": new["question"],
             "failure": None,
             "updated": now(),
@@ -197,52 +209,49 @@ def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | 
     print("\n".join(lines))
 
 
-def _search(
-    record: SearchRecord, path: Path, options: argparse.Namespace, profile: Profile | None, address: str | None
-) -> int:
+def _search(record: SearchRecord, path: Path, options: SearchOptions, address: str | None) -> int:
     from experiments.search.launch import begin
 
-    cells = options.warm_start and _finished_cells(options.warm_start)
-    record = begin(path, record, address, cells or [])
+    cells = _finished_cells(options.place.root, options.warm_start) if options.warm_start else []
+    record = begin(path, record, address, cells)
     left = record["budget"] - len(finished(record))
     if left <= 0:
         print(f"{record['label']}: nothing to start, {len(finished(record))} of {record['budget']} trials finished")
-        return _table(record)
-    print(f"{record['label']}: {left} of {record['budget']} trials to go in {path.parent.parent}", flush=True)
-    if profile is not None:
-        return _on_slurm(record, path, options, profile, address)
-    return _here(record, path, min(left, options.workers or left), options.workers, address)
+        return _table(record, options.place)
+    print(f"{record['label']}: {left} of {record['budget']} trials to go in {options.place.root}", flush=True)
+    if options.profile is not None:
+        return _on_cluster(record, path, options, options.profile, address)
+    return _here(record, path, options, address)
 
 
-def _finished_cells(sweep: str) -> list[schema.Cell]:
+def _finished_cells(root: Path, sweep: str) -> list[schema.Cell]:
     """Of a sweep's plan. Raises ValueError for a name that no sweep has."""
     from experiments.tracking.sync import manifests
 
-    return [cell for manifest in manifests(runs_root(), sweep)[:1] for cell in manifest["cells"]]
+    return [cell for manifest in manifests(root, sweep)[:1] for cell in manifest["cells"]]
 
 
-def _here(record: SearchRecord, path: Path, runs: int, workers: int | None, address: str | None) -> int:
+def _here(record: SearchRecord, path: Path, options: SearchOptions, address: str | None) -> int:
     from experiments.launch.launch import tracking
     from experiments.search.launch import View, Workers, closing
 
+    left = record["budget"] - len(finished(record))
     device = record["base_config"]["train"]["device"]
-    crew = Workers(path, make_slots(workers, runs, use_gpus=device != "cpu"), address)
-    view = View(path)
+    slots = make_slots(options.workers, min(left, options.workers or left), use_gpus=device != "cpu")
+    workers, view = Workers(path, slots, address), View(path)
     view.skip_past()
-    with tracking(path.parent.parent, record["label"]):
-        completed = crew.run(view)
+    with tracking(options.place, record["label"]):
+        completed = workers.run(view)
         record = closing(path, address)
-    for line in crew.failures() if completed else []:
+    for line in workers.failures() if completed else []:
         print(line)
     if not completed:
         print(f"interrupted: {len(finished(record))} of {record['budget']} trials finished; the same command goes on")
         return INTERRUPTED
-    return _table(record)
+    return _table(record, options.place)
 
 
-def _on_slurm(
-    record: SearchRecord, path: Path, options: argparse.Namespace, profile: Profile, address: str | None
-) -> int:
+def _on_cluster(record: SearchRecord, path: Path, options: SearchOptions, profile: Profile, address: str | None) -> int:
     from experiments.launch.launch import tracking
     from experiments.search.launch import closing, follow, submit_workers
 
@@ -250,24 +259,88 @@ def _on_slurm(
     jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address)
     if not options.wait:
         return 0
-    with tracking(path.parent.parent, record["label"]):
+    with tracking(options.place, record["label"]):
         seen_to_the_end = follow(path, jobs)
         record = closing(path, address)
     if not seen_to_the_end:
         print("not followed any more; the jobs go on")
         return INTERRUPTED
-    return _table(record)
+    return _table(record, options.place)
 
 
-def _table(record: SearchRecord) -> int:
-    from experiments.search.launch import print_table
-
+def _table(record: SearchRecord, place: Place) -> int:
     count, name = len(finished(record)), record["name"]
-    print_table(runs_root(), record["label"])
+    show_table(place, record["label"])
     if record["failure"]:
         print(f"given up: {record['failure']}")
     if count < record["budget"]:
         print(f"{count} of {record['budget']} trials finished; the same command goes on")
         return 1
     print(f"figures: python -m analysis search {name}; is the best one lucky? python sweeps/{name}.py --confirm 5x3")
+    return 0
+
+
+def show_table(place: Place, label: str) -> None:
+    """The answer, by the analysis' own command."""
+    print(flush=True)
+    command = [sys.executable, "-m", "analysis", "search", label, "--table"]
+    subprocess.run(command, env=child_environment(**place.environment), check=False)
+    print(f"\ntable again: python -m analysis search {shlex.quote(label)} --table")
+
+
+def confirm(record: SearchRecord, wanted: str, options: SearchOptions) -> int:
+    """`--confirm 5x3`: train the best trials and the base at fresh seeds, as an ordinary sweep; returns its exit code.
+
+    Raises ValueError where there is no finished trial.
+    """
+    from experiments.search.result import best, confirmation, parse
+
+    count, seeds = parse(wanted)
+    winners = best(record, count)
+    if not winners:
+        raise ValueError(f"--confirm {wanted}: {record['label']} has no finished trial yet; search first")
+    launch = LaunchOptions(
+        command=options.command,
+        place=options.place,
+        show_table=sweep_command.show_table,
+        cluster=options.cluster,
+        profile=options.profile,
+        baseline=options.baseline,
+        settings=tuple(
+            text for text in options.settings if text.partition("=")[0].strip() != "train.seed"
+        ),  # fresh ones
+        max_parallel=options.workers,
+        dry_run=options.dry_run,
+        retry=options.retry,
+        yes=options.yes,
+        wait=options.wait,
+    )
+    return sweep_command.carry_out(confirmation(record, winners, seeds), launch)
+
+
+def register(add: AddVerb) -> None:
+    take = add(
+        "adopt",
+        help="the winner of a search as a baseline to paste",
+        allow_abbrev=False,
+        description="Print the winner: the best at fresh seeds (--confirm), else the search's best.",
+    )
+    take.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
+    take.add_argument("--trial", type=int, metavar="N", help="this trial instead; needed with several objectives")
+    take.set_defaults(run=adopt)
+
+
+def adopt(options: argparse.Namespace, command: str) -> int:
+    """Exit 0 also for a winner that was not confirmed, with a warning on stderr."""
+    from experiments.search.result import imports, source, winner
+
+    root = runs_root()
+    record = record_named(root, options.search)
+    chosen = winner(root, record, options.trial)
+    if not chosen.means:
+        text = f"chosen by one seed; python sweeps/{record['name']}.py --confirm 5x3 tells whether it was lucky"
+        print(f"warning: {text}", file=sys.stderr)
+    text = source(record, chosen)
+    print(f"from dataclasses import replace\n\nfrom experiments.plan.baselines import {record['base']}")
+    print(f"{imports(text)}\n\n\n{text}", end="")
     return 0

@@ -1,0 +1,258 @@
+"""The command line of a sweep: `main(SWEEP)` at the end of a file in `sweeps/`.
+
+    run          the exit code of one command: reads the flags, then `carry_out`
+    carry_out    plans the sweep and does what the flags say with the plan: show, calibrate, start here, submit
+    show_table   the answer, printed when all runs have ended
+
+Exit 0: done. 1: some runs failed, they are listed with their last line. 2: wrong input, nothing was started.
+130: interrupted, the same command goes on. `--dry-run` imports neither torch nor mlflow nor seaborn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import shlex
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from experiments.launch.adaptive import Rounds
+from experiments.launch.launch_plan import LaunchPlan
+from experiments.launch.options import DEBUG, INTERRUPTED, LOCAL, MAX_SEEDS, LaunchOptions, Place, cluster_profile
+from experiments.plan.baselines import BASELINES
+from experiments.plan.manifest import write_manifest
+from experiments.plan.overrides import base_configs
+from experiments.plan.parser import Parser, add_set, command_line
+from experiments.plan.sweep import Sweep, plan
+from experiments.run import distributed
+from experiments.run.machine import share_a_gpu, slots_on_gpus
+from experiments.store import schema
+from experiments.store.run import RunDirectory, runs_root
+from experiments.store.states import child_environment
+from slurm.profiles import Profile, profile_names
+
+FREE_SOME = "free some space, or set MOCO_RUNS to another folder"
+NO_ROOM = {
+    errno.ENOSPC: FREE_SOME,
+    errno.EDQUOT: FREE_SOME,
+    errno.EROFS: "set MOCO_RUNS to a folder that can be written",
+    errno.EACCES: "set MOCO_RUNS to a folder that you may write",
+}
+
+
+def run(sweep: Sweep, arguments: Sequence[str]) -> int:
+    """The exit code. A user's mistake is one line on stderr."""
+    try:
+        return carry_out(sweep, launch_options(parser(sweep).parse_args(arguments), command_line(arguments)))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"error: {error.filename or runs_root()}: {error.strerror}; {NO_ROOM[error.errno]}", file=sys.stderr)
+        return 2
+
+
+def parser(sweep: Sweep) -> Parser:
+    contract = getattr(sys.modules["__main__"], "__doc__", None) or sweep.question
+    result = Parser(
+        prog=f"sweeps/{sweep.name}.py",
+        description=contract,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Runs live under $MOCO_RUNS, by default runs/ in the current folder. Ctrl-C once saves and stops, twice kills.",
+    )
+    add = result.add_argument
+    add(
+        "--cluster",
+        default=LOCAL,
+        metavar="NAME",
+        help=f"local (default): a pool on this machine; debug: one run here; a Slurm profile: {', '.join(profile_names())}",
+    )
+    add("--baseline", metavar="NAME", help=f"{', '.join(BASELINES)} (default: {sweep.base}, or the profile's)")
+    add_set(result)
+    add("--seeds", type=int, metavar="N", help=f"seeds 0 to N-1 for every arm (default: {sweep.seeds})")
+    add("--only", nargs="+", action="extend", metavar="ARM", help="run these arms; the others stay planned")
+    add("--max-parallel", type=int, metavar="N", help="runs at a time (default: one per GPU, else one per core)")
+    add("--pack", type=int, metavar="K", help="runs that share one GPU; on a cluster, one job (default: 1)")
+    add("--dry-run", action="store_true", help="print the grid with its states and the estimated time, start nothing")
+    add("--retry", action="store_true", help="also run again what failed or was cancelled")
+    add("--force", action="store_true", help="run everything anew; finished runs are set aside, not deleted")
+    add("--yes", action="store_true", help="do not ask")
+    add("--until-significant", action="store_true", help="add seeds to the arms that are not told apart yet")
+    add("--max-seeds", type=int, metavar="N", help=f"where --until-significant ends (default: {MAX_SEEDS})")
+    add("--wait", action="store_true", help="stay until all runs have ended; local always does")
+    add("--max-gpu-hours", type=float, metavar="H", help="ask before a launch that may take more, or an unknown number")
+    add("--calibrate", action="store_true", help="time 20 steps there, for --max-gpu-hours; start nothing else")
+    return result
+
+
+def launch_options(given: argparse.Namespace, command: str) -> LaunchOptions:
+    """The flags as one value, with the profile that they name. Raises ValueError for wrong ones."""
+    profile = cluster_profile(given.cluster, here=(LOCAL, DEBUG))
+    flags = {name: value for name, value in vars(given).items() if name not in ("set", "only")}
+    options = LaunchOptions(
+        **flags,
+        command=command,
+        place=Place.of(profile),
+        profile=profile,
+        settings=tuple(given.set),
+        only=tuple(given.only or ()),
+        show_table=show_table,
+    )
+    if profile is not None:
+        return replace(options, profile=replace(profile, pack=options.pack or profile.pack))
+    slots = slots_on_gpus(options.pack) if options.pack and not options.max_parallel else options.max_parallel
+    return replace(options, max_parallel=slots)
+
+
+def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
+    """The exit code. Raises ValueError for wrong input, with nothing started."""
+    if distributed.size() > 1:
+        raise ValueError(
+            f"WORLD_SIZE = {distributed.size()}: a sweep is started once; its runs have several processes each with a "
+            "--cluster profile that says so (tasks_per_node), and one run has them with torchrun -m experiments pretrain"
+        )
+    base_name = options.baseline or (options.profile and options.profile.baseline) or sweep.base
+    base, preset = base_configs(base_name, options.settings)
+    planned = partial(plan, sweep, base, base_name=base_name, preset=preset)
+    launch_plan = LaunchPlan.of(planned(seeds=options.seeds), options)
+    if options.calibrate:
+        from experiments.launch.calibration import calibrate
+
+        return calibrate(launch_plan)
+    if options.until_significant and not options.dry_run:
+        return Rounds(lambda seeds: planned(seeds=seeds), _start_round, options).run(len(launch_plan.planned.seeds))
+    if options.profile is not None:
+        return _on_cluster(launch_plan, options.profile)
+    if options.cluster == DEBUG:
+        launch_plan = launch_plan.first()
+    if options.dry_run:
+        launch_plan.show(launch_plan.would_start())
+        return 0
+    _ask_first(launch_plan)
+    write_manifest(launch_plan.root, launch_plan.planned, options.command)
+    if options.force:
+        _set_aside(launch_plan)
+    if not launch_plan.to_run:
+        return _nothing_to_start(launch_plan)
+    launch_plan.announce()
+    return _debug(launch_plan) if options.cluster == DEBUG else _local(launch_plan)
+
+
+def _start_round(launch_plan: LaunchPlan) -> int:
+    """One round of `--until-significant`, seen to its end."""
+    _ask_first(launch_plan)
+    profile = launch_plan.options.profile
+    if profile is None:
+        return _local(launch_plan)
+    from experiments.launch.cluster import looked_at, submit_and_follow, without_queued
+
+    launch_plan = without_queued(launch_plan, force=False)
+    look = looked_at(launch_plan.root, profile) if launch_plan.to_run else None
+    return submit_and_follow(launch_plan, wait=True, only_if=look)
+
+
+def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
+    """Slurm is asked first: what it refuses is not begun."""
+    from experiments.launch.cluster import check_shares, looked_at, queued, submit_and_follow, without_queued
+    from experiments.launch.preview import Preview
+
+    options = launch_plan.options
+    launch_plan = without_queued(launch_plan, force=options.force)
+    check_shares(launch_plan.to_run, profile)
+    preview = Preview(launch_plan, profile)
+    if options.dry_run:
+        launch_plan.show(preview.text())
+        return 0
+    _ask_first(launch_plan)
+    look = looked_at(launch_plan.root, profile) if launch_plan.to_run else None
+    write_manifest(launch_plan.root, launch_plan.planned, options.command)
+    if options.force:
+        _set_aside(launch_plan)
+    if not launch_plan.to_run and not queued(launch_plan):
+        return _nothing_to_start(launch_plan)
+    return submit_and_follow(launch_plan, wait=options.wait, only_if=look)
+
+
+def _ask_first(launch_plan: LaunchPlan) -> None:
+    """Whatever needs a yes. Raises ValueError if there is none."""
+    options = launch_plan.options
+    if options.max_gpu_hours is not None:
+        from experiments.launch.preview import check_hours
+
+        check_hours(launch_plan, options.profile, options.max_gpu_hours, yes=options.yes)
+    if options.force:
+        _confirm(launch_plan)
+
+
+def _confirm(launch_plan: LaunchPlan) -> None:
+    for cell in launch_plan.to_run:
+        if launch_plan.states[cell.run_id].state == schema.RUNNING:
+            raise ValueError(f"--force: {cell.name} is running; cancel it first, or leave out --force")
+    done = sum(launch_plan.states[cell.run_id].state == schema.DONE for cell in launch_plan.to_run)
+    if launch_plan.options.yes or not done:
+        return
+    if not sys.stdin.isatty():
+        raise ValueError(f"--force: {done} finished runs would be trained again; add --yes if that is meant")
+    answer = input(f"{done} finished runs will be set aside and trained again. Go on? [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise ValueError("--force: not confirmed, nothing was started")
+
+
+def _set_aside(launch_plan: LaunchPlan) -> None:
+    for cell in launch_plan.to_run:
+        run = RunDirectory(launch_plan.root / cell.run_id)
+        if run.exists():
+            print(f"{cell.name}: the old run is now {run.set_aside()}")
+
+
+def _nothing_to_start(launch_plan: LaunchPlan) -> int:
+    not_done = launch_plan.say_nothing_to_start()
+    launch_plan.show_table()
+    return 1 if not_done else 0
+
+
+def _local(launch_plan: LaunchPlan) -> int:
+    from experiments.launch.launch import Launch, summary, tracking
+
+    options, label, began = launch_plan.options, launch_plan.planned.label, time.monotonic()
+    launch = Launch(launch_plan.root, label, launch_plan.to_run, options.command)
+    launch.environment["pack"] = share_a_gpu(launch.slots(options.max_parallel))
+    launch.enqueue()
+    with tracking(options.place, label):
+        completed = launch.run(options.max_parallel)
+    code = summary(launch_plan.root, launch_plan.cells, began, interrupted=not completed)
+    if completed:
+        launch_plan.show_table()
+    return code
+
+
+def _debug(launch_plan: LaunchPlan) -> int:
+    """The first run that is to go, in this process, with its real traceback."""
+    from experiments.launch.launch import Launch
+
+    (cell,) = launch_plan.to_run
+    launch = Launch(launch_plan.root, launch_plan.planned.label, [cell], launch_plan.options.command)
+    launch.enqueue()
+    print(f"debug: {cell.name} in this process, {launch_plan.root / cell.run_id}")
+    try:
+        state = launch.run_here(cell, reraise=True)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return {schema.DONE: 0, schema.CANCELLED: 1}.get(state, INTERRUPTED)
+
+
+def show_table(place: Place, label: str) -> None:
+    """The answer, by the analysis' own command; without it, that command."""
+    print(flush=True)
+    command = [sys.executable, "-m", "analysis", "table", label]
+    subprocess.run(command, env=child_environment(**place.environment), check=False)
+    print(f"\ntable again: python -m analysis table {shlex.quote(label)}")

@@ -1,0 +1,112 @@
+"""What a command asks of a launch: read from the command line once, then passed on whole and never changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from experiments.store.run import runs_root
+from slurm.profiles import Profile, load_profile, profile_names
+
+LOCAL, DEBUG = "local", "debug"
+INTERRUPTED = 130  # exit code after Ctrl-C: the same command goes on
+
+FIRST_LOOK = 5  # seeds of `--until-significant` before the first decision; with fewer nothing can be decided
+MAX_SEEDS = 20  # where it ends without `--max-seeds`
+
+ShowTable = Callable[["Place", str], None]  # prints the answer to the sweep or search with that label
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs live and which MLflow remembers them: what the shell says, else what the cluster's profile says."""
+
+    root: Path
+    tracking: str | None = None  # address for MLFLOW_TRACKING_URI; None for the store beside the runs
+
+    @staticmethod
+    def of(profile: Profile | None) -> Place:
+        named = os.environ.get("MLFLOW_TRACKING_URI")
+        if profile is None:
+            return Place(runs_root(), named or None)
+        root = runs_root()
+        if profile.runs_root and not os.environ.get("MOCO_RUNS"):
+            root = Path(os.path.expanduser(profile.runs_root)).absolute()
+        return Place(root, named or (os.path.expanduser(profile.tracking) if profile.tracking else None))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same for a child process."""
+        return {"MOCO_RUNS": str(self.root)} | ({"MLFLOW_TRACKING_URI": self.tracking} if self.tracking else {})
+
+
+def cluster_profile(name: str, here: tuple[str, ...] = (LOCAL,)) -> Profile | None:
+    """The Slurm profile of that name; None for one of `here`, on this machine. Raises ValueError for any other name."""
+    if name in here:
+        return None
+    clusters = [*here, *profile_names()]
+    if name not in clusters:
+        near = get_close_matches(name, clusters, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"--cluster {name}: no such cluster; there are {', '.join(clusters)}{meant}")
+    return load_profile(name)
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """The flags of a sweep under their own names. `profile` is that of `cluster`, None on this machine.
+
+    Raises ValueError, in one line, for a value out of range and for flags that do not go together.
+    """
+
+    command: str  # what to type to get the same again
+    place: Place
+    show_table: ShowTable
+    cluster: str = LOCAL
+    profile: Profile | None = None
+    baseline: str | None = None
+    settings: tuple[str, ...] = ()  # of --set
+    seeds: int | None = None
+    only: tuple[str, ...] = ()
+    max_parallel: int | None = None
+    pack: int | None = None
+    dry_run: bool = False
+    retry: bool = False
+    force: bool = False
+    yes: bool = False
+    until_significant: bool = False
+    max_seeds: int | None = None
+    wait: bool = False
+    max_gpu_hours: float | None = None
+    calibrate: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_adaptive()
+        for flag, value in (("--max-parallel", self.max_parallel), ("--pack", self.pack)):
+            if value is not None and value < 1:
+                raise ValueError(f"{flag} {value}: must be at least 1")
+        if self.max_gpu_hours is not None and not self.max_gpu_hours >= 0:
+            raise ValueError(f"--max-gpu-hours {self.max_gpu_hours:g}: must be 0 or more")
+        for assignment in self.settings:
+            if assignment.partition("=")[0].strip() == "train.seed":
+                raise ValueError(f"--set {assignment}: a sweep sets its seeds itself; use --seeds N for seeds 0 to N-1")
+
+    def _check_adaptive(self) -> None:
+        if self.max_seeds is not None and not self.until_significant:
+            raise ValueError(
+                f"--max-seeds {self.max_seeds}: says where --until-significant ends; add that, or use --seeds"
+            )
+        if not self.until_significant:
+            return
+        if self.max_seeds is not None and self.max_seeds < FIRST_LOOK:
+            raise ValueError(
+                f"--max-seeds {self.max_seeds}: must be at least {FIRST_LOOK}, with fewer nothing is decided"
+            )
+        for flag, given in (("--force", self.force), ("--cluster debug", self.cluster == DEBUG)):
+            if given:
+                raise ValueError(f"--until-significant: does not go with {flag}; leave one of them out")
+        if self.cluster != LOCAL and not (self.wait or self.dry_run):
+            raise ValueError("--until-significant: has to see the results of a round; on a cluster add --wait")
