@@ -34,6 +34,8 @@ OUTSIDE: dict[str, set[str]] = {
     "experiments": {"rich"},
     "experiments/benchmark": {"torch", "torchvision", "numpy", "PIL", "sklearn"},
     "experiments/benchmark/peers": {"torch", "torchvision", "numpy", "PIL", "lightly", "pytorch_lightning"},
+    "experiments/run/machine.py": {"pynvml"},
+    "experiments/run/system.py": {"psutil", "pynvml"},
     "experiments/run/worker.py": {"torch"},
     "experiments/run/zygote.py": {"torch"},
     "experiments/search": {"optuna"},
