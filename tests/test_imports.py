@@ -40,9 +40,11 @@ OUTSIDE: dict[str, set[str]] = {
     "experiments/run/zygote.py": {"torch"},
     "experiments/search": {"optuna"},
     "experiments/tracking": {"mlflow"},
+    "experiments/tracking/database.py": {"mlflow", "sqlalchemy", "alembic"},  # these come with mlflow
     "experiments/tracking/model.py": {"mlflow", "torch"},
     "sweeps": set(),
     "analysis": {"polars", "seaborn", "matplotlib", "scipy", "numpy"},
+    "analysis/report/page.py": {"jinja2"},
     "analysis/tracked.py": {"polars", "mlflow"},
 }
 
