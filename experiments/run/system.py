@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,15 +63,26 @@ def family(pid: int) -> Iterator[int]:
                 yield from family(int(child))
 
 
+def torch_gpu() -> str | None:
+    """`GPU-...` of the device torch computes on; None as long as it uses none. Does not import torch or wake a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    identity = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
+    return None if identity is None else f"GPU-{str(identity).removeprefix('GPU-')}"
+
+
 class Gpu:
     """The GPU that torch uses in this process, as the driver sees it. Reference: NVML API, section device queries."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: Callable[[], str | None] = torch_gpu) -> None:
+        """identity: of the GPU that is used by now, `GPU-...`; None while there is none."""
+        self._identity = identity
         self._handle: object | None = None
 
     def look(self) -> dict[str, float]:
         """Load in percent, memory in MB, power in W: those that the driver tells (parts of a GPU have no load)."""
-        identity = torch_gpu()
+        identity = self._identity()
         if identity is None:
             return {}
         import pynvml  # only here: 6,000 lines that a run on a CPU does without
@@ -91,12 +102,3 @@ class Gpu:
             with suppress(pynvml.NVMLError):
                 values["system/gpu_power_w"] = pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3
         return values
-
-
-def torch_gpu() -> str | None:
-    """`GPU-...` of the device torch computes on; None as long as it uses none. Does not import torch or wake a GPU."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return None
-    identity = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
-    return None if identity is None else f"GPU-{str(identity).removeprefix('GPU-')}"
