@@ -83,6 +83,10 @@ def confidence_sequence(differences: Sequence[float], level: float) -> tuple[flo
 
 Verdict = Literal["higher", "lower", "suggests higher", "suggests lower", "not separable", "no claim"]
 
+# Why not scipy.stats, of which only the special functions are used (measured over 300 samples of 2 to 10): ttest_1samp
+# differs from `t_test_p` in the last digits of 118 (2e-15) and takes 20 times as long; permutation_test gives the p of
+# `sign_flip_p` to the digit in 13 times its time, but enumerates 2^n patterns, where ours is exact up to 30 pairs. And
+# its import adds 1.5 s of processor time to the 0.7 s of scipy.special.
 LEVEL: Final = 0.95
 SEEDS_TO_SUGGEST: Final = 3
 SEEDS_TO_CLAIM: Final = 5

@@ -6,12 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Final
 
 import polars as pl
 
-from analysis.report.page import link, plain_table
 from analysis.words import NOTHING, listing
 from experiments.store import schema
 
@@ -80,26 +78,45 @@ def _arms(group: Group) -> str:
     return listing([f"{arm} (seed{'s' * (len(s) > 1)} {listing(s, 6)})" for arm, s in seeds.items()], 5)
 
 
-def failures_markup(cells: pl.DataFrame, address: Address) -> str:
-    """A table, a row for each group; empty when all is done."""
+@dataclass(frozen=True)
+class Named:
+    """A run and where it can be looked at."""
+
+    run_id: str
+    address: str | None
+
+
+@dataclass(frozen=True)
+class FailureRow:
+    """A group in words; `more` runs are not named."""
+
+    state: str
+    runs: int
+    arms: str
+    step: str
+    reason: str
+    named: tuple[Named, ...]
+    more: int
+
+
+def failure_rows(cells: pl.DataFrame, address: Address) -> list[FailureRow]:
+    """A row for each group; none when all is done."""
     rows = []
     for group in groups(cells):
-        pairs = list(zip(group.runs, group.arms, strict=True))
-        named = [link(address(run, arm), f"<code>{escape(run)}</code>") for run, arm in pairs[:NAMED]]
-        more = [f"{len(pairs) - NAMED} more"] if len(pairs) > NAMED else []
         missing = group.state == schema.MISSING  # no directory yet: nothing to look at
-        reason = escape(group.reason or NOTHING) + (" (numbers differ)" if group.alike else "")
+        pairs = [] if missing else list(zip(group.runs, group.arms, strict=True))
         rows.append(
-            (
-                escape(group.state),
-                str(len(pairs)),
-                escape(_arms(group)),
-                _steps(group),
-                reason,
-                NOTHING if missing else listing([*named, *more], NAMED + 1),
+            FailureRow(
+                state=group.state,
+                runs=len(group.runs),
+                arms=_arms(group),
+                step=_steps(group),
+                reason=(group.reason or NOTHING) + (" (numbers differ)" if group.alike else ""),
+                named=tuple(Named(run, address(run, arm)) for run, arm in pairs[:NAMED]),
+                more=max(0, len(pairs) - NAMED),
             )
         )
-    return plain_table(("state", "runs", "arms", "step", "reason", "run"), rows, wrap=(2, 4, 5)) if rows else ""
+    return rows
 
 
 def failure_summary(cells: pl.DataFrame) -> str:

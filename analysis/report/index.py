@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -13,7 +11,7 @@ from urllib.parse import quote
 from analysis.ablation import ablation_table
 from analysis.frame import manifests, to_stderr
 from analysis.report.failures import failure_summary
-from analysis.report.page import link, page, plain_table, small
+from analysis.report.page import page
 from analysis.report.report import cost, report
 from analysis.sources import Log, RunDirectories
 from analysis.tracked import known_server, pages_at
@@ -36,31 +34,14 @@ class Entry:
     updated: str
     file: str | None
 
+    @property
+    def address(self) -> str | None:
+        return quote(self.file) if self.file else None
+
 
 def file_name(label: str) -> str:
     """Of the sweep's report: the label, with what a file system or a shell may take amiss replaced."""
     return re.sub(r"[^A-Za-z0-9.=@,+_-]", "-", label) + ".html"
-
-
-def contents(entries: Iterable[Entry], place: str) -> str:
-    """The page."""
-    listed = list(entries)
-    rows = [
-        (
-            link(quote(e.file) if e.file else None, escape(e.label)) + f"<br>{escape(e.question)}",
-            *map(escape, (e.answer, e.done, e.failed or NOTHING, e.cost, e.updated[:16].replace("T", " "))),
-        )
-        for e in listed
-    ]
-    heads = ("sweep", "answer", "done", "failed", "cost", "updated (UTC)")
-    return page(
-        "All sweeps",
-        [
-            f'<header><p class="label">{escape(place)}</p><h1>All sweeps</h1></header>',
-            f'<div class="contents">{plain_table(heads, rows, wrap=(1, 4))}</div>',
-            small(f"{len(listed)} sweeps, the last planned first."),
-        ],
-    )
 
 
 def write_all(root: Path, folder: Path, server: str | None = None, log: Log = to_stderr) -> list[Path]:
@@ -103,5 +84,5 @@ def write_all(root: Path, folder: Path, server: str | None = None, log: Log = to
         )
         written.append(path)
     index = folder / INDEX
-    index.write_text(contents(entries, source.place), encoding="utf-8")
+    index.write_text(page("index.html.j2", entries=entries, place=source.place), encoding="utf-8")
     return [*written, index]

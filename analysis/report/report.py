@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import Counter
+from dataclasses import dataclass
 from html import escape
 from typing import Final
 
@@ -32,81 +33,98 @@ from analysis.figures.pareto import sweep_pareto
 from analysis.figures.thinning import few
 from analysis.formats import render, table_markup
 from analysis.frame import Loaded, to_stderr
-from analysis.report.failures import failures_markup
-from analysis.report.page import facts, link, page, plain_table, section, small
+from analysis.report.failures import failure_rows
+from analysis.report.page import page
 from analysis.sources import Log, Source
 from analysis.table import READOUT_TITLES, Row, Table
 from analysis.tracked import MlflowPages
 from analysis.words import NOTHING, count, duration
 from experiments.store import schema
 
-# Every run of a sweep, arms down and seeds across, each cell with its readout or its state and the way to the run.
-
-
-MOST_ARMS: Final = 60
+MOST_ARMS: Final = 60  # of the table of all runs: arms down, seeds across
 GRID_SEEDS: Final = 12
 
 
-def _content(row: dict[str, object], metric: str) -> str:
-    value, state = row[metric], "diverged" if row["diverged"] else str(row["state"])
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    return f'<span class="missing">{escape("no readout" if state == schema.DONE else state)}</span>'
+@dataclass(frozen=True)
+class RunCell:
+    """The readout of a run, or why it has none; `run_id` of one that has a directory."""
+
+    text: str
+    missing: bool
+    address: str | None
+    run_id: str | None
 
 
-def run_grid(loaded: Loaded, pages: MlflowPages | None, place: str) -> str:
+@dataclass(frozen=True)
+class RunRow:
+    """`cells`: one for each seed, None for a run that is not planned. `compare`: the arm against the baseline."""
+
+    arm: str
+    address: str | None
+    cells: tuple[RunCell | None, ...]
+    compare: str | None
+
+
+@dataclass(frozen=True)
+class RunGrid:
+    readout: str
+    shown: str  # what is left out, in words; empty where nothing is
+    heads: tuple[str, ...]
+    rows: tuple[RunRow, ...]
+    everything: dict[str, str | None]  # words and the page in MLflow of all runs
+
+
+def run_grid(loaded: Loaded, pages: MlflowPages | None) -> RunGrid:
     """Values lead to their run in MLflow where it is known; below each its run id, the name of its directory."""
-    (manifest, cells, said), metric = few(*loaded, MOST_ARMS, GRID_SEEDS), loaded.manifest["metric"]
+    (manifest, cells, shown), metric = few(*loaded, MOST_ARMS, GRID_SEEDS), loaded.manifest["metric"]
     by_cell = {(row["arm"], row["seed"]): row for row in cells.iter_rows(named=True)}
-    rows = []
-    for arm in manifest["arms"]:
-        line = [link(pages.arm(arm) if pages else None, escape(arm))]
-        for seed in manifest["seeds"]:
-            row = by_cell.get((arm, seed))
-            if row is None:
-                line.append(NOTHING)
-                continue
-            address = pages.run(row["run_id"], arm) if pages else None
-            under = "" if row["state"] == schema.MISSING else f"<br><code>{escape(row['run_id'])}</code>"
-            line.append(link(address, _content(row, metric)) + under)
-        if pages:
-            both = pages.compare([manifest["baseline"], arm]) if arm != manifest["baseline"] else None
-            line.append(link(both, "compare") if both else NOTHING)
-        rows.append(line)
-    heads = ["arm", *(f"seed {seed}" for seed in manifest["seeds"]), *(["with the baseline"] if pages else [])]
-    told = f"{READOUT_TITLES[metric]}, %. {said}A run's name is that of its directory in <code>{escape(place)}</code>."
-    everything = f" In MLflow: {_everything(manifest, pages)}." if pages else ""
-    return small(told + everything) + plain_table(heads, rows)
 
+    def run_cell(arm: str, seed: int) -> RunCell | None:
+        row = by_cell.get((arm, seed))
+        if row is None:
+            return None
+        value, state = row[metric], "diverged" if row["diverged"] else row["state"]
+        return RunCell(
+            text=f"{value:.1f}" if isinstance(value, float) else "no readout" if state == schema.DONE else state,
+            missing=not isinstance(value, float),
+            address=pages.run(row["run_id"], arm) if pages else None,
+            run_id=None if row["state"] == schema.MISSING else row["run_id"],
+        )
 
-def _everything(manifest: schema.Manifest, pages: MlflowPages) -> str:
-    ways = {
-        "all runs with their params": pages.table(),
-        "with charts": pages.charts(),
-        "compare": pages.compare(manifest["arms"][:-1]),
-    }
-    return ", ".join(link(address, words) for words, address in ways.items())
+    rows = [
+        RunRow(
+            arm=arm,
+            address=pages.arm(arm) if pages else None,
+            cells=tuple(run_cell(arm, seed) for seed in manifest["seeds"]),
+            compare=pages.compare([manifest["baseline"], arm]) if pages and arm != manifest["baseline"] else None,
+        )
+        for arm in manifest["arms"]
+    ]
+    everything = (
+        {}
+        if pages is None
+        else {
+            "all runs with their params": pages.table(),
+            "with charts": pages.charts(),
+            "compare": pages.compare(manifest["arms"][:-1]),
+        }
+    )
+    heads = ("arm", *(f"seed {seed}" for seed in manifest["seeds"]), *(["with the baseline"] if pages else []))
+    return RunGrid(READOUT_TITLES[metric], shown, heads, tuple(rows), everything)
 
 
 KEYS: Final = tuple(dict.fromkeys((KNN_CURVE, LOSS_CURVE, *LOSS_KEYS, *DIAGNOSTIC_KEYS, *VALIDATION_KEYS)))
 
 
-def _header(table: Table, home: str | None) -> str:
-    done = f"{table.n_done:,} of {table.n_planned:,} runs done"
-    back = f' · <a href="{escape(home)}">all sweeps</a>' if home else ""
-    return (
-        f'<header>\n<p class="label">{escape(table.label)} · {done}{back}</p>\n<h1>{escape(table.question)}</h1>\n'
-        f'<p class="answer">{escape(table.answer)}</p>\n</header>'
-    )
+def _downloads(table: Table) -> list[dict[str, str]]:
+    kinds = {"csv": "text/csv", "md": "text/markdown", "tex": "application/x-tex"}
+    return [
+        {"format": format, "kind": kind, "content": b64encode(render(table, format).encode()).decode()}
+        for format, kind in kinds.items()
+    ]
 
 
-def _download(table: Table, format: str, kind: str) -> str:
-    content = b64encode(render(table, format).encode()).decode()
-    name = f"{escape(table.label)}.{format}"
-    return f'<a download="{name}" href="data:{kind};charset=utf-8;base64,{content}">{format}</a>'
-
-
-def _table(table: Table, pages: MlflowPages | None) -> str:
+def _table_markup(table: Table, pages: MlflowPages | None) -> str:
     """Cells lead to MLflow: the arm to its runs, the comparison to the page that holds it against the baseline."""
 
     def address(row: Row, title: str) -> str | None:
@@ -116,15 +134,13 @@ def _table(table: Table, pages: MlflowPages | None) -> str:
             return pages.compare([table.baseline, row.arm]) if row.role == "arm" else None
         return pages.arm(row.arm) if title in ("arm", "n") else None
 
-    kinds = {"csv": "text/csv", "md": "text/markdown", "tex": "application/x-tex"}
-    downloads = ", ".join(_download(table, format, kind) for format, kind in kinds.items())
-    return f"{table_markup(table, address)}\n{small(f'The same table as {downloads}.')}"
+    return table_markup(table, address)
 
 
-def _drawn(figures: list[tuple[Picture, str]]) -> str:
-    told = [(figure, f"{label}. {' '.join(figure.get_supxlabel().split())}") for figure, label in figures]
-    parts = [f"<figure>\n{inline_svg(figure, escape(words))}\n</figure>" for figure, words in told]
-    return f'<div class="figures">\n{"".join(parts)}\n</div>' if parts else ""
+def _drawn(figures: list[tuple[Picture, str]]) -> list[str]:
+    """As SVG elements, each with its label and caption for who cannot see it."""
+    labels = [f"{label}. {' '.join(figure.get_supxlabel().split())}" for figure, label in figures]
+    return [inline_svg(figure, escape(label)) for (figure, _), label in zip(figures, labels, strict=True)]
 
 
 def _answers(loaded: Loaded, table: Table) -> list[tuple[Picture, str]]:
@@ -148,7 +164,10 @@ def _answers(loaded: Loaded, table: Table) -> list[tuple[Picture, str]]:
     return drawn
 
 
-def _training(source: Source, loaded: Loaded, log: Log) -> tuple[list[tuple[Picture, str]], str]:
+Figures = list[tuple[Picture, str]]
+
+
+def _training(source: Source, loaded: Loaded, log: Log) -> tuple[Figures, Figures]:
     """Figures of the journals, and the curves per arm. Of large sweeps some runs only, as each figure says."""
     manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
     curves = source.curves(cells, KEYS, log)
@@ -164,13 +183,13 @@ def _training(source: Source, loaded: Loaded, log: Log) -> tuple[list[tuple[Pict
         drawn.append((diagnostics_figure(manifest, curves, said), "gap, rank, key drift and uniformity over steps"))
     key = next((k for k in VALIDATION_KEYS if k in recorded), None)
     per_arm = [(arms_figure(manifest, curves, key, said), "a panel for each arm")] if key else []
-    return drawn, _drawn(per_arm)
+    return drawn, per_arm
 
 
 def _tally(cells: pl.DataFrame, column: str) -> str:
     """`0123456 (15 runs)`; a run that was continued elsewhere counts at both."""
     tally = Counter(cells[column].explode().drop_nulls())
-    return escape(", ".join(f"{name} ({count(n, 'run')})" for name, n in tally.most_common()) or NOTHING)
+    return ", ".join(f"{name} ({count(n, 'run')})" for name, n in tally.most_common()) or NOTHING
 
 
 def cost(cells: pl.DataFrame) -> str:
@@ -197,21 +216,19 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}" if hours < 10 else f"{hours:.1f}"
 
 
-def _provenance(loaded: Loaded, source: Source, pages: MlflowPages | None) -> str:
+def _provenance(loaded: Loaded, source: Source) -> dict[str, str]:
     manifest, cells = loaded
     existing = cells.filter(pl.col("state") != schema.MISSING)
-    listed = {
-        "baseline": escape(f"{manifest['baseline']}, from {manifest['baseline_config']}"),
-        "varied": escape(", ".join(manifest["varies"])),
-        "expected": escape(manifest["claim"] or NOTHING),
+    return {
+        "baseline": f"{manifest['baseline']}, from {manifest['baseline_config']}",
+        "varied": ", ".join(manifest["varies"]),
+        "expected": manifest["claim"] or NOTHING,
         "commits": _tally(existing, "commits"),
         "hardware": _tally(existing, "hardware"),
-        "cost": escape(cost(cells)),
-        "planned": escape(manifest["updated"]),
-        "runs": escape(source.place),
-        **({"MLflow": link(pages.charts(), escape(pages.base))} if pages else {}),
+        "cost": cost(cells),
+        "planned": manifest["updated"],
+        "runs": source.place,
     }
-    return f"<pre>{escape(manifest['command'])}</pre>\n{facts(listed)}"
 
 
 def report(
@@ -223,17 +240,19 @@ def report(
     """
     table = ablation_table(loaded.manifest, loaded.cells)
     training, per_arm = _training(source, loaded, log)
-    directories = (lambda run, arm: pages.run(run, arm)) if pages else (lambda run, arm: None)
+    figures = {"Figures": _answers(loaded, table), "During training": training, "Each arm": per_arm}
     return page(
-        table.question,
-        [
-            _header(table, home),
-            _table(table, pages),
-            section("Figures", _drawn(_answers(loaded, table))),
-            section("During training", _drawn(training)),
-            section("Each arm", per_arm),
-            section("Not finished", failures_markup(loaded.cells, directories)),
-            section("Runs", run_grid(loaded, pages, source.place)),
-            section("How it was made", _provenance(loaded, source, pages)),
-        ],
+        "report.html.j2",
+        table=table,
+        done=f"{table.n_done:,} of {table.n_planned:,}",
+        home=home,
+        table_markup=_table_markup(table, pages),
+        downloads=_downloads(table),
+        figure_sections=[(title, _drawn(drawn)) for title, drawn in figures.items()],
+        failures=failure_rows(loaded.cells, pages.run if pages else lambda run, arm: None),
+        grid=run_grid(loaded, pages),
+        place=source.place,
+        command=loaded.manifest["command"],
+        facts=_provenance(loaded, source),
+        mlflow=pages,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from rich.console import Console, Group
-from rich.live import Live
+import rich.progress
+from rich.console import Console
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +20,7 @@ from experiments.state.state import RunState
 from experiments.store import schema
 from experiments.store.run import RunDirectory
 
+WAITING = ""  # the key of the row that stands there before the first run
 PLAIN_SECONDS = 30.0  # between two lines about the same run, where there is no terminal
 SIGNS = {
     schema.DONE: ("✓", "green"),
@@ -47,86 +48,163 @@ def result_words(state: RunState, results: schema.Results | None) -> str:
     return f"{state.state}: {state.reason}" if state.reason else state.state
 
 
+Shown = Callable[[], tuple[Text, str]]  # facts and the time of a row
+
+
+class Bars(rich.progress.Progress):
+    """A row for each task: name, bar, facts, time. Its `shown` gives the last two whenever they are drawn."""
+
+    def __init__(self, console: Console, now: Callable[[], float]) -> None:
+        self._screen, self._bar = console, rich.progress.BarColumn(bar_width=None)  # drawn once while it is made
+        super().__init__(
+            console=console, refresh_per_second=4, transient=True, get_time=now, disable=not console.is_terminal
+        )
+
+    def add(self, name: str, shown: Shown, *, total: float | None = None, style: str = "") -> rich.progress.TaskID:
+        """Without a `total` the bar pulses."""
+        return self.add_task(name, total=total, shown=shown, style=style)
+
+    def make_tasks_table(self, tasks: Iterable[rich.progress.Task]) -> Table:
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(14, self._screen.width // 2 - 4))
+        table.add_column(ratio=1)
+        table.add_column(no_wrap=True, justify="right")
+        table.add_column(no_wrap=True, justify="right", style="dim")
+        for task in tasks:
+            facts, seconds = task.fields["shown"]()
+            table.add_row(Text(task.description, style=task.fields["style"]), self._bar(task), facts, Text(seconds))
+        return table
+
+    def get_renderable(self) -> Padding:
+        return Padding(super().get_renderable(), (0, 3, 0, 0))  # room for the ^C that a terminal echoes
+
+
+class Whole:
+    """Of `total` things some have ended: the first row of the bars, and lines without a terminal. `now`: in seconds."""
+
+    def __init__(self, title: str, total: int, console: Console | None, now: Callable[[], float]) -> None:
+        self.total, self.ended_so_far, self.now, self.began = total, 0, now, now()
+        self.console = console or Console(highlight=False)
+        self.plain = not self.console.is_terminal
+        self.bars = Bars(self.console, now)
+        self._all = self.bars.add(title, self._shown, total=total, style="bold")
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def left(self) -> float | None:
+        """Seconds until all have ended, at the pace so far; None while that is unknown."""
+        if not self.ended_so_far:
+            return None
+        return (self.now() - self.began) * (self.total - self.ended_so_far) / self.ended_so_far
+
+    def count(self) -> str:
+        return f"{self.ended_so_far}/{self.total}"
+
+    def one_ended(self) -> None:
+        self.ended_so_far += 1
+        self.bars.update(self._all, completed=self.ended_so_far)
+
+    def print(self, text: str) -> None:
+        print(text, file=self.console.file, flush=True)
+
+    def _shown(self) -> tuple[Text, str]:
+        left = self.left()
+        return Text(self.count()), f"{clock(left)} left" if left is not None else clock(self.now() - self.began)
+
+
 @dataclass
 class Run:
     """A run in progress, as this launch sees it. Its pace is taken from the first look at its steps on."""
 
     cell: Cell
-    began: float = field(default_factory=time.monotonic)
-    looked: float = 0.0  # when that was
+    began: float
+    looked: float = 0.0  # when the first look was
     first: float | None = None  # and the share that was done by then
     state: RunState | None = None
-    said: float = 0.0
+    printed: float = 0.0
 
+    @property
     def share(self) -> float | None:
         return self.state.share if self.state else None
 
-    def left(self) -> float | None:
+    def left(self, now: float) -> float | None:
         """Seconds to go at the pace so far; None while that is unknown."""
-        share = self.share()
+        share = self.share
         if share is None or self.first is None or share <= self.first:
             return None
-        return (time.monotonic() - self.looked) * (1 - share) / (share - self.first)
+        return (now - self.looked) * (1 - share) / (share - self.first)
 
 
-class Progress:
-    """A `pool.View` of the runs in `root`; `slots` of them at a time."""
+class Progress(Whole):
+    """A `View` for the pool of the runs in `root`; `slots` of them at a time."""
 
     def __init__(
-        self, title: str, cells: Sequence[Cell], slots: int, root: Path, console: Console | None = None
+        self,
+        title: str,
+        cells: Sequence[Cell],
+        slots: int,
+        root: Path,
+        console: Console | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.root = root
-        self.console = console or Console(highlight=False)
-        self.title, self.slots, self.began = title, slots, time.monotonic()
+        self.root, self.slots = root, slots
         self.work = {cell.run_id: work(cell.config) for cell in cells}
         self.running: dict[str, Run] = {}
         self.finished: dict[str, RunState] = {}
         self.spent: list[tuple[float, float]] = []  # (work, seconds) of the runs that this launch finished
-        self._live: Live | None = None
+        super().__init__(title, len(self.work), console, now)
+        self._rows = {WAITING: self.bars.add("  importing torch, once for all runs", lambda: (Text(), ""))}  # by run id
 
-    def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self._live = Live(self, console=self.console, refresh_per_second=4, transient=True)
-            self._live.__enter__()
-        return self
+    def _run(self, cell: Cell) -> Run:
+        self._remove_row(WAITING)
+        run = self.running.setdefault(cell.run_id, Run(cell, self.now()))
+        if cell.run_id not in self._rows:
+            self._rows[cell.run_id] = self.bars.add(f"  {cell.name}", lambda: self._run_shown(run))
+        return run
 
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.__exit__(None, None, None)
-            self._live = None
+    def _remove_row(self, key: str) -> None:
+        if key in self._rows:
+            self.bars.remove_task(self._rows.pop(key))
 
     def started(self, cell: Cell) -> None:
-        self.running[cell.run_id] = Run(cell)
-        if self._live is None:
-            self._print(f"started   {cell.name}")
+        self._run(cell)
+        if self.plain:
+            self.print(f"started   {cell.name}")
 
     def progress(self, cell: Cell, state: RunState) -> None:
-        run = self.running.setdefault(cell.run_id, Run(cell))
+        run = self._run(cell)
         run.state = state
         if run.first is None and state.state == schema.RUNNING and state.share is not None:
-            run.first, run.looked = state.share, time.monotonic()
-        if self._live is None and time.monotonic() - max(run.said, run.began) > PLAIN_SECONDS:
-            run.said = time.monotonic()
-            share, left = state.share or 0.0, run.left()
-            self._print(f"running   {cell.name}  {share:.0%}{_knn(state)}" + (f"  {clock(left)} left" if left else ""))
+            run.first, run.looked = state.share, self.now()
+        if state.share is not None:
+            self.bars.update(self._rows[cell.run_id], total=1.0, completed=state.share)
+        if self.plain and self.now() - max(run.printed, run.began) > PLAIN_SECONDS:
+            run.printed = self.now()
+            share, left = state.share or 0.0, run.left(self.now())
+            knn = f"  kNN {state.knn:.1f}" if state.knn is not None else ""
+            self.print(f"running   {cell.name}  {share:.0%}{knn}" + (f"  {clock(left)} left" if left else ""))
 
     def ended(self, cell: Cell, state: RunState) -> None:
         run = self.running.pop(cell.run_id, None)
         self.finished[cell.run_id] = state
-        seconds = time.monotonic() - run.began if run else 0.0
+        seconds = self.now() - run.began if run else 0.0
         if run and state.state == schema.DONE:
             self.spent.append((self.work[cell.run_id] * (1 - (run.first or 0.0)), seconds))
+        self._remove_row(WAITING)
+        self._remove_row(cell.run_id)
+        self.one_ended()
         sign, style = SIGNS.get(state.state, ("?", ""))
         words = result_words(state, RunDirectory(self.root / cell.run_id).results())
-        count = f"{len(self.finished)}/{len(self.work)}"
-        if self._live is None:
-            self._print(f"{count:<8}  {cell.name}  {words}  {clock(seconds)}")
+        if self.plain:
+            self.print(f"{self.count():<8}  {cell.name}  {words}  {clock(seconds)}")
         else:
             line = Text(f"{sign} ", style=style).append(f"{cell.name}  ", style="bold").append(words, style="")
             self.console.print(line.append(f"  {clock(seconds)}", style="dim"))
-
-    def _print(self, text: str) -> None:
-        print(text, file=self.console.file, flush=True)
 
     def left(self) -> float | None:
         """Seconds until all is done, from the pace of this launch."""
@@ -134,57 +212,20 @@ class Progress:
         running = 0.0
         done, seconds = (sum(column) for column in zip(*self.spent, strict=True)) if self.spent else (0.0, 0.0)
         for run in list(self.running.values()):  # the pool may change it meanwhile
-            share, left = run.share(), run.left()
-            if share is None:
+            if run.share is None:
                 continue
-            running += self.work[run.cell.run_id] * share
-            if left is not None and run.first is not None:
-                done += self.work[run.cell.run_id] * (share - run.first)
-                seconds += time.monotonic() - run.looked
+            running += self.work[run.cell.run_id] * run.share
+            if run.first is not None and run.share > run.first:
+                done += self.work[run.cell.run_id] * (run.share - run.first)
+                seconds += self.now() - run.looked
         if not done:
             return None
         return (open_work - running) * seconds / done / max(1, min(self.slots, len(self.work) - len(self.finished)))
 
-    def __rich__(self) -> Padding:
-        waiting = not self.running and not self.finished
-        below = [Text("  importing torch, once for all runs", style="dim")] if waiting else []
-        rows = self._rows() if self.running else []
-        return Padding(Group(self._head(), *below, *rows), (0, 3, 0, 0))  # room for the ^C that a terminal echoes
-
-    def _head(self) -> Table:
-        done, left = len(self.finished), self.left()
-        head = Table.grid(padding=(0, 1), expand=True)
-        head.add_column(no_wrap=True, overflow="ellipsis", max_width=max(12, self.console.width // 2 - 4))
-        head.add_column(ratio=1)
-        head.add_column(no_wrap=True, justify="right")
-        words = f"{done}/{len(self.work)}  " + (f"{clock(left)} left" if left is not None else clock(self._elapsed()))
-        head.add_row(Text(self.title, style="bold"), ProgressBar(len(self.work), done), Text(words))
-        return head
-
-    def _rows(self) -> list[Table]:
-        rows = Table.grid(padding=(0, 1), expand=True)
-        wide = self.console.width >= 64
-        rows.add_column(no_wrap=True, overflow="ellipsis", max_width=max(14, self.console.width // 2 - 4))
-        rows.add_column(ratio=1)
-        for _ in range(3 if wide else 2):
-            rows.add_column(no_wrap=True, justify="right")
-        for run in list(self.running.values()):
-            rows.add_row(f"  {run.cell.name}", *self._cells(run, wide))
-        return [rows]
-
-    def _cells(self, run: Run, wide: bool) -> list[ProgressBar | Text]:
-        share, left, state = run.share(), run.left(), run.state
-        bar = ProgressBar(1.0, share or 0.0, pulse=share is None)
-        knn = Text(f"kNN {state.knn:.1f}" if state and state.knn is not None else "", style="cyan")
-        pace = Text(f"{share:.0%}" if share is not None else "starting")
-        time_left = Text(clock(left) if left is not None else "-:--", style="dim")
-        if share is not None and share >= 1.0:
-            pace = Text("readouts")
-        return [bar, pace, knn, time_left] if wide else [bar, knn if knn.plain else pace, time_left]
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self.began
-
-
-def _knn(state: RunState) -> str:
-    return f"  kNN {state.knn:.1f}" if state.knn is not None else ""
+    def _run_shown(self, run: Run) -> tuple[Text, str]:
+        """How far it is and its last kNN; in a narrow window one of the two."""
+        share, left = run.share, run.left(self.now())
+        pace = Text("starting" if share is None else "readouts" if share >= 1.0 else f"{share:.0%}")
+        knn = Text(f"kNN {run.state.knn:.1f}" if run.state and run.state.knn is not None else "", style="cyan")
+        facts = Text.assemble(pace, "  ", knn) if knn and self.console.width >= 64 else knn or pace
+        return facts, clock(left) if left is not None else "-:--"

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,7 +56,10 @@ def cores() -> int:
 
 
 def _quota() -> float | None:
-    """Cores by the tightest cpu.max on the way up the control groups (v2), or by cpu.cfs_quota_us (v1)."""
+    """Cores by the tightest cpu.max on the way up the control groups (v2), or by cpu.cfs_quota_us (v1).
+
+    joblib.cpu_count reads the top group alone, where a job of Slurm has no quota, and takes a second to import.
+    """
     root = Path("/sys/fs/cgroup")
     quotas = [q for folder in _control_groups(root) if (q := _v2_quota(folder / "cpu.max")) is not None]
     v1 = _numbers(root / "cpu/cpu.cfs_quota_us") + _numbers(root / "cpu/cpu.cfs_period_us")
@@ -92,20 +94,23 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
-    nodes = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asked first: nvidia-smi may take a second
+    nodes = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asked first: the driver may take a second
     return [str(n) for n in range(nodes or len(_gpu_names()))]
 
 
 @cache
 def _gpu_names() -> tuple[str, ...]:
     """Names in the driver's order, which is nvidia-smi's."""
-    if shutil.which("nvidia-smi") is None:
+    if shutil.which("nvidia-smi") is None:  # it comes with the driver
         return ()
+    import pynvml  # slow to import, and not needed without a driver
+
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(pynvml.nvmlDeviceGetName(handle) for handle in handles)
+    except pynvml.NVMLError:
         return ()
-    return tuple(re.findall(r"^GPU \d+: (.*?)(?: \(UUID.*)?$", listed.stdout, re.MULTILINE))
 
 
 def hardware(device: str = "auto") -> str:

@@ -71,47 +71,41 @@ def prepare(uri: str, *, migrate: bool) -> None:
     Safe to call from several processes at a time. Raises ValueError, in one line, for a database that cannot be
     reached, holds something else, or has another schema.
     """
-    db = _mlflow_database()
+    import mlflow.store.db_migrations
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from mlflow.db import upgrade
+    from sqlalchemy import inspect
+
+    where = _without_login(uri).replace(DRIVER, "postgresql")
     with _engine(uri) as engine, _alone(engine, uri):
-        newest = db._get_latest_schema_revision()
-        current = db._get_schema_version(engine)
+        migrations = ScriptDirectory(str(Path(mlflow.store.db_migrations.__file__).parent))
+        newest = migrations.get_current_head()
+        with engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            tables = [name for name in inspect(connection).get_table_names() if not name.startswith("alembic_")]
         if current == newest:
             return
-        if current is None:
-            _make_tables(db, engine, uri)
-            return
-        known = {r.revision for r in db.ScriptDirectory.from_config(db._get_alembic_config("")).walk_revisions()}
-        where = _without_login(uri).replace(DRIVER, "postgresql")
-        if current not in known:
+        if current is None and tables:
+            raise ValueError(f"{where}: holds tables that are not MLflow's; name an empty database")
+        if current is not None and current not in {each.revision for each in migrations.walk_revisions()}:
             raise ValueError(f"{where}: its tables are of a newer MLflow (schema {current}); update mlflow here")
-        if not migrate:
+        if current is not None and not migrate:
             raise ValueError(
                 f"{where}: its tables are of an older MLflow (schema {current}, this one needs {newest}); "
                 "back the database up, then: python -m experiments serve --store ... --migrate"
             )
-        db._upgrade_db(engine)
-
-
-def _mlflow_database() -> Any:
-    """What `mlflow db upgrade` and the server use themselves."""
-    import mlflow.store.db.utils
-
-    return mlflow.store.db.utils
-
-
-def _make_tables(db: Any, engine: Any, uri: str) -> None:
-    if not db._is_empty_database(engine):
-        where = _without_login(uri).replace(DRIVER, "postgresql")
-        raise ValueError(f"{where}: holds tables that are not MLflow's; name an empty database")
-    db._initialize_tables(engine)
+        upgrade.main([uri], standalone_mode=False)  # `mlflow db upgrade`
 
 
 @contextmanager
 def _engine(uri: str) -> Iterator[Any]:
-    db = _mlflow_database()
+    from sqlalchemy import create_engine
+
     try:
-        db._make_parent_dirs_if_sqlite(uri)
-        engine = db.create_sqlalchemy_engine(uri)
+        if uri.startswith("sqlite:"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(uri)
         with engine.connect():
             pass
     except ModuleNotFoundError as error:

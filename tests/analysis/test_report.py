@@ -14,6 +14,7 @@ from analysis.frame import load_sweep
 from analysis.report.failures import failure_summary, groups
 from analysis.report.index import INDEX, file_name
 from analysis.report.report import cost
+from analysis.style import BLUE, CSS, INK, LINE, MUTED, PAPER, VERMILLION
 from experiments.store import schema
 from tests.support.analysis_runs import (
     START,
@@ -208,7 +209,7 @@ def test_a_large_sweep_is_cut_down_and_says_so(tmp_path: Path, monkeypatch: pyte
     evenly = "arms: the baseline and others evenly over the sweep&#x27;s order"
     assert f"Shown: 40 of 150 {evenly}." in page  # the readouts
     assert page.count(f"Shown: 12 of 150 {evenly}; the first 10 of 20 seeds.") == 2  # the curves, and those of each arm
-    in_words = evenly.replace("&#x27;", "'")
+    in_words = evenly.replace("&#x27;", "&#39;")
     assert page.count(f"Shown: 60 of 150 {in_words}; the first 12 of 20 seeds.") == 1  # the runs
     assert page.count('data-role="arm"') == 149  # the table has them all
 
@@ -234,6 +235,12 @@ def test_a_report_that_cannot_be_is_refused_in_one_line(
     assert said in told
     assert told.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_the_style_sheet_has_the_colours_of_the_figures() -> None:
+    for name, colour in {"ink": INK, "muted": MUTED, "line": LINE, "paper": PAPER, "high": BLUE}.items():
+        assert f"--{name}: {colour};" in CSS
+    assert f"--low: {VERMILLION};" in CSS
 
 
 def test_names_of_reports_are_names_of_files() -> None:

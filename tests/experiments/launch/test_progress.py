@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments.launch.estimate import OVERHEAD_STEPS, estimate, in_words
 from experiments.launch.progress import Progress, Run, clock
+from experiments.plan.sweep import Cell
 from experiments.state.state import RunState
 from experiments.store import schema
 from experiments.store.files import replace_json
@@ -27,40 +28,72 @@ def test_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
 def test_time_left_is_the_pace_since_the_first_look() -> None:
-    run = Run(cell(), looked=time.monotonic() - 30, first=0.25, state=running(50))
-    assert run.left() == pytest.approx(60, abs=1)  # a quarter took 30 s, two are to go
-    assert Run(cell(), first=0.5, state=running(50)).left() is None
+    run = Run(cell(), began=0.0, looked=100.0, first=0.25, state=running(50))
+    assert run.left(130.0) == pytest.approx(60)  # a quarter took 30 s, two are to go
+    assert Run(cell(), began=0.0, first=0.5, state=running(50)).left(130.0) is None
+
+
+def half_done(title: str, cells: list[Cell], root: Path, console: Console | None = None) -> Progress:
+    """Two slots; the first two runs went from 0 to 50 of 100 steps in the last 30 s."""
+    now = Clock()
+    view = Progress(title, cells, 2, root, console, now)
+    for step in (0, 50):
+        for one in cells[:2]:
+            view.progress(one, running(step, knn=93.14))
+        now.seconds += 30 if step == 0 else 0
+    return view
 
 
 def test_time_left_of_the_sweep_shares_the_open_work_among_the_slots(tmp_path: Path) -> None:
-    cells = [cell(seed=seed, epochs=10) for seed in range(5)]
-    view = Progress("t", cells, slots=2, root=tmp_path)
-    for one in cells[:2]:
-        view.running[one.run_id] = Run(one, looked=time.monotonic() - 30, first=0.0, state=running(50))
+    view = half_done("t", [cell(seed=seed, epochs=10) for seed in range(5)], tmp_path)
     work = 10 * STEPS_PER_EPOCH + OVERHEAD_STEPS
     pace = 2 * 30 / (2 * work / 2)  # seconds per unit of work
-    assert view.left() == pytest.approx((5 * work - work) * pace / 2, rel=0.02)
+    assert view.left() == pytest.approx((5 * work - work) * pace / 2)
 
 
 @pytest.mark.parametrize("width", [50, 80, 120])
 def test_no_line_is_wider_than_the_terminal_and_each_run_keeps_its_own(width: int, tmp_path: Path) -> None:
-    cells = [cell(seed=seed, epochs=10) for seed in range(3)]
     screen = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    view = Progress("queue_size@digits,train.epochs=10,optim.lr=0.1234", cells, 2, tmp_path, screen)
-    for one in cells[:2]:
-        view.running[one.run_id] = Run(one, looked=time.monotonic() - 30, first=0.0, state=running(50, knn=93.14))
-    screen.print(view)
+    cells = [cell(seed=seed, epochs=10) for seed in range(3)]
+    view = half_done("queue_size@digits,train.epochs=10,optim.lr=0.1234", cells, tmp_path, screen)
+    screen.print(view.bars)
     assert isinstance(screen.file, io.StringIO)
     lines = screen.file.getvalue().splitlines()
     assert len(lines) == 3
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("queue_size@digits"[: width // 2 - 6])
     assert "0/3" in lines[0]
+    assert "1:00 left" in lines[0]  # halves of two and the third: 30 s a half, two slots
     for seed, line in enumerate(lines[1:]):
         assert line.startswith(f"  K=128 seed {seed}")
         assert "kNN 93.1" in line
+        assert ("50%" in line) == (width >= 64)
         assert line.rstrip().endswith("0:30")
+
+
+def test_on_a_terminal_an_ended_run_leaves_its_row_and_one_line(tmp_path: Path) -> None:
+    """Names with brackets are text, not rich's markup; nothing but the lines of ended runs stays on the screen."""
+    screen = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    cells = [replace(cell(seed=seed, epochs=10), arm="a[red]b") for seed in range(2)]
+    with Progress("t", cells, 1, tmp_path, screen) as view:
+        assert [task.description.strip() for task in view.bars.tasks] == ["t", "importing torch, once for all runs"]
+        view.started(cells[0])
+        assert [task.description for task in view.bars.tasks] == ["t", "  a[red]b seed 0"]
+        view.ended(cells[0], RunState(schema.FAILED, "out of luck"))
+        assert [(task.description, task.completed) for task in view.bars.tasks] == [("t", 1)]
+    assert isinstance(screen.file, io.StringIO)
+    assert "✗ a[red]b seed 0  failed: out of luck  0:00\n" in screen.file.getvalue()
 
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
