@@ -34,8 +34,6 @@ OUTSIDE: dict[str, set[str]] = {
     "experiments": {"rich"},
     "experiments/benchmark": {"torch", "torchvision", "numpy", "PIL", "sklearn"},
     "experiments/benchmark/peers": {"torch", "torchvision", "numpy", "PIL", "lightly", "pytorch_lightning"},
-    "experiments/run/worker.py": {"torch"},
-    "experiments/run/zygote.py": {"torch"},
     "experiments/search": {"optuna"},
     "experiments/tracking": {"mlflow"},
     "experiments/tracking/model.py": {"mlflow", "torch"},

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.launch.local import last_line
+from experiments.launch.process import last_line
 from experiments.run.machine import Slot
 from experiments.store import schema
 from experiments.store.states import child_environment

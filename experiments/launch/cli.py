@@ -18,7 +18,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from experiments.launch import adaptive
 from experiments.launch.launch_plan import Prospect
@@ -34,6 +34,9 @@ from experiments.store.run import RunDirectory, runs_root
 from moco.config import Config
 from slurm.profiles import Profile, load_profile, profile_names
 
+if TYPE_CHECKING:
+    from experiments.launch.process import Work
+
 CLUSTERS = ("local", "debug")
 INTERRUPTED = 130
 FREE_SOME = "free some space, or set MOCO_RUNS to another folder"
@@ -45,15 +48,15 @@ NO_ROOM = {
 }
 
 
-def main(sweep: Sweep) -> NoReturn:
-    """Run the sweep as the command line says, and exit."""
-    sys.exit(run(sweep, sys.argv[1:]))
+def main(sweep: Sweep, work: Work | None = None) -> NoReturn:
+    """Run the sweep as the command line says, and exit. `work`: what the local pool does with a run; None to train it."""
+    sys.exit(run(sweep, sys.argv[1:], work))
 
 
-def run(sweep: Sweep, arguments: Sequence[str]) -> int:
+def run(sweep: Sweep, arguments: Sequence[str], work: Work | None = None) -> int:
     """The exit code. A user's mistake is one line on stderr."""
     try:
-        return carry_out(sweep, parser(sweep).parse_args(arguments), command_line(arguments))
+        return carry_out(sweep, parser(sweep).parse_args(arguments), command_line(arguments), work)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -122,7 +125,7 @@ def base_configs(name: str, assignments: Sequence[str]) -> tuple[Config, Config]
     return apply(preset, assignments), preset
 
 
-def carry_out(sweep: Sweep, options: argparse.Namespace, command: str) -> int:
+def carry_out(sweep: Sweep, options: argparse.Namespace, command: str, work: Work | None = None) -> int:
     _check(options)
     profile = _profile(options)
     options.baseline = options.baseline or (profile and profile.baseline) or sweep.base
@@ -135,7 +138,7 @@ def carry_out(sweep: Sweep, options: argparse.Namespace, command: str) -> int:
         return calibrate(prospect, profile)
     if options.until_significant and not options.dry_run:
         at = partial(plan, sweep, base, base_name=options.baseline, preset=preset)
-        return _until_significant(lambda seeds: at(seeds=seeds), profile, command, options, len(planned.seeds))
+        return _until_significant(lambda seeds: at(seeds=seeds), profile, command, options, len(planned.seeds), work)
     if profile is not None:
         return _submit(prospect, profile, command, options)
     if options.cluster == "debug":
@@ -150,16 +153,23 @@ def carry_out(sweep: Sweep, options: argparse.Namespace, command: str) -> int:
     if not prospect.to_run:
         return _nothing_to_start(prospect)
     prospect.announce()
-    return _debug(prospect, command) if options.cluster == "debug" else _local(prospect, command, options.max_parallel)
+    if options.cluster == "debug":
+        return _debug(prospect, command)
+    return _local(prospect, command, options.max_parallel, work)
 
 
 def _until_significant(
-    planned: Callable[[int], Plan], profile: Profile | None, command: str, options: argparse.Namespace, seeds: int
+    planned: Callable[[int], Plan],
+    profile: Profile | None,
+    command: str,
+    options: argparse.Namespace,
+    seeds: int,
+    work: Work | None,
 ) -> int:
     def start(prospect: Prospect) -> int:
         _ask_first(prospect, profile, options)
         if profile is None:
-            return _local(prospect, command, options.max_parallel)
+            return _local(prospect, command, options.max_parallel, work)
         from experiments.launch import cluster
         from experiments.launch import cluster as sight
 
@@ -268,11 +278,11 @@ def _nothing_to_start(prospect: Prospect) -> int:
     return 1 if not_done else 0
 
 
-def _local(prospect: Prospect, command: str, max_parallel: int | None) -> int:
+def _local(prospect: Prospect, command: str, max_parallel: int | None, work: Work | None) -> int:
     from experiments.launch.launch import Launch, print_table, summary, tracking
 
     root, label, began = prospect.root, prospect.planned.label, time.monotonic()
-    launch = Launch(root, label, prospect.to_run, command)
+    launch = Launch(root, label, prospect.to_run, command, work)
     launch.environment["pack"] = share_a_gpu(launch.slots(max_parallel))
     launch.enqueue()
     with tracking(root, label):

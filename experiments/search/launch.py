@@ -19,7 +19,8 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from experiments.launch.cluster import LOOK_SECONDS, looked_at, submission_of
-from experiments.launch.local import STOP_SIGNALS, last_line
+from experiments.launch.local import STOP_SIGNALS
+from experiments.launch.process import last_line
 from experiments.launch.progress import clock
 from experiments.launch.snapshot import Snapshot
 from experiments.run.machine import Slot
