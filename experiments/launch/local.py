@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from experiments.launch.process import Child, Starter, Work, kill_server, last_line
+from experiments.launch.process import Child, Starter, Work, how_it_ended, kill_server, last_line
 from experiments.plan.sweep import Cell
 from experiments.run.machine import Slot
 from experiments.run.worker import TAKEN, main
@@ -181,8 +181,7 @@ def record_death(run: RunDirectory, code: int | None) -> None:
 def _verdict(began: bool, code: int | None, log: Path) -> tuple[str, str]:
     if code is not None and -code in STOP_SIGNALS:
         return schema.PREEMPTED, f"stopped by {signal.Signals(-code).name}"
-    if code is not None and code < 0:
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return schema.LOST, f"killed by {signal.Signals(-code).name}{hint}"
-    how = "ended" if code is None else f"ended with exit code {code}"
-    return (schema.LOST, how) if began else (schema.FAILED, f"{how} before it began: {last_line(log)}")
+    how = how_it_ended(code)
+    if began or (code is not None and code < 0):
+        return schema.LOST, how
+    return schema.FAILED, f"{how} before it began: {last_line(log)}"

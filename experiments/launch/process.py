@@ -180,6 +180,16 @@ def _follow_launcher() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def how_it_ended(code: int | None) -> str:
+    """An exit code in words; None where nobody knows it."""
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-code).name}{hint}"
+
+
 def last_line(log: Path) -> str:
     """The last line of a log that says something."""
     try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from experiments.launch import cli
 from experiments.launch.grid import paragraph
@@ -31,6 +31,9 @@ from experiments.store.schema import SearchRecord
 from experiments.store.search_record import finished, read_record, record_path
 from slurm.profiles import Profile, load_profile, profile_names
 
+if TYPE_CHECKING:
+    from experiments.launch.process import Work
+
 INTERRUPTED = 130
 EPILOG = (
     "Runs live under $MOCO_RUNS, by default runs/ in the current folder, the study in its searches/. Ctrl-C once saves and "
@@ -43,11 +46,19 @@ def main(search: Search) -> NoReturn:
     sys.exit(run(search, sys.argv[1:]))
 
 
-def run(search: Search, arguments: Sequence[str]) -> int:
-    """The exit code. A user's mistake is one line on stderr."""
+@dataclass(frozen=True)
+class Workers:
+    """What a worker does: as a process here, and as an element of a Slurm array."""
+
+    here: Work
+    element: Callable[[str], object]
+
+
+def run(search: Search, arguments: Sequence[str], workers: Workers | None = None) -> int:
+    """The exit code. A user's mistake is one line on stderr. `workers`: None to train."""
     try:
         options = parser(search).parse_args(arguments)
-        return carry_out(search, options, cli.command_line(arguments))
+        return carry_out(search, options, cli.command_line(arguments), workers)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,7 +102,7 @@ def parser(search: Search) -> Parser:
     return result
 
 
-def carry_out(search: Search, options: argparse.Namespace, command: str) -> int:
+def carry_out(search: Search, options: argparse.Namespace, command: str, workers: Workers | None = None) -> int:
     profile = _profile(options)
     base_name = options.baseline or (profile and profile.baseline) or search.base
     chosen = {k: v for k in ("sampler", "pruner") if (v := getattr(options, k)) is not None}
@@ -109,7 +120,7 @@ def carry_out(search: Search, options: argparse.Namespace, command: str) -> int:
     if options.dry_run:
         show(record, path, planned, profile)
         return 0
-    return _search(record, path, options, profile, address)
+    return _search(record, path, options, profile, address, workers)
 
 
 def _profile(options: argparse.Namespace) -> Profile | None:
@@ -198,10 +209,17 @@ def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | 
 
 
 def _search(
-    record: SearchRecord, path: Path, options: argparse.Namespace, profile: Profile | None, address: str | None
+    record: SearchRecord,
+    path: Path,
+    options: argparse.Namespace,
+    profile: Profile | None,
+    address: str | None,
+    workers: Workers | None,
 ) -> int:
-    from experiments.search.launch import begin
+    from experiments.search.launch import WORKER, begin
+    from experiments.search.worker import work
 
+    workers = workers or Workers(WORKER, work)
     cells = options.warm_start and _finished_cells(options.warm_start)
     record = begin(path, record, address, cells or [])
     left = record["budget"] - len(finished(record))
@@ -210,8 +228,8 @@ def _search(
         return _table(record)
     print(f"{record['label']}: {left} of {record['budget']} trials to go in {path.parent.parent}", flush=True)
     if profile is not None:
-        return _on_slurm(record, path, options, profile, address)
-    return _here(record, path, min(left, options.workers or left), options.workers, address)
+        return _on_slurm(record, path, options, profile, address, workers)
+    return _here(record, path, min(left, options.workers or left), options.workers, address, workers)
 
 
 def _finished_cells(sweep: str) -> list[schema.Cell]:
@@ -221,18 +239,18 @@ def _finished_cells(sweep: str) -> list[schema.Cell]:
     return [cell for manifest in manifests(runs_root(), sweep)[:1] for cell in manifest["cells"]]
 
 
-def _here(record: SearchRecord, path: Path, runs: int, workers: int | None, address: str | None) -> int:
+def _here(record: SearchRecord, path: Path, runs: int, count: int | None, address: str | None, workers: Workers) -> int:
     from experiments.launch.launch import tracking
-    from experiments.search.launch import View, Workers, closing
+    from experiments.search.launch import Crew, View, closing
 
     device = record["base_config"]["train"]["device"]
-    crew = Workers(path, make_slots(workers, runs, use_gpus=device != "cpu"), address)
+    crew = Crew(path, make_slots(count, runs, use_gpus=device != "cpu"), address, workers.here)
     view = View(path)
     view.skip_past()
     with tracking(path.parent.parent, record["label"]):
         completed = crew.run(view)
         record = closing(path, address)
-    for line in crew.failures() if completed else []:
+    for line in crew.failures if completed else []:
         print(line)
     if not completed:
         print(f"interrupted: {len(finished(record))} of {record['budget']} trials finished; the same command goes on")
@@ -241,13 +259,18 @@ def _here(record: SearchRecord, path: Path, runs: int, workers: int | None, addr
 
 
 def _on_slurm(
-    record: SearchRecord, path: Path, options: argparse.Namespace, profile: Profile, address: str | None
+    record: SearchRecord,
+    path: Path,
+    options: argparse.Namespace,
+    profile: Profile,
+    address: str | None,
+    workers: Workers,
 ) -> int:
     from experiments.launch.launch import tracking
     from experiments.search.launch import closing, follow, submit_workers
 
     left = record["budget"] - len(finished(record))
-    jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address)
+    jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address, workers.element)
     if not options.wait:
         return 0
     with tracking(path.parent.parent, record["label"]):

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from experiments.plan.overrides import no_such_field, parse
 from moco.config.plain import type_hints
@@ -42,17 +41,6 @@ class Job:
     @property
     def words(self) -> str:
         return f"{self.recipe.task} on {self.recipe.data}, {self.on} split"
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def of_json(text: str) -> Job:
-        plain: dict[str, Any] = json.loads(text)
-        recipe: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in plain.pop("recipe").items()
-        }
-        return Job(Recipe(**recipe), **plain)
 
 
 def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
