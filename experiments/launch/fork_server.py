@@ -16,15 +16,22 @@ from importlib import import_module
 PRELOAD = "MOCO_FORK_SERVER_PRELOAD"  # modules, separated by commas; set in the server's environment alone
 SESSION = "MOCO_FORK_SERVER_SESSION"  # "own", or "shared" with the launcher
 TASKS = "/proc/self/task"
+DEAF_TO = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})  # Slurm sends them to a whole step
+
+
+def ignore(*numbers: signal.Signals) -> None:
+    """Also those that came while they were blocked."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def prepare(modules: list[str], *, own_session: bool) -> None:
     """Raises SystemExit where the imports leave threads behind."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm sends it to all processes of a step
     if own_session:
         os.setsid()
     else:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # scancel, too; somebody has to see how the children end
+        ignore(*DEAF_TO)  # somebody has to see how the children end
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):  # whoever reads the launcher's output must not wait for us
         os.dup2(nothing, descriptor)

@@ -86,12 +86,6 @@ class Starter:
         self.work = work
         self.forks = sys.platform == "linux"
 
-    def warm_up(self, environment: Mapping[str, str]) -> None:
-        """Let the server import while the launcher has something else to do."""
-        if self.forks:
-            with self._launching(environment):
-                forkserver.ensure_running()
-
     def start(
         self, arguments: tuple[Any, ...], environment: Mapping[str, str], log: Path, wanted: Callable[[], bool]
     ) -> Child | None:
@@ -129,6 +123,8 @@ class Starter:
             forkserver.set_forkserver_preload([fork_server.__name__])
             more[fork_server.PRELOAD] = ",".join(self.work.preload)
             more[fork_server.SESSION] = "own" if self.work.own_session else "shared"
+        if not self.work.own_session:
+            signal.pthread_sigmask(signal.SIG_BLOCK, fork_server.DEAF_TO)  # until it is ready for them
         before, main = dict(os.environ), sys.modules["__main__"]
         os.environ.update(more)
         sys.modules["__main__"] = ModuleType("__main__")
@@ -139,6 +135,8 @@ class Starter:
             for name in more.keys() - before.keys():
                 del os.environ[name]
             os.environ.update(before)
+            if not self.work.own_session:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.DEAF_TO)
 
 
 def kill_server() -> None:
@@ -154,7 +152,10 @@ def _child(work: Work, arguments: tuple[Any, ...], environment: Mapping[str, str
     if work.own_session:
         os.setsid()
     else:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        fork_server.ignore(signal.SIGUSR2)  # until it listens: its launcher repeats what is meant for it
+        for number in fork_server.DEAF_TO - {signal.SIGUSR2}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.DEAF_TO)
         threading.Thread(target=_follow_launcher, daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for output in (1, 2):
@@ -167,8 +168,9 @@ def _child(work: Work, arguments: tuple[Any, ...], environment: Mapping[str, str
     if tracker._fd is not None:
         os.close(tracker._fd)
         tracker._fd = None
-    if (torch := sys.modules.get("torch")) is not None:  # it read the variable when it was loaded, before the fork
-        torch.set_num_threads(int(os.environ[THREADS]))
+    threads = environment.get(THREADS, "")
+    if (torch := sys.modules.get("torch")) is not None and threads.isdigit():
+        torch.set_num_threads(int(threads))  # it read the variable when it was loaded, before the fork
     sys.exit(work.function(*arguments))
 
 

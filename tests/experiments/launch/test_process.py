@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from experiments.launch.process import Child, Starter, Work
+from experiments.store.files import replace_text
 from experiments.store.states import is_alive
 from tests.support.stand_in_runs import environment, wait_until
 
@@ -44,6 +45,17 @@ def report(path: str, code: int = 0) -> int:
 def wait_for_file(path: str) -> int:
     while not Path(path).exists():
         time.sleep(0.01)
+    return 0
+
+
+def until_terminated(path: str) -> int:
+    """Writes down its session, then which signal has ended it."""
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    replace_text(Path(path), str(os.getsid(0)))
+    while not received:
+        time.sleep(0.01)
+    replace_text(Path(path), signal.Signals(received[0]).name)
     return 0
 
 
@@ -110,6 +122,7 @@ def launcher(folder: Path, rest: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(script)],
         env=environment(**more),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -177,6 +190,42 @@ raise SystemExit(5)
     assert is_alive(int(out), None)
     (tmp_path / "go").touch()
     wait_until(lambda: not is_alive(int(out), None))
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_in_the_launchers_session_a_child_is_deaf_to_what_slurm_sends_to_all_and_leaves_with_the_launcher(
+    forks: bool, tmp_path: Path
+) -> None:
+    rest = f"""
+import signal
+signal.signal(signal.SIGUSR2, lambda number, frame: None)
+starter = Starter(Work(here.until_terminated, own_session=False))
+starter.forks = {forks}
+first = here.started(starter, folder, str(folder / "first"))
+print("started", flush=True)
+sys.stdin.readline()
+second = here.started(starter, folder, str(folder / "second"))
+while not (folder / "second").exists():
+    time.sleep(0.01)
+second.send(signal.SIGTERM)
+print(second.wait(), flush=True)
+time.sleep(1000)
+"""
+    process = launcher(tmp_path, rest)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "started\n"
+    os.killpg(process.pid, signal.SIGUSR2)  # whether or not the child has begun
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "0\n"  # the server has not died of it, either
+    wait_until((tmp_path / "first").exists)
+    assert (tmp_path / "first").read_text() == str(process.pid)
+    process.kill()
+    process.wait()
+    wait_until(lambda: (tmp_path / "first").read_text() == "SIGTERM")
+    process.stdin.close()
+    process.stdout.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
