@@ -10,9 +10,10 @@ import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.commands import sweep as sweep_command
 from experiments.launch.grid import paragraph
@@ -31,6 +32,9 @@ from experiments.store.search_record import finished, read_record, record_named,
 from experiments.store.states import child_environment
 from moco.data.catalog import training_images
 from slurm.profiles import Profile, profile_names
+
+if TYPE_CHECKING:
+    from experiments.launch.process import Work
 
 EPILOG = (
     "Runs live under $MOCO_RUNS, by default runs/ in the current folder, the study in its searches/. Ctrl-C once saves and "
@@ -67,10 +71,19 @@ class SearchOptions:
             raise ValueError(f"--workers {self.workers}: must be at least 1")
 
 
-def run(search: Search, arguments: Sequence[str]) -> int:
-    """The exit code. A user's mistake is one line on stderr."""
+@dataclass(frozen=True)
+class Workers:
+    """What a worker does: as a process here, and as an element of a Slurm array."""
+
+    here: Work
+    element: Callable[[str], object]
+
+
+def run(search: Search, arguments: Sequence[str], workers: Workers | None = None) -> int:
+    """The exit code. A user's mistake is one line on stderr. `workers`: None to train."""
     try:
-        return carry_out(search, search_options(parser(search).parse_args(arguments), command_line(arguments)))
+        options = search_options(parser(search).parse_args(arguments), command_line(arguments))
+        return carry_out(search, options, workers)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -126,7 +139,7 @@ def search_options(given: argparse.Namespace, command: str) -> SearchOptions:
     return SearchOptions(**flags, command=command, place=Place.of(profile), profile=profile, settings=tuple(given.set))
 
 
-def carry_out(search: Search, options: SearchOptions) -> int:
+def carry_out(search: Search, options: SearchOptions, workers: Workers | None = None) -> int:
     """The exit code. Raises ValueError for wrong input, with nothing started."""
     base_name = options.baseline or (options.profile and options.profile.baseline) or search.base
     search = replace(
@@ -144,7 +157,7 @@ def carry_out(search: Search, options: SearchOptions) -> int:
     if options.dry_run:
         show(record, path, planned, options.profile)
         return 0
-    return _search(record, path, options, address)
+    return _search(record, path, options, address, workers)
 
 
 def _record(planned: Planned, path: Path, options: SearchOptions, address: str | None) -> SearchRecord:
@@ -209,9 +222,13 @@ def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | 
     print("\n".join(lines))
 
 
-def _search(record: SearchRecord, path: Path, options: SearchOptions, address: str | None) -> int:
-    from experiments.search.launch import begin
+def _search(
+    record: SearchRecord, path: Path, options: SearchOptions, address: str | None, workers: Workers | None
+) -> int:
+    from experiments.search.launch import WORKER, begin
+    from experiments.search.worker import work
 
+    workers = workers or Workers(WORKER, work)
     cells = _finished_cells(options.place.root, options.warm_start) if options.warm_start else []
     record = begin(path, record, address, cells)
     left = record["budget"] - len(finished(record))
@@ -220,8 +237,8 @@ def _search(record: SearchRecord, path: Path, options: SearchOptions, address: s
         return _table(record, options.place)
     print(f"{record['label']}: {left} of {record['budget']} trials to go in {options.place.root}", flush=True)
     if options.profile is not None:
-        return _on_cluster(record, path, options, options.profile, address)
-    return _here(record, path, options, address)
+        return _on_cluster(record, path, options, options.profile, address, workers)
+    return _here(record, path, options, address, workers)
 
 
 def _finished_cells(root: Path, sweep: str) -> list[schema.Cell]:
@@ -231,19 +248,19 @@ def _finished_cells(root: Path, sweep: str) -> list[schema.Cell]:
     return [cell for manifest in manifests(root, sweep)[:1] for cell in manifest["cells"]]
 
 
-def _here(record: SearchRecord, path: Path, options: SearchOptions, address: str | None) -> int:
+def _here(record: SearchRecord, path: Path, options: SearchOptions, address: str | None, workers: Workers) -> int:
     from experiments.launch.launch import tracking
-    from experiments.search.launch import View, Workers, closing
+    from experiments.search.launch import Crew, View, closing
 
     left = record["budget"] - len(finished(record))
     device = record["base_config"]["train"]["device"]
     slots = make_slots(options.workers, min(left, options.workers or left), use_gpus=device != "cpu")
-    workers, view = Workers(path, slots, address), View(path)
+    crew, view = Crew(path, slots, address, workers.here), View(path)
     view.skip_past()
     with tracking(options.place, record["label"]):
-        completed = workers.run(view)
+        completed = crew.run(view)
         record = closing(path, address)
-    for line in workers.failures() if completed else []:
+    for line in crew.failures if completed else []:
         print(line)
     if not completed:
         print(f"interrupted: {len(finished(record))} of {record['budget']} trials finished; the same command goes on")
@@ -251,12 +268,19 @@ def _here(record: SearchRecord, path: Path, options: SearchOptions, address: str
     return _table(record, options.place)
 
 
-def _on_cluster(record: SearchRecord, path: Path, options: SearchOptions, profile: Profile, address: str | None) -> int:
+def _on_cluster(
+    record: SearchRecord,
+    path: Path,
+    options: SearchOptions,
+    profile: Profile,
+    address: str | None,
+    workers: Workers,
+) -> int:
     from experiments.launch.launch import tracking
     from experiments.search.launch import closing, follow, submit_workers
 
     left = record["budget"] - len(finished(record))
-    jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address)
+    jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address, workers.element)
     if not options.wait:
         return 0
     with tracking(options.place, record["label"]):

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from experiments.launch.adaptive import Rounds
 from experiments.launch.launch_plan import LaunchPlan
@@ -36,6 +37,9 @@ from experiments.store.run import RunDirectory, runs_root
 from experiments.store.states import child_environment
 from slurm.profiles import Profile, profile_names
 
+if TYPE_CHECKING:
+    from experiments.launch.process import Work
+
 FREE_SOME = "free some space, or set MOCO_RUNS to another folder"
 NO_ROOM = {
     errno.ENOSPC: FREE_SOME,
@@ -45,10 +49,10 @@ NO_ROOM = {
 }
 
 
-def run(sweep: Sweep, arguments: Sequence[str]) -> int:
-    """The exit code. A user's mistake is one line on stderr."""
+def run(sweep: Sweep, arguments: Sequence[str], work: Work | None = None) -> int:
+    """The exit code. A user's mistake is one line on stderr. `work`: what the local pool does with a run; None to train."""
     try:
-        return carry_out(sweep, launch_options(parser(sweep).parse_args(arguments), command_line(arguments)))
+        return carry_out(sweep, launch_options(parser(sweep).parse_args(arguments), command_line(arguments), work))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -93,7 +97,7 @@ def parser(sweep: Sweep) -> Parser:
     return result
 
 
-def launch_options(given: argparse.Namespace, command: str) -> LaunchOptions:
+def launch_options(given: argparse.Namespace, command: str, work: Work | None = None) -> LaunchOptions:
     """The flags as one value, with the profile that they name. Raises ValueError for wrong ones."""
     profile = cluster_profile(given.cluster, here=(LOCAL, DEBUG))
     flags = {name: value for name, value in vars(given).items() if name not in ("set", "only")}
@@ -105,6 +109,7 @@ def launch_options(given: argparse.Namespace, command: str) -> LaunchOptions:
         settings=tuple(given.set),
         only=tuple(given.only or ()),
         show_table=show_table,
+        work=work,
     )
     if profile is not None:
         return replace(options, profile=replace(profile, pack=options.pack or profile.pack))
@@ -223,7 +228,7 @@ def _local(launch_plan: LaunchPlan) -> int:
     from experiments.launch.launch import Launch, summary, tracking
 
     options, label, began = launch_plan.options, launch_plan.planned.label, time.monotonic()
-    launch = Launch(launch_plan.root, label, launch_plan.to_run, options.command)
+    launch = Launch(launch_plan.root, label, launch_plan.to_run, options.command, options.work)
     launch.environment["pack"] = share_a_gpu(launch.slots(options.max_parallel))
     launch.enqueue()
     with tracking(options.place, label):

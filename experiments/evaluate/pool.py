@@ -1,29 +1,29 @@
 """The runs of a sweep, judged by as many processes as this machine has room for.
 
-Each slot has a process of its own that takes run after run; one that dies takes down the run it was at, and a new one goes
-on with the next. Ctrl-C ends them all: what is in the runs by then stays, and the same command does the rest.
+Each slot has a process that takes run after run, so that it opens the images once; one that dies takes down the run it was
+at, and a new one goes on with the next. Ctrl-C ends them all: what is in the runs by then stays, and the same command does
+the rest.
 """
 
 from __future__ import annotations
 
-import json
-import queue
+import os
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
-from experiments.launch.local import last_line
+from experiments.launch.local import Pool
+from experiments.launch.process import Child, Work, how_it_ended, last_line
 from experiments.run.machine import Slot
-from experiments.store import schema
-from experiments.store.states import child_environment
 
-WORKER = (sys.executable, "-m", "experiments.evaluate.worker")
+Judge = Callable[..., dict[str, Any]]  # (path, *arguments) -> {"values": ...} or {"error": ...}; importable
 
 
 @dataclass(frozen=True)
@@ -35,105 +35,101 @@ class Outcome:
     error: str | None = None
 
 
-@dataclass
-class Pool:
-    """`results` yields an outcome for each run, in the order in which they end."""
-
-    paths: Sequence[Path]
-    slots: Sequence[Slot]
-    arguments: Sequence[str]
-    command: Sequence[str] = WORKER
-    _todo: queue.SimpleQueue[Path] = field(default_factory=queue.SimpleQueue)
-    _done: queue.SimpleQueue[Outcome] = field(default_factory=queue.SimpleQueue)
-    _workers: list[subprocess.Popen[str]] = field(default_factory=list)
-    _stopped: threading.Event = field(default_factory=threading.Event)
-
-    def results(self) -> Generator[Outcome, None, None]:
-        for path in self.paths:
-            self._todo.put(path)
-        threads = [threading.Thread(target=self._serve, args=(slot,)) for slot in self.slots]
-        for thread in threads:
-            thread.start()
+def serve(pipe: Connection, judge: Judge, arguments: Sequence[Any]) -> int:
+    """In the process: one run after the other. A launcher that is killed ends it after the run that it is at."""
+    while True:
         try:
-            for _ in self.paths:
-                yield self._done.get()
+            path = pipe.recv()
+        except EOFError:
+            return 0
+        outcome = judge(path, *arguments)
+        with suppress(BrokenPipeError):
+            pipe.send(outcome)
+
+
+class Judges:
+    """`outcomes` yields one for each run, in the order in which they end."""
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        judge: Judge,
+        arguments: Sequence[Any],
+        preload: tuple[str, ...] = ("experiments.evaluate.add", "moco.train"),
+    ) -> None:
+        self.judge, self.arguments = judge, arguments
+        self.pool = Pool(slots, Work(serve, preload))
+        self._at_work: dict[Connection, tuple[Child, Path, Path]] = {}  # our end of its pipe: process, log, its run
+
+    def outcomes(self, paths: Sequence[Path]) -> Generator[Outcome, None, None]:
+        todo = deque(paths)
+        try:
+            while todo or self._at_work:
+                for slot in self.pool.free():
+                    while todo and (error := self._start(slot, todo[0])) is not None:
+                        yield Outcome(todo.popleft().name, None, f"no process could be started for it: {error}")
+                    if not todo:
+                        break
+                    todo.popleft()
+                for pipe in wait(list(self._at_work)):
+                    assert isinstance(pipe, Connection)
+                    outcome = self._receive(pipe)
+                    if outcome is None:
+                        yield self._bury(pipe)
+                        continue
+                    if todo:
+                        self._send(pipe, todo.popleft())
+                    else:
+                        self._dismiss(pipe)
+                    yield outcome
         finally:
-            self._stopped.set()
-            for worker in self._workers:
-                worker.terminate()
-            for thread in threads:
-                thread.join()
+            for child, log, _ in self._at_work.values():
+                child.send(signal.SIGTERM)
+                child.wait()
+                log.unlink(missing_ok=True)
 
-    def _serve(self, slot: Slot) -> None:
-        """One slot: a worker, and after its death another one. A run that none can be started for has that as its outcome."""
-        while (path := self._next()) is not None:
-            with ExitStack() as kept:
-                try:
-                    log = Path(kept.enter_context(_folder())) / schema.LOG
-                    worker = self._start(slot, log)
-                except OSError as error:
-                    self._done.put(Outcome(path.name, None, f"no process could be started for it: {error}"))
-                    continue
-                while path is not None and (outcome := self._ask(worker, path)) is not None:
-                    self._done.put(outcome)
-                    path = self._next()
-                code = _closed(worker)
-                if path is not None:
-                    self._done.put(Outcome(path.name, None, _last_words(code, log)))
-
-    def _next(self) -> Path | None:
-        if self._stopped.is_set():
-            return None
-        with suppress(queue.Empty):
-            return self._todo.get_nowait()
+    def _start(self, slot: Slot, path: Path) -> OSError | None:
+        """A process that begins with the run at `path`; an error if there can be none."""
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="moco-evaluate-", suffix=".txt")
+            os.close(descriptor)
+            ours, theirs = Pipe()
+            with theirs:
+                child = self.pool.start(slot, theirs, self.judge, self.arguments, log=Path(name))
+        except OSError as error:
+            return error
+        assert child is not None  # interrupts are exceptions here
+        self._at_work[ours] = child, Path(name), path
+        self._send(ours, path)
         return None
 
-    def _start(self, slot: Slot, log: Path) -> subprocess.Popen[str]:
-        with log.open("a") as errors:
-            worker = subprocess.Popen(
-                [*self.command, *self.arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=child_environment(**slot.environment),
-                start_new_session=True,
-            )
-        self._workers.append(worker)
-        if self._stopped.is_set():  # of an interrupt that came while it was being started
-            worker.terminate()
-        return worker
+    def _send(self, pipe: Connection, path: Path) -> None:
+        child, log, _ = self._at_work[pipe]
+        self._at_work[pipe] = child, log, path
+        with suppress(BrokenPipeError):  # it has died: the next look at its pipe finds that
+            pipe.send(path)
 
-    def _ask(self, worker: subprocess.Popen[str], path: Path) -> Outcome | None:
-        """None if the worker has died."""
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        with suppress(BrokenPipeError):
-            worker.stdin.write(f"{path}\n")
-            worker.stdin.flush()
-        answer = worker.stdout.readline()
-        if not answer.endswith("\n"):
+    def _receive(self, pipe: Connection) -> Outcome | None:
+        """None if the process has died."""
+        path = self._at_work[pipe][2]
+        try:
+            received = pipe.recv()
+        except (EOFError, ConnectionError):
             return None
-        said = json.loads(answer)
-        return Outcome(path.name, said.get("values"), said.get("error"))
+        return Outcome(path.name, received.get("values"), received.get("error"))
 
+    def _bury(self, pipe: Connection) -> Outcome:
+        child, log, path = self._at_work[pipe]
+        code = child.wait()
+        killed = code is not None and code < 0
+        error = f"was {how_it_ended(code)}" if killed else f"{how_it_ended(code)}: {last_line(log)}"
+        self._dismiss(pipe)
+        return Outcome(path.name, None, f"its process {error}")
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    """For what a worker says; a machine may tidy it away meanwhile."""
-    return tempfile.TemporaryDirectory(prefix="moco-evaluate-", ignore_cleanup_errors=True)
-
-
-def _closed(worker: subprocess.Popen[str]) -> int:
-    """It ends with its input; returns its exit code."""
-    for pipe in (worker.stdin, worker.stdout):
-        if pipe is not None:
-            with suppress(BrokenPipeError):
-                pipe.close()
-    return worker.wait()
-
-
-def _last_words(code: int, log: Path) -> str:
-    if code < 0:
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return f"its process was killed by {signal.Signals(-code).name}{hint}"
-    return f"its process ended with exit code {code}: {last_line(log)}"
+    def _dismiss(self, pipe: Connection) -> None:
+        """A process ends with its pipe."""
+        child, log, _ = self._at_work.pop(pipe)
+        pipe.close()
+        child.wait()
+        self.pool.collect()
+        log.unlink(missing_ok=True)

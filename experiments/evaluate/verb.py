@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from experiments.evaluate.add import DEFAULT, check_done, complete, evaluate_run, headlines, judgements, known, missing
-from experiments.evaluate.pool import Pool
+from experiments.evaluate.pool import Judges
 from experiments.evaluate.progress import Progress
+from experiments.evaluate.worker import report
 from experiments.launch.launch import tracking_off
 from experiments.launch.options import INTERRUPTED, LOCAL, Place
 from experiments.plan.overrides import base_configs
@@ -224,18 +225,17 @@ def _finished(root: Path, found: Sequence[Found]) -> list[Found]:
 
 def _judge_all(label: str, names: dict[str, str], paths: Sequence[Path], options: EvaluateOptions) -> int:
     slots = make_slots(options.max_parallel, len(paths), use_gpus=options.device != "cpu")
-    device = ["--device", options.device] if options.device else []
-    pool, failed, judged = Pool(paths, slots, [*device, *options.protocols]), {}, 0
+    judges, failed, judged = Judges(slots, report, (options.protocols, options.device)), {}, 0
     with Progress(label, names, options.protocols) as view:
-        results = pool.results()
+        outcomes = judges.outcomes(paths)
         try:
-            for outcome in results:
+            for outcome in outcomes:
                 view.told(outcome)
                 judged += outcome.error is None
                 if outcome.error is not None:
                     failed[outcome.run_id] = outcome.error
         except KeyboardInterrupt:
-            results.close()
+            outcomes.close()
             print(f"interrupted: {judged} of {len(paths)} runs judged; the same command goes on from there")
             return INTERRUPTED
     if failed:

@@ -8,8 +8,6 @@ A plan then has an estimate before anything has finished. Finished runs, which k
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,13 +17,13 @@ from tempfile import TemporaryDirectory
 
 from experiments.launch.estimate import calibrations, kind_of
 from experiments.launch.launch_plan import LaunchPlan
+from experiments.launch.process import Starter, Work, last_line
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell
 from experiments.run.machine import hardware
 from experiments.store.files import now, read_json, replace_json
 from experiments.store.run import RunDirectory
 from experiments.store.schema import CALIBRATION_FOLDER, CONFIG, PACE, SLURM_FOLDER
-from experiments.store.states import child_environment
 from moco.config import Config
 from moco.config.plain import to_plain
 from slurm.profiles import Profile
@@ -98,12 +96,19 @@ def _prepared(root: Path, cell: Cell, profile: Profile | None) -> Path:
 
 def _here(folders: Sequence[Path]) -> list[str]:
     """Processes of their own, so that torch is not imported into the launcher. Returns what went wrong."""
-    failed = []
-    for folder in folders:
-        command = [sys.executable, "-m", "experiments.launch.calibration", str(folder)]
-        done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
-        if done.returncode:
-            failed.append((done.stderr.strip().splitlines() or ["no word"])[-1])
+    starter, failed = Starter(Work(work, preload=("moco.train",))), []
+    with TemporaryDirectory() as logs:
+        for folder in folders:
+            log = Path(logs) / folder.name
+            child = starter.start((str(folder),), {}, log, wanted=lambda: True)
+            assert child is not None
+            try:
+                code = child.wait()
+            except BaseException:
+                child.kill()
+                raise
+            if code != 0:
+                failed.append(last_line(log))
     return failed
 
 
@@ -139,7 +144,3 @@ def _last_words(root: Path, job: str) -> str:
     log = log_of(root / SLURM_FOLDER, job)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
     return f"job {job}: {lines[-1].strip()}" if lines else f"job {job} left no log"
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.launch.local import Pool, last_line
+from experiments.launch.local import TRAINING, Runs
 from experiments.launch.options import INTERRUPTED, Place
+from experiments.launch.process import Work, last_line
 from experiments.launch.progress import Progress, clock, result_words
 from experiments.plan.configs import create, update_config
 from experiments.plan.sweep import Cell
@@ -29,10 +30,13 @@ TRACKING = "MOCO_TRACKING"  # off: journals only, `python -m experiments sync` b
 
 
 class Launch:
-    """One launch: the cells to bring to an end, the same code and machine for all of them."""
+    """One launch: the cells to bring to an end, the same code and machine for all of them.
 
-    def __init__(self, root: Path, title: str, cells: Sequence[Cell], command: str) -> None:
-        self.root, self.title, self.cells = root, title, cells
+    `work`: what a process of the local pool does with a run; None to train it.
+    """
+
+    def __init__(self, root: Path, title: str, cells: Sequence[Cell], command: str, work: Work | None = None) -> None:
+        self.root, self.title, self.cells, self.work = root, title, cells, work or TRAINING
         device = "cpu" if all(cell.config.train.device == "cpu" for cell in cells) else "auto"
         self.use_gpus = device != "cpu"
         self.environment = provenance.environment(command, device)
@@ -50,7 +54,7 @@ class Launch:
         """All cells in the local pool. Returns False if it was interrupted."""
         slots = self.slots(max_parallel)
         with Progress(self.title, self.cells, len(slots), self.root) as view:
-            return Pool(self.root, slots, view).run(self.cells)
+            return Runs(self.root, slots, view, self.work).run(self.cells)
 
     def run_here(self, cell: Cell, *, reraise: bool) -> str:
         """One cell in this process, with its progress; returns its state. Raises Busy, and the run's error if asked to."""

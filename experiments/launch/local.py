@@ -7,32 +7,80 @@ they are killed, and the next launch goes on from their last checkpoints.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
+from experiments.launch.process import Child, Starter, Work, how_it_ended, kill_server, last_line
 from experiments.plan.sweep import Cell
 from experiments.run.machine import Slot
-from experiments.run.worker import TAKEN
-from experiments.run.zygote import Zygote
+from experiments.run.worker import TAKEN, main
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
 from experiments.store.files import age_of, now
 from experiments.store.run import Busy, RunDirectory
-from experiments.store.states import AT_REST, child_environment, handling, is_alive, process_started
+from experiments.store.states import AT_REST, handling
 
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 0.5  # between two looks at the status of a run
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TRAINING = Work(main, preload=("moco.train",))
+
+
+class Pool:
+    """At most one process on each slot. Signals are for all of them: once to stop, twice to be killed."""
+
+    def __init__(self, slots: Sequence[Slot], work: Work) -> None:
+        self.slots, self.interrupts = slots, 0
+        self.starter = Starter(work)
+        self.children: dict[int, Child] = {}  # by the number of their slot
+        self._starting = False
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Signals are passed on by their handler, so that whatever the launcher is busy with does not delay them."""
+        with handling(STOP_SIGNALS, self._interrupt):
+            yield
+
+    def free(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.number not in self.children]
+
+    def start(self, slot: Slot, *arguments: Any, log: Path) -> Child | None:
+        """None if an interrupt came first. Raises OSError where no process can be started."""
+        self._starting = True
+        try:
+            child = self.starter.start(arguments, slot.environment, log, lambda: not self.interrupts)
+        finally:
+            self._starting = False
+        if child is not None:
+            self.children[slot.number] = child
+            self._pass_on(child)  # an interrupt that came meanwhile
+        return child
+
+    def collect(self) -> list[tuple[Child, int | None]]:
+        """Those that have ended since the last call, with their exit codes."""
+        ended = {number: child for number, child in self.children.items() if not child.is_alive()}
+        for number in ended:
+            del self.children[number]
+        return [(child, child.exit_code) for child in ended.values()]
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupts += 1
+        for child in self.children.values():
+            self._pass_on(child)
+        if self._starting and not self.children:
+            kill_server()
+
+    def _pass_on(self, child: Child) -> None:
+        if self.interrupts == 1:
+            child.send(signal.SIGTERM)
+        elif self.interrupts > 1:
+            child.kill()
 
 
 class View(Protocol):
@@ -43,132 +91,45 @@ class View(Protocol):
     def ended(self, cell: Cell, state: RunState) -> None: ...
 
 
-@dataclass
-class Worker:
-    """A started process. `popen` is None for a fork of the zygote."""
+class Runs:
+    """The runs of a launch in a pool."""
 
-    cell: Cell
-    slot: Slot
-    pid: int
-    popen: subprocess.Popen[bytes] | None
-    process_started: int | None
-
-
-@dataclass
-class Pool:
-    """`command` starts a worker when its run directory is appended. `fork`: share one import of torch among all runs."""
-
-    root: Path
-    slots: Sequence[Slot]
-    view: View
-    command: Sequence[str] = (sys.executable, "-m", "experiments.run.worker")
-    fork: bool = True
-    interrupts: int = 0
-    _looked_at: float = 0.0
-    _zygote: Zygote | None = None
-    _workers: list[Worker] = field(default_factory=list)
-    _elsewhere: list[Cell] = field(default_factory=list)
+    def __init__(self, root: Path, slots: Sequence[Slot], view: View, work: Work = TRAINING) -> None:
+        self.root, self.view, self.pool = root, view, Pool(slots, work)
+        self._cells: dict[Child, Cell] = {}
+        self._elsewhere: list[Cell] = []
+        self._looked_at = 0.0
 
     def run(self, cells: Sequence[Cell]) -> bool:
         """Bring every cell to an end. Returns False if it was interrupted."""
-        queue = list(cells)
-        with handling(STOP_SIGNALS, self._interrupt), self._sharing_imports():
-            while self._workers or (not self.interrupts and (queue or self._elsewhere)):
-                self._collect()
-                if not self.interrupts:
-                    self._fill(queue)
+        queue, pool = list(cells), self.pool
+        with pool.stoppable():
+            while pool.children or (not pool.interrupts and (queue or self._elsewhere)):
+                for child, code in pool.collect():
+                    self._finish(self._cells.pop(child), code)
+                for slot in pool.free():
+                    while queue and not pool.interrupts and not self._start(queue.pop(0), slot):
+                        pass
                 self._look(queue)
-                if self._workers or self._elsewhere:
+                if pool.children or self._elsewhere:
                     time.sleep(TICK_SECONDS)
-        return not self.interrupts
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Signals are sent from here, so that a slow tick does not delay them. Workers have sessions of their own."""
-        self.interrupts += 1
-        for worker in self._workers:
-            self._tell(worker)
-        if self._zygote is not None and not self._zygote.ready:
-            self._zygote.abandon()
-
-    def _tell(self, worker: Worker) -> None:
-        if not is_alive(worker.pid, worker.process_started):
-            return
-        with suppress(ProcessLookupError):
-            if self.interrupts == 1:
-                os.kill(worker.pid, signal.SIGTERM)
-            elif self.interrupts > 1:
-                os.kill(worker.pid, signal.SIGKILL)
-                os.killpg(worker.pid, signal.SIGKILL)
-
-    @contextmanager
-    def _sharing_imports(self) -> Iterator[None]:
-        if self.fork and sys.platform == "linux":
-            self._zygote = Zygote(self._environment(self.slots[0]))
-        try:
-            yield
-        finally:
-            if self._zygote is not None:
-                self._zygote.close()
-
-    def _environment(self, slot: Slot) -> dict[str, str]:
-        return child_environment(**slot.environment, PYTHONUNBUFFERED="1")
-
-    def _fill(self, queue: list[Cell]) -> None:
-        busy = {worker.slot.number for worker in self._workers}
-        for slot in self.slots:
-            while slot.number not in busy and queue and not self.interrupts:
-                if self._start(queue.pop(0), slot):
-                    busy.add(slot.number)
+        return not pool.interrupts
 
     def _start(self, cell: Cell, slot: Slot) -> bool:
-        state = state_of(self.root / cell.run_id)
+        path = self.root / cell.run_id
+        state = state_of(path)
         if state.state == schema.RUNNING:
             self._elsewhere.append(cell)
             return False
         if state.state in AT_REST:  # another launcher was faster
             self.view.ended(cell, state)
             return False
-        worker = self._launch(cell, slot)
-        if worker is None:
+        child = self.pool.start(slot, [str(path)], log=path / schema.LOG)
+        if child is None:
             return False
-        self._workers.append(worker)
-        self._tell(worker)  # of an interrupt that came while it was being started
+        self._cells[child] = cell
         self.view.started(cell)
         return True
-
-    def _launch(self, cell: Cell, slot: Slot) -> Worker | None:
-        path = self.root / cell.run_id
-        pid = self._zygote.start(path, slot.environment) if self._zygote else None
-        if pid is not None:
-            return Worker(cell, slot, pid, None, process_started(pid))
-        if self.interrupts:
-            return None
-        with (path / schema.LOG).open("ab") as log:
-            popen = subprocess.Popen(
-                [*self.command, str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment(slot),
-                start_new_session=True,
-            )
-        return Worker(cell, slot, popen.pid, popen, process_started(popen.pid))
-
-    def _collect(self) -> None:
-        for worker in list(self._workers):
-            ended, code = self._exit_code(worker)
-            if ended:
-                self._workers.remove(worker)
-                self._finish(worker.cell, code)
-
-    def _exit_code(self, worker: Worker) -> tuple[bool, int | None]:
-        """Has it ended, and how? Nobody can say how a fork ended whose zygote died."""
-        if worker.popen is not None:
-            code = worker.popen.poll()
-            return code is not None, code
-        if is_alive(worker.pid, worker.process_started):
-            return False, None
-        return True, self._zygote.exit_code(worker.pid) if self._zygote else None
 
     def _finish(self, cell: Cell, code: int | None) -> None:
         path = self.root / cell.run_id
@@ -186,8 +147,8 @@ class Pool:
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = time.monotonic()
-        for worker in self._workers:
-            self.view.progress(worker.cell, state_of(self.root / worker.cell.run_id))
+        for cell in self._cells.values():
+            self.view.progress(cell, state_of(self.root / cell.run_id))
         for cell in list(self._elsewhere):
             state = state_of(self.root / cell.run_id)
             if state.state == schema.RUNNING:
@@ -201,7 +162,7 @@ class Pool:
 
 
 def record_death(run: RunDirectory, code: int | None) -> None:
-    """The last word for a worker that left none.
+    """Say in the run's status how a worker ended that did not say it.
 
     One that had begun is *lost*: the next launch goes on from its checkpoint. One that could not begin has *failed*,
     unless a signal kept it from beginning.
@@ -220,17 +181,7 @@ def record_death(run: RunDirectory, code: int | None) -> None:
 def _verdict(began: bool, code: int | None, log: Path) -> tuple[str, str]:
     if code is not None and -code in STOP_SIGNALS:
         return schema.PREEMPTED, f"stopped by {signal.Signals(-code).name}"
-    if code is not None and code < 0:
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return schema.LOST, f"killed by {signal.Signals(-code).name}{hint}"
-    how = "ended" if code is None else f"ended with exit code {code}"
-    return (schema.LOST, how) if began else (schema.FAILED, f"{how} before it began: {last_line(log)}")
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except OSError:
-        return "no log"
-    return next((line.strip() for line in reversed(lines) if line.strip()), "empty log")
+    how = how_it_ended(code)
+    if began or (code is not None and code < 0):
+        return schema.LOST, how
+    return schema.FAILED, f"{how} before it began: {last_line(log)}"

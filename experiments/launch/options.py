@@ -7,9 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.store.run import runs_root
 from slurm.profiles import Profile, load_profile, profile_names
+
+if TYPE_CHECKING:
+    from experiments.launch.process import Work
 
 LOCAL, DEBUG = "local", "debug"
 INTERRUPTED = 130  # exit code after Ctrl-C: the same command goes on
@@ -65,6 +69,7 @@ class LaunchOptions:
     command: str  # what to type to get the same again
     place: Place
     show_table: ShowTable
+    work: Work | None = None  # what the local pool does with a run; None to train it
     cluster: str = LOCAL
     profile: Profile | None = None
     baseline: str | None = None

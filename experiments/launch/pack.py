@@ -9,26 +9,22 @@ An element of the array is a file that names its runs, a directory a line.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from experiments.launch import job
-from experiments.launch.local import record_death
+from experiments.launch.local import TRAINING, Pool, record_death
+from experiments.launch.process import Child, Work
 from experiments.run import provenance
-from experiments.run.machine import THREADS
+from experiments.run.machine import THREADS, Slot
 from experiments.run.stop import STOP_SIGNALS
+from experiments.run.worker import main
 from experiments.store import schema
 from experiments.store.run import RunDirectory
-from experiments.store.states import AT_REST, child_environment, handling
+from experiments.store.states import AT_REST, handling
 from experiments.tracking.job import mirroring
 from slurm.profiles import Profile
 from slurm.submit import Submission, submit
@@ -37,16 +33,8 @@ TICK_SECONDS = 0.1
 REPEAT_SECONDS = 1.0  # a worker that has just begun may not have listened the first time
 LET_GO = (*AT_REST, schema.LOST)
 
-# Until it listens, a worker is deaf to the signal that Slurm sends to all processes of a step: it would be its end.
-WORKER: tuple[str, ...] = (
-    "/bin/sh",
-    "-c",
-    f'trap "" {signal.SIGUSR2.name.removeprefix("SIG")}; exec "$@"',
-    "sh",
-    sys.executable,
-    "-m",
-    "experiments.launch.pack",
-)
+# In the session of the supervisor, so that Slurm finds it whatever it tracks processes by.
+PACKED = Work(main, preload=TRAINING.preload, own_session=False)
 
 
 def elements(profile: Profile, runs: int) -> int:
@@ -85,13 +73,13 @@ def emptied(root: Path, jobs: Sequence[str]) -> list[str]:
     return [id for id in dict.fromkeys(jobs) if id not in wanted]
 
 
-def work(file: str) -> dict[str, str]:
+def work(file: str, worker: Work = PACKED) -> dict[str, str]:
     """What an element does; returns the states of its runs. Raises RunFailed if any of them has failed."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not submitit's handler
     runs = [RunDirectory(Path(line)) for line in Path(file).read_text().splitlines()]
     ours = [run for run in runs if _is_ours(run) and not job.came_back_too_often(run)]
     with mirroring(runs[0].path.parent):
-        _Supervisor().carry_out(ours, threads=max(1, _cores() // len(runs)))
+        carry_out(ours, max(1, _cores() // len(runs)), worker)
         if back := [run for run in ours if job.stopped_by_time(run)]:
             job.go_back(*back)
     states = {run.run_id: (run.status() or {}).get("state", schema.MISSING) for run in runs}
@@ -113,67 +101,28 @@ def _cores() -> int:
     return int(asked) if asked.isdigit() else 1
 
 
-@dataclass
-class _Supervisor:
-    told: signal.Signals | None = None
-    alive: dict[str, tuple[RunDirectory, subprocess.Popen[bytes]]] = field(default_factory=dict)
-
-    def carry_out(self, runs: Sequence[RunDirectory], threads: int) -> None:
-        """One attempt at each run, all at a time; returns when all have ended."""
-        share = {name: str(threads) for name in (THREADS, "MKL_NUM_THREADS")}
-        with handling(STOP_SIGNALS, self._listen):
-            for run in runs:
-                self.alive[run.run_id] = run, _start(run, share)
-            passed_on = 0.0
-            while self.alive:
-                self._collect()
-                if self.told and time.monotonic() - passed_on >= REPEAT_SECONDS:
-                    passed_on = time.monotonic()
-                    self._pass_on(self.told)
-                time.sleep(TICK_SECONDS)
-
-    def _listen(self, number: int, frame: FrameType | None) -> None:
-        self.told = signal.Signals(number)
-
-    def _pass_on(self, number: signal.Signals) -> None:
-        for _, process in self.alive.values():
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
-
-    def _collect(self) -> None:
-        for id, (run, process) in list(self.alive.items()):
-            if (code := process.poll()) is None:
-                continue
-            del self.alive[id]
-            state = (run.status() or {}).get("state")
-            if state not in (*AT_REST, schema.PREEMPTED):
-                record_death(run, code)
-            print(f"{id}: {(run.status() or {}).get('state')}, exit code {code}", flush=True)
+def carry_out(runs: Sequence[RunDirectory], threads: int, worker: Work) -> None:
+    """One attempt at each run, all at a time; returns when all have ended."""
+    share = {name: str(threads) for name in (THREADS, "MKL_NUM_THREADS")}
+    pool = Pool([Slot(n, share) for n in range(len(runs))], worker)
+    run_of, received, sent = dict[Child, RunDirectory](), list[signal.Signals](), 0.0
+    with handling(STOP_SIGNALS, lambda number, frame: received.append(signal.Signals(number))):
+        for slot, run in zip(pool.slots, runs, strict=True):
+            child = pool.start(slot, [str(run.path)], log=run.path / schema.LOG)
+            assert child is not None  # nothing interrupts this pool
+            run_of[child] = run
+        while pool.children:
+            for child, code in pool.collect():
+                _note_end(run_of[child], code)
+            if received and time.monotonic() - sent >= REPEAT_SECONDS:
+                sent = time.monotonic()
+                for child in pool.children.values():
+                    child.send(received[-1])
+            time.sleep(TICK_SECONDS)
 
 
-def _start(run: RunDirectory, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """In our session, so that Slurm finds it whatever it tracks processes by."""
-    with (run.path / schema.LOG).open("ab") as log:
-        return subprocess.Popen(
-            [*WORKER, str(run.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=child_environment(**environment),
-        )
-
-
-def die_with(parent: int) -> None:
-    """Be told to save and leave when the supervisor is killed: nobody else would."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-        if os.getppid() != parent:  # it was faster
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    from experiments.run.worker import main
-
-    die_with(os.getppid())
-    sys.exit(main(sys.argv[1:]))
+def _note_end(run: RunDirectory, code: int | None) -> None:
+    state = (run.status() or {}).get("state")
+    if state not in (*AT_REST, schema.PREEMPTED):
+        record_death(run, code)
+    print(f"{run.run_id}: {(run.status() or {}).get('state')}, exit code {code}", flush=True)

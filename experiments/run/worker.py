@@ -271,8 +271,4 @@ def one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--serve"]:
-        from experiments.run.zygote import serve
-
-        sys.exit(serve())
     sys.exit(main(sys.argv[1:]))

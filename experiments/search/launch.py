@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState, create_trial
 
 from experiments.launch.cluster import LOOK_SECONDS, looked_at, submission_of
-from experiments.launch.local import STOP_SIGNALS, last_line
+from experiments.launch.local import Pool
+from experiments.launch.process import Child, Work, how_it_ended, last_line
 from experiments.launch.progress import clock
 from experiments.launch.snapshot import Snapshot
 from experiments.run.machine import Slot
@@ -29,6 +24,7 @@ from experiments.search.export import export
 from experiments.search.space import Drawn, point, settings
 from experiments.search.study import END, HELD, SOURCE, WARM, Study, distribution
 from experiments.search.trial import Evaluations, measured
+from experiments.search.worker import main as run_worker
 from experiments.search.worker import work
 from experiments.state.state import state_of
 from experiments.store import schema
@@ -36,11 +32,10 @@ from experiments.store.files import replace_json
 from experiments.store.run import RunDirectory
 from experiments.store.schema import SearchRecord, TrialRecord
 from experiments.store.search_record import arm_of, finished, read_record
-from experiments.store.states import child_environment, handling
 from moco.config import Config
 from moco.config.plain import from_plain, run_id
 from slurm.profiles import Profile
-from slurm.submit import ENDED, Work, queue_states, submit
+from slurm.submit import ENDED, queue_states, submit
 
 # Before the first worker and after the last: the study is made, warmed up, and brought in order.
 
@@ -117,7 +112,7 @@ def _is(config: Config, other: Config) -> bool:
 
 
 WORKER_LOOK_SECONDS = 0.2
-WORKER = (sys.executable, "-m", "experiments.search.worker")
+WORKER = Work(run_worker, preload=("experiments.search.worker", "moco.train"))
 SHOWN = (schema.DONE, schema.PRUNED, schema.FAILED)
 
 
@@ -162,29 +157,37 @@ def line(record: SearchRecord, trial: TrialRecord, count: int) -> str:
     return head + "  ".join(words)
 
 
-@dataclass
-class Workers:
+class Crew:
     """One process per slot."""
 
-    path: Path
-    slots: Sequence[Slot]
-    address: str | None
-    interrupts: int = 0
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    def __init__(self, path: Path, slots: Sequence[Slot], address: str | None, work: Work = WORKER) -> None:
+        storage = {} if address is None else {STORAGE: address}
+        slots = [replace(slot, environment={**slot.environment, **storage}) for slot in slots]
+        self.path, self.pool = path, Pool(slots, work)
+        self.failures: list[str] = []  # how those of the last round ended that did not end well
 
     def run(self, view: View) -> bool:
         """Until the budget is spent or nothing comes of going on. Returns False if it was interrupted."""
         before = -1
-        with handling(STOP_SIGNALS, self._interrupt):
-            while not self.interrupts and before < (done := self._finished()) < self._budget():
+        with self.pool.stoppable():
+            while not self.pool.interrupts and before < (done := self._finished()) < self._record()["budget"]:
                 before = done
                 self._round(view)
-        return not self.interrupts
+        return not self.pool.interrupts
 
     def _round(self, view: View) -> None:
         """Workers leave when enough is under way; where one of them died on the last trials, another round makes up for it."""
-        self.processes = [self._start(slot) for slot in self.slots]
-        while any(process.poll() is None for process in self.processes):
+        self.failures, logs = [], dict[Child, Path]()
+        folder = self.path.parent / read_label(self.path)
+        for slot in self.pool.slots:
+            log = folder / f"worker-{slot.number}.txt"
+            child = None if self.pool.interrupts else self.pool.start(slot, [str(self.path)], log=log)
+            if child is not None:
+                logs[child] = log
+        while self.pool.children:
+            for child, code in self.pool.collect():
+                if code != 0:
+                    self.failures.append(f"a worker {how_it_ended(code)}: {last_line(logs[child])}")
             view.look()
             time.sleep(WORKER_LOOK_SECONDS)
         view.look()
@@ -198,59 +201,27 @@ class Workers:
         record = self._record()
         return record["budget"] if record["failure"] else len(finished(record))
 
-    def _budget(self) -> int:
-        return self._record()["budget"]
-
-    def _start(self, slot: Slot) -> subprocess.Popen[bytes]:
-        environment = child_environment(**slot.environment, PYTHONUNBUFFERED="1")
-        if self.address is not None:
-            environment[STORAGE] = self.address
-        with self.log(slot.number).open("ab") as log:
-            return subprocess.Popen(
-                [*WORKER, str(self.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
-
-    def log(self, number: int) -> Path:
-        return self.path.parent / read_label(self.path) / f"worker-{number}.txt"
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Once: save and leave. Twice: killed, and the next launch goes on from the checkpoints."""
-        self.interrupts += 1
-        for process in self.processes:
-            with suppress(ProcessLookupError):
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGTERM if self.interrupts == 1 else signal.SIGKILL)
-
-    def failures(self) -> list[str]:
-        """The last words of workers that ended otherwise than they should."""
-        return [
-            f"a worker ended with exit code {process.returncode}: {last_line(self.log(slot.number))}"
-            for slot, process in zip(self.slots, self.processes, strict=False)
-            if process.returncode not in (0, None)
-        ]
-
 
 def read_label(path: Path) -> str:
     return path.name.removesuffix(".json")
 
 
-WORK: Work = work
-
-
-def submit_workers(path: Path, record: SearchRecord, profile: Profile, count: int, address: str | None) -> list[str]:
-    """Returns the job ids. Raises Refused with nothing submitted."""
+def submit_workers(
+    path: Path,
+    record: SearchRecord,
+    profile: Profile,
+    count: int,
+    address: str | None,
+    element: Callable[[str], object] = work,
+) -> list[str]:
+    """`element`: what each of the array's does. Returns the job ids. Raises Refused with nothing submitted."""
     root, code = path.parent.parent, Snapshot.of_this_code()
     look = looked_at(root, profile)
     code.write(root)
     submission = replace(submission_of(root, record["label"], profile, None, code), only_if=look)
     if address is not None:
         submission = replace(submission, environment={**submission.environment, STORAGE: address})
-    jobs = submit(submission, WORK, [path] * count)
+    jobs = submit(submission, element, [path] * count)
     array = ", ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
     name = shlex.quote(record["label"])
     print(f"submitted {len(jobs)} workers to {profile.name} as job {array}; with --wait the command follows them")

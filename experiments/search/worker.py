@@ -248,9 +248,5 @@ def reporting(trial: Trial, record: schema.SearchRecord) -> Callable[[int, float
     return report
 
 
-def _signal(reason: str | None) -> str:
-    return (reason or "").removeprefix("stopped by ") or signal.SIGTERM.name
-
-
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -64,23 +64,24 @@ def work(path: str) -> str:
     return real(path)
 
 
+def worker(arguments: list[str]) -> int:
+    replace_trainer()
+    from experiments.search.worker import main
+
+    return main(arguments)
+
+
 def search(arguments: list[str]) -> int:
-    from experiments.commands.search import run
-    from experiments.search import launch
-    from experiments.search import launch as local
-    from tests.support import search_stand_in
+    from experiments.commands.search import Workers, run
+    from experiments.launch.process import Work
+    from tests.support import search_stand_in  # the module that a process can import, not `__main__`
     from tests.support.search_toy import TOY
 
-    vars(launch)["WORK"] = search_stand_in.work
-    vars(local)["WORKER"] = (sys.executable, "-m", "tests.support.search_stand_in", "worker")
-    return run(TOY, arguments)
+    return run(TOY, arguments, Workers(Work(search_stand_in.worker), search_stand_in.work))
 
 
 if __name__ == "__main__":
     role, *rest = sys.argv[1:]
     if role == "worker":
-        replace_trainer()
-        from experiments.search.worker import main
-
-        sys.exit(main(rest))
+        sys.exit(worker(rest))
     sys.exit(search(rest))

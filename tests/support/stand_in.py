@@ -19,10 +19,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from experiments.launch.process import Work
 from experiments.store.files import replace_text
 from moco.config import Config, Queue
 from moco.data.catalog import training_images
@@ -107,27 +107,26 @@ def replace_trainer() -> None:
 
 
 def sweep() -> None:
-    from experiments import Sweep, main
-    from experiments.launch import launch
-    from experiments.launch.local import Pool
+    from experiments import Sweep
+    from experiments.commands.sweep import run
+    from tests.support.stand_in import COUNTING  # of the module that a process can import, not of `__main__`
 
-    vars(launch)["Pool"] = partial(Pool, command=WORKER, fork=False)
     replace_trainer()  # for --cluster debug, which trains in this process
     sizes = (128, 256, 512)
-    main(
-        Sweep(
-            name="stand_in",
-            question="Does the launcher keep its promises?",
-            claim="it does",
-            varies=("negatives.size",),
-            arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes},
-            baseline="K=128",
-            seeds=2,
-        )
+    question = Sweep(
+        name="stand_in",
+        question="Does the launcher keep its promises?",
+        claim="it does",
+        varies=("negatives.size",),
+        arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes},
+        baseline="K=128",
+        seeds=2,
     )
+    sys.exit(run(question, sys.argv[1:], COUNTING))
 
 
 WORKER = (sys.executable, str(Path(__file__).resolve()), "worker")
+COUNTING = Work(worker)
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGHUP):  # a test run in the background of a shell may ignore them

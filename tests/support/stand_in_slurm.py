@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
+from experiments.launch.process import Work
 from tests.support.stand_in import replace_trainer, sweep, worker
 
 
@@ -20,8 +18,7 @@ def pack(file: str) -> dict[str, str]:
     """What an element with several runs does."""
     from experiments.launch import pack as real
 
-    vars(real)["WORKER"] = (*real.WORKER[:-1], "tests.support.stand_in_slurm", "--worker")
-    return real.work(file)
+    return real.work(file, Work(worker, own_session=False))
 
 
 def main() -> None:
@@ -35,9 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        from experiments.launch.pack import die_with
-
-        die_with(os.getppid())
-        sys.exit(worker(sys.argv[2:]))
     main()

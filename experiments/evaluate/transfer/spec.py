@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from experiments.plan.overrides import change_fields
 from moco.transfer.recipes import Recipe
@@ -41,17 +40,6 @@ class Job:
     @property
     def words(self) -> str:
         return f"{self.recipe.task} on {self.recipe.data}, {self.on} split"
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def of_json(text: str) -> Job:
-        plain: dict[str, Any] = json.loads(text)
-        recipe: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in plain.pop("recipe").items()
-        }
-        return Job(Recipe(**recipe), **plain)
 
 
 def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:

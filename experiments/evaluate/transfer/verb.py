@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.evaluate.pool import Outcome, Pool
+from experiments.evaluate.pool import Judges, Outcome
 from experiments.evaluate.transfer.run import Scores, Source, record_of, run_job, run_recorded
 from experiments.evaluate.transfer.spec import HEADLINES, Job, changed, record_file
 from experiments.evaluate.transfer.table import Row, markdown, rows_of, title, write
+from experiments.evaluate.transfer.worker import report
 from experiments.evaluate.verb import print_readouts
 from experiments.evaluate.weights import say, weights_file
 from experiments.launch.options import INTERRUPTED
@@ -27,8 +28,6 @@ from experiments.store.run import Busy, runs_root
 from experiments.tracking.lookup import run_id_of
 from moco.config import Config
 from moco.transfer.recipes import HELD_OUT, recipe_for
-
-WORKER = (sys.executable, "-m", "experiments.evaluate.transfer.worker")
 
 
 def transfer(options: argparse.Namespace, command: str) -> int:
@@ -184,14 +183,14 @@ def _tell_start(target: str, found: Sequence[Found], done: dict[str, str], todo:
 
 def _carry_out(root: Path, todo: dict[str, str], job: Job, at_once: int | None) -> int:
     slots = make_slots(at_once, len(todo), use_gpus=job.device != "cpu")
-    results = Pool([root / run_id for run_id in todo], slots, [job.to_json()], WORKER).results()
+    outcomes = Judges(slots, report, (job,)).outcomes([root / run_id for run_id in todo])
     failed = 0
     try:
-        for number, outcome in enumerate(results, start=1):
+        for number, outcome in enumerate(outcomes, start=1):
             failed += outcome.error is not None
             print(f"{number}/{len(todo)}  {todo[outcome.run_id]}  {_words(outcome, job)}", flush=True)
     except KeyboardInterrupt:
-        results.close()
+        outcomes.close()
         print("interrupted: what was finished is kept, the same command goes on")
         return INTERRUPTED
     return 1 if failed else 0

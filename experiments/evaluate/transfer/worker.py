@@ -1,18 +1,12 @@
-"""One run after the other, in a process that has loaded torch and opened the data once.
+"""A run's transfer recorded, and what became of it: for a process that takes one run after the other.
 
-    python -m experiments.transfer.worker JOB
-
-Down comes a run directory a line; up goes a JSON line for each: {"run", "values"} or {"run", "error"}. It ends with its input.
-What is said meanwhile, and the traceback of an error that is not the user's, goes to the end of `RUN/transfer/<job>.log`.
+What is printed meanwhile, and the traceback of an error that is not the user's, goes to the end of `RUN/transfer/<job>.log`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -42,16 +36,3 @@ def _say(log: Path, line: str) -> None:
     print(line, file=sys.stderr, flush=True)
     with suppress(OSError), log.open("a") as file:
         file.write(f"{now()} {line}\n")
-
-
-def main(arguments: Sequence[str]) -> int:
-    job = Job.of_json(arguments[0])
-    up = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    for line in sys.stdin:
-        print(json.dumps(report(Path(line.rstrip("\n")), job)), file=up, flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

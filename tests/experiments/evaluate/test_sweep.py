@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +26,14 @@ from analysis.ablation import ablation_table
 from analysis.frame import load_sweep
 from experiments.evaluate import add
 from experiments.evaluate.add import Judgement, evaluate_run, headlines, known, missing
-from experiments.evaluate.pool import Outcome, Pool
+from experiments.evaluate.pool import Judges, Outcome
 from experiments.evaluate.worker import report
 from experiments.plan.configs import config_of
 from experiments.run.machine import Slot
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.run import RunDirectory
+from experiments.store.states import is_alive
 from experiments.tracking.mirror import Sent, mirror_of
 from moco import checkpoint
 from moco.config import Evaluation
@@ -39,10 +42,13 @@ from moco.evaluation.features import Features, extract_all
 from moco.evaluation.protocols import PROTOCOLS, Protocol
 from moco.model import build_query
 from tests.support.judged_runs import LABEL, Evaluate, base, copied, evaluate, finished, planned
+from tests.support.stand_in_judge import FINE, judge, judge_with_pid
 from tests.support.stand_in_runs import ROOT, listening, wait_until
 
 __all__ = ["evaluate"]
 
+SPAWN = multiprocessing.get_context("spawn")
+SLOT = Slot(0, {"OMP_NUM_THREADS": "1"})
 RETRIEVAL = ["retrieval_map", "retrieval_recall1", "retrieval_recall5", "retrieval_recall10"]
 
 
@@ -224,21 +230,14 @@ def test_a_torn_record_is_cut_off_and_the_next_judgement_is_whole(run: RunDirect
 
 def test_of_a_judge_killed_at_work_stays_what_it_had_added_and_the_run_is_done(run: RunDirectory) -> None:
     before, trained = journal(run), dict((run.results() or {})["test"])
-    with subprocess.Popen(
-        [sys.executable, "-m", "experiments.evaluate.worker", "few_label_10pct", "linear_paper"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as worker:
-        try:
-            assert worker.stdin is not None
-            worker.stdin.write(f"{run.path}\n")
-            worker.stdin.flush()
-            wait_until(lambda: missing(run, ["few_label_10pct"]) == [], seconds=300)
-            assert report(run.path, ["linear_paper"])["error"] == f"{run.path}: another process judges it"
-        finally:
-            worker.send_signal(signal.SIGKILL)
+    process = SPAWN.Process(target=report, args=(run.path, ["few_label_10pct", "linear_paper"]))
+    process.start()
+    try:
+        wait_until(lambda: missing(run, ["few_label_10pct"]) == [], seconds=300)
+        assert report(run.path, ["linear_paper"])["error"] == f"{run.path}: another process judges it"
+    finally:
+        process.kill()
+        process.join()
     assert not is_being_judged(run)
     assert state_of(run.path).state == schema.DONE
     assert evaluate_run(run.path, ["few_label_10pct"]) == {}
@@ -299,47 +298,59 @@ def test_what_mlflow_got_before_stays_the_beginning_of_what_it_gets(run: RunDire
     assert after.last("test/retrieval_map") == (run.results() or {})["test"]["retrieval_map"]
 
 
-DIES = """
-import json, os, signal, sys
-for line in sys.stdin:
-    path = line.strip()
-    if path.endswith("b"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if path.endswith("c"):
-        print("no room left", file=sys.stderr); sys.exit(3)
-    print(json.dumps({"run": path, "values": {"test/retrieval_map": 1.0}}), flush=True)
-"""
-
-
 def test_a_process_that_dies_takes_down_the_run_it_was_at_and_no_other() -> None:
-    pool = Pool(
-        [Path("/x/a"), Path("/x/b"), Path("/x/c"), Path("/x/d")], [Slot(0, {})], [], (sys.executable, "-c", DIES)
-    )
-    fine = {"test/retrieval_map": 1.0}
-    assert list(pool.results()) == [
-        Outcome("a", fine),
+    paths = [Path("/x/a"), Path("/x/b"), Path("/x/c"), Path("/x/d")]
+    assert list(Judges([SLOT], judge, (), preload=()).outcomes(paths)) == [
+        Outcome("a", FINE),
         Outcome("b", None, "its process was killed by SIGKILL (out of memory?)"),
         Outcome("c", None, "its process ended with exit code 3: no room left"),
-        Outcome("d", fine),
+        Outcome("d", FINE),
     ]
 
 
-@pytest.mark.parametrize("lacking", ["the program", "a folder for the log"])
+def test_a_process_takes_run_after_run_and_there_is_one_for_each_slot() -> None:
+    judges = Judges([SLOT, replace(SLOT, number=1)], judge_with_pid, (), preload=())
+    outcomes = list(judges.outcomes([Path(f"/x/{n}") for n in range(8)]))
+    assert {one.run_id for one in outcomes} == {str(n) for n in range(8)}
+    pids = {one.values["pid"] for one in outcomes if one.values}
+    assert len(pids) == 2
+    assert not any(is_alive(int(pid or 0), None) for pid in pids)
+
+
+@pytest.mark.parametrize("lacking", ["file descriptors", "a folder for the log"])
 def test_a_process_that_cannot_be_started_is_the_outcome_of_every_run(
     lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a thread of the test's own: what is never told would be waited for forever."""
-    command = (str(tmp_path / "none"),) if lacking == "the program" else (sys.executable, "-c", DIES)
-    if lacking != "the program":
+    """In a thread of the test's own: an outcome that never comes would be waited for forever."""
+    if lacking != "file descriptors":
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
-    pool, told = Pool([Path("/x/a"), Path("/x/d")], [Slot(0, {})], [], command), list[Outcome]()
-    waiting = threading.Thread(target=lambda: told.extend(pool.results()), daemon=True)
-    waiting.start()
-    waiting.join(60)
-    assert [(one.run_id, one.values) for one in told] == [("a", None), ("d", None)]
-    for one in told:
-        assert str(one.error).startswith("no process could be started for it: [Errno 2] No such file or directory")
-        assert str(tmp_path / "none") in str(one.error)
+    judges, outcomes = Judges([SLOT], judge, (), preload=()), list[Outcome]()
+    waiting = threading.Thread(target=lambda: outcomes.extend(judges.outcomes([Path("/x/a"), Path("/x/d")])))
+    with no_descriptors() if lacking == "file descriptors" else nullcontext():
+        waiting.start()
+        waiting.join(60)
+    assert [(one.run_id, one.values) for one in outcomes] == [("a", None), ("d", None)]
+    reason = (
+        "[Errno 24] Too many open files" if lacking == "file descriptors" else "[Errno 2] No such file or directory"
+    )
+    for one in outcomes:
+        assert str(one.error).startswith(f"no process could be started for it: {reason}")
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """None is left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3, hard))
+    with ExitStack() as opened:
+        with suppress(OSError):
+            while True:
+                opened.enter_context(Path(os.devnull).open())
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_interrupt_ends_the_processes_and_the_same_command_goes_on(made: Path, root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from scipy.stats import t as student
 
 from experiments.__main__ import main
-from experiments.evaluate.pool import Outcome, Pool
+from experiments.evaluate.pool import Judges, Outcome
 from experiments.evaluate.transfer import verb
 from experiments.evaluate.transfer.run import record_of
 from experiments.evaluate.transfer.spec import Job, changed, log_file, record_file
@@ -114,7 +115,7 @@ def test_a_supervised_run_gives_its_encoder_whatever_its_classes(runs: Path) -> 
 
 def test_jobs_survive_the_way_to_a_worker_and_differ_by_what_matters() -> None:
     job = Job(recipe_for("instance", "coco"), root="/data", workers=4)
-    assert Job.of_json(job.to_json()) == job
+    assert pickle.loads(pickle.dumps(job)) == job
     assert replace(job, root="/else", workers=0, device="cpu").name == job.name
     assert replace(job, on="validation").name != job.name
     assert Job(changed(job.recipe, ["lr=0.01"])).name != job.name
@@ -160,7 +161,7 @@ def test_a_sweep_is_worked_off_by_processes(runs: Path, monkeypatch: pytest.Monk
     run = finished(runs, small())
     job = Job(changed(recipe_for("segmentation", "scenes"), SHORT[1:]), on="validation", device="cpu")
     slots = verb.make_slots(1, 1, use_gpus=False)
-    (outcome,) = list(Pool([run], slots, [job.to_json()], verb.WORKER).results())
+    (outcome,) = Judges(slots, report, (job,)).outcomes([run])
     assert isinstance(outcome, Outcome)
     assert outcome.error is None
     record = json.loads(record_file(run, job).read_text())

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.local import Pool
+from experiments.launch.local import Runs
 from experiments.plan.sweep import Cell
 from experiments.run.machine import Slot, cores, make_slots
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
 from experiments.store.run import RunDirectory
-from tests.support.stand_in import WORKER
+from tests.support.stand_in import COUNTING
 from tests.support.stand_in_runs import (
     cell,
     environment,
@@ -49,8 +49,8 @@ class Notes:
         self.last[cell.run_id] = state
 
 
-def pool(root: Path, slots: int) -> Pool:
-    return Pool(root, [Slot(n, {"OMP_NUM_THREADS": "1"}) for n in range(slots)], Notes(), command=WORKER, fork=False)
+def pool(root: Path, slots: int) -> Runs:
+    return Runs(root, [Slot(n, {"OMP_NUM_THREADS": "1"}) for n in range(slots)], Notes(), COUNTING)
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
-from tests.test_experiments_pool import pool, cells
+from tests.experiments.launch.test_local import pool, cells
 root = Path(sys.argv[1])
 sys.exit(0 if pool(root, 2).run(cells(root, 4, epochs=1000)) else 130)
 """
@@ -231,6 +231,6 @@ def test_slots_share_the_cores_and_name_a_gpu_each(monkeypatch: pytest.MonkeyPat
 
 def test_cores_are_those_this_process_may_use() -> None:
     one = next(iter(os.sched_getaffinity(0)))
-    code = f"import os; os.sched_setaffinity(0, [{one}]); from experiments.machine import cores; print(cores())"
+    code = f"import os; os.sched_setaffinity(0, [{one}]); from experiments.run.machine import cores; print(cores())"
     said = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "1"

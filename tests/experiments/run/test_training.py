@@ -1,4 +1,4 @@
-"""The real trainer under the real launcher: torch is imported once, by the zygote that all runs here are forked from.
+"""The real trainer under the real launcher: torch is imported once, by the server that all runs here are forked from.
 
 Oracles: the uninterrupted run, bit for bit; the process table.
 """
@@ -11,35 +11,26 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
+from experiments.launch.local import TRAINING
+from experiments.launch.process import Child, Starter, kill_server
 from experiments.plan.baselines import digits
 from experiments.plan.sweep import Cell, make_cell
 from experiments.run.machine import make_slots
-from experiments.run.zygote import Zygote
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.run import RunDirectory
-from experiments.store.states import is_alive, process_started
 from moco.config import Evaluation
 from tests.support.stand_in_runs import ROOT, environment, prepared, wait_until
 
 SLOT = make_slots(1, runs=1, use_gpus=False)[0]
 SLOT.environment["OMP_NUM_THREADS"] = "1"
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    one = Zygote(environment(**SLOT.environment))
-    yield one
-    one.close()
 
 
 def tiny(seed: int = 0, epochs: int = 3) -> Cell:
@@ -50,16 +41,15 @@ def tiny(seed: int = 0, epochs: int = 3) -> Cell:
     return make_cell("tiny", seed, replace(base, train=train, evaluation=evaluation))
 
 
-def start(zygote: Zygote, run: RunDirectory) -> int:
-    pid = zygote.start(run.path, SLOT.environment)
-    assert pid is not None
-    return pid
+def start(starter: Starter, run: RunDirectory) -> Child:
+    child = starter.start(([str(run.path)],), SLOT.environment, run.path / schema.LOG, wanted=lambda: True)
+    assert child is not None
+    return child
 
 
-def end_of(zygote: Zygote, pid: int) -> int | None:
-    started = process_started(pid)
-    wait_until(lambda: not is_alive(pid, started), seconds=300)
-    return zygote.exit_code(pid)
+def end_of(child: Child) -> int | None:
+    wait_until(lambda: not child.is_alive(), seconds=300)
+    return child.exit_code
 
 
 def story(run: RunDirectory) -> list[tuple[int, dict[str, Any]]]:
@@ -81,19 +71,18 @@ def grown(run: RunDirectory, size: int) -> bool:
     return journal_bytes(run) > size
 
 
-def test_killed_twice_at_random_moments_the_weights_are_those_of_the_whole_run_bit_for_bit(
-    zygote: Zygote, tmp_path: Path
-) -> None:
+def test_killed_twice_at_random_moments_the_weights_are_those_of_the_whole_run_bit_for_bit(tmp_path: Path) -> None:
+    starter = Starter(TRAINING)
     whole, killed = prepared(tmp_path / "whole", tiny()), prepared(tmp_path / "killed", tiny())
-    assert end_of(zygote, start(zygote, whole)) == 0
+    assert end_of(start(starter, whole)) == 0
     size, draw = journal_bytes(whole), random.Random(11)
     for _ in range(2):
-        pid = start(zygote, killed)
+        child = start(starter, killed)
         wait_until(partial(grown, killed, journal_bytes(killed) + draw.randrange(size // 3)), seconds=300)
-        os.kill(pid, signal.SIGKILL)
-        assert end_of(zygote, pid) == -signal.SIGKILL
+        os.kill(child.pid, signal.SIGKILL)
+        assert end_of(child) == -signal.SIGKILL
         assert state_of(killed.path).state == schema.LOST
-    assert end_of(zygote, start(zygote, killed)) == 0
+    assert end_of(start(starter, killed)) == 0
     assert story(killed) == story(whole)
     first, second = (torch.load(run.path / schema.ENCODER, weights_only=True) for run in (whole, killed))
     for part in ("encoder", "head"):
@@ -105,19 +94,21 @@ def test_killed_twice_at_random_moments_the_weights_are_those_of_the_whole_run_b
     assert (before["test"], before["validation"]) == (after["test"], after["validation"])
 
 
-def test_forked_runs_do_not_notice_that_a_sibling_or_the_zygote_is_killed(tmp_path: Path) -> None:
-    own = Zygote(environment(**SLOT.environment))
+def test_forked_runs_do_not_notice_that_a_sibling_or_the_server_is_killed(tmp_path: Path) -> None:
+    starter = Starter(TRAINING)
     runs = [prepared(tmp_path, tiny(seed, epochs=6)) for seed in (0, 1, 2)]
-    pids = [start(own, run) for run in runs]
-    wait_until(lambda: [os.getsid(pid) for pid in pids] == pids)  # a session of its own, soon after the fork
+    first, second, third = (start(starter, run) for run in runs)
+    assert starter.forks
+    wait_until(lambda: all(os.getsid(one.pid) == one.pid for one in (first, second, third)))  # soon after the fork
     wait_until(lambda: all(grown(run, 0) for run in runs), seconds=300)
-    os.kill(pids[1], signal.SIGKILL)
-    assert end_of(own, pids[1]) == -signal.SIGKILL
-    own.abandon()
-    assert own.start(runs[1].path, SLOT.environment) is None
-    own.close()
-    for run in (runs[0], runs[2]):
-        wait_until(partial(is_done, run), seconds=300)
+    os.kill(second.pid, signal.SIGKILL)
+    assert end_of(second) == -signal.SIGKILL
+    kill_server()
+    assert first.is_alive()
+    assert end_of(start(starter, runs[1])) == 0  # by a new server, or from scratch
+    for child, run in ((first, runs[0]), (third, runs[2])):
+        assert end_of(child) is None  # nobody knows
+        assert is_done(run)
         log = (run.path / schema.LOG).read_text()
         assert re.search(r"attempt 1: process \d+ on .*\n(.*epoch.*\n)+.*done in", log), log
 
