@@ -23,6 +23,8 @@ from typing import Any, Final, NamedTuple, cast
 import polars as pl
 
 from experiments.store import schema, states
+from experiments.store.files import sound_lines
+from experiments.store.journal import Record, read_journal
 from experiments.store.schema import Manifest
 from experiments.store.states import device_seconds, judge, rests
 
@@ -72,44 +74,29 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The JSON objects of an append-only file, damaged lines left out and named.
-
-    What follows the last newline is being written, or was when its writer died: it passes in silence.
-    """
+    """The JSON objects of an append-only file, damaged lines left out and named."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
+        objects, damaged = sound_lines(path)
     except OSError as error:
         problems.append(f"{path}: unreadable ({error})")
         return []
-    records = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-        record = _parse(line)
-        if record is None:
-            problems.append(f"{path}:{number}: damaged line; left out, the rest is used")
-        else:
-            records.append(record)
-    return records
+    problems += _damaged_lines(path, damaged)
+    return [value for _, value in objects]
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _damaged_lines(path: Path, numbers: Iterable[int]) -> list[str]:
+    return [f"{path}:{number}: damaged line; left out, the rest is used" for number in numbers]
+
+
+def _records(run_dir: Path, problems: list[str]) -> list[Record]:
+    """The metric records of a journal that count, damaged lines left out and named."""
+    path = run_dir / schema.JOURNAL
     try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def read_journal(run_dir: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """Metric records in order, without those that a resume made void: {"resumed_at": s} voids earlier steps above s."""
-    records: list[dict[str, Any]] = []
-    for record in read_lines(run_dir / schema.JOURNAL, problems):
-        if "resumed_at" in record:
-            kept_to = record["resumed_at"]
-            records = [r for r in records if r["step"] <= kept_to]
-        elif isinstance(record.get("step"), int) and isinstance(record.get("values"), dict):
-            records.append(record)
+        records, damaged = read_journal(path)
+    except OSError as error:
+        problems.append(f"{path}: unreadable ({error})")
+        return []
+    problems += _damaged_lines(path, damaged)
     return records
 
 
@@ -396,7 +383,7 @@ def curves(
     for arm, seed, run_id, state in cells.select("arm", "seed", "run_id", "state").iter_rows():
         if state == schema.MISSING:
             continue
-        for record in read_journal(root / run_id, problems):
+        for record in _records(root / run_id, problems):
             step, epoch = record["step"], record.get("epoch")
             for key in sorted(wanted.intersection(record["values"])):
                 value = record["values"][key]

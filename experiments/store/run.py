@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from experiments.store import schema
 from experiments.store.files import Appender, json_text, now, read_json, read_lines, replace_json, replace_text
+from experiments.store.journal import Record, read_journal
 from experiments.store.states import heartbeat_age, lock_is_held, this_process
 
 _held: set[int] = set()  # descriptors of the locks that this process holds
@@ -115,14 +116,12 @@ class RunDirectory:
     def journal(self) -> Appender:
         return Appender(self.path / schema.JOURNAL)
 
-    def records(self) -> list[dict[str, Any]]:
-        """The journal without what a resume made void: a run that resumes at step s repeats all steps after s."""
-        records: list[dict[str, Any]] = []
-        for line in read_lines(self.path / schema.JOURNAL):
-            if "resumed_at" in line:
-                records = [r for r in records if r["step"] <= line["resumed_at"]]
-            else:
-                records.append(line)
+    def records(self) -> list[Record]:
+        """The journal without what a resume made void. Raises ValueError for a damaged line."""
+        path = self.path / schema.JOURNAL
+        records, damaged = read_journal(path)
+        if damaged:
+            raise ValueError(f"{path}, line {damaged[0]}: damaged, not JSON of a metric record")
         return records
 
     @contextmanager
