@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,14 +43,13 @@ def _write(out: Path, text: str) -> None:
 
 def table(arguments: Arguments) -> None:
     from analysis.ablation import ablation_table
-    from analysis.formats import TERMINAL_WIDTH, render
+    from analysis.formats import TERMINAL_WIDTH, render, terminal_width
     from analysis.sources import source
 
     format = _table_format(arguments)
     manifest, cells = source(arguments.mlflow).load(arguments.sweep)
     made = ablation_table(manifest, cells, arguments.readout)
-    wide = arguments.out is None and sys.stdout.isatty()
-    width = max(TERMINAL_WIDTH, shutil.get_terminal_size().columns) if wide else TERMINAL_WIDTH
+    width = TERMINAL_WIDTH if arguments.out else terminal_width()
     text = render(made, format, width, arguments.view)
     if arguments.out:
         _write(arguments.out, text)

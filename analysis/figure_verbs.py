@@ -66,9 +66,10 @@ def report(arguments: Arguments) -> None:
         _report_all(arguments)
         return
     from analysis import tracked
-    from analysis.frame import runs_root, to_stderr
+    from analysis.frame import to_stderr
     from analysis.report.report import report as page
     from analysis.sources import source
+    from experiments.store.run import runs_root
 
     out: Path = arguments.out or Path(f"{arguments.sweep.partition('@')[0]}.html")
     if out.suffix.lower() not in (".html", ".htm"):
@@ -91,8 +92,8 @@ def report(arguments: Arguments) -> None:
 
 
 def _report_all(arguments: Arguments) -> None:
-    from analysis.frame import runs_root
     from analysis.report.index import write_all
+    from experiments.store.run import runs_root
 
     folder: Path = arguments.out or REPORTS
     if folder.is_file() or folder.suffix.lower() in (".html", ".htm"):

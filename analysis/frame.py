@@ -6,7 +6,6 @@ columns (from a tracking server, say) gets the same tables and figures.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -25,6 +24,7 @@ import polars as pl
 from experiments.store import schema, states
 from experiments.store.files import sound_lines
 from experiments.store.journal import Record, read_journal
+from experiments.store.named import named, names, nearest
 from experiments.store.schema import Manifest
 from experiments.store.states import device_seconds, judge, rests
 
@@ -271,11 +271,6 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def runs_root() -> Path:
-    """`$MOCO_RUNS`, by default `runs/` in the current folder."""
-    return Path(os.environ.get("MOCO_RUNS") or "runs")
-
-
 def _read_manifest(path: Path, log: Callable[[str], None]) -> Manifest | None:
     """A manifest of any version that says so; a file that is damaged or something else is named and left out."""
     try:
@@ -310,9 +305,11 @@ def find_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) ->
             f"no sweeps under {root}: run one first, such as `python sweeps/queue_size.py`, "
             "or set MOCO_RUNS to the folder that holds your runs"
         )
-    matching = [m for m in known if m["label"] == name] or [m for m in known if m["name"] == name]
+    matching = named(known, name)
     if not matching:
-        raise ValueError(_unknown(root, name, known))
+        near, labels = nearest(name, names(known)), ", ".join(dict.fromkeys(m["label"] for m in known))
+        hint = f"did you mean {near}? " if near else ""
+        raise ValueError(f"no sweep {name!r} under {root}: {hint}there are {labels}")
     chosen, *others = matching
     if others:
         log(f"{name}: reading {chosen['label']}; also there: {', '.join(m['label'] for m in others)}")
@@ -322,13 +319,6 @@ def find_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) ->
             f"{schema.STORE_VERSION}: update it, or read the sweep with the version that wrote it"
         )
     return chosen
-
-
-def _unknown(root: Path, name: str, known: Sequence[Manifest]) -> str:
-    names = list(dict.fromkeys([m["name"] for m in known] + [m["label"] for m in known]))
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"no sweep {name!r} under {root}: {hint}there are {', '.join(dict.fromkeys(m['label'] for m in known))}"
 
 
 def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.frame import runs_root
 from analysis.search import find_search, table
+from experiments.store.run import runs_root
 
 
 def search(arguments: argparse.Namespace) -> int:

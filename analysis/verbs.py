@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 from analysis import words
-from analysis.ablation import ablation_table
-from analysis.frame import load_sweep, runs_root
+from analysis.ablation import ablation_table, undecided
+from analysis.frame import load_sweep
 from analysis.table import Row, Table
+from experiments.store.run import runs_root
 
 Arguments = argparse.Namespace
 
@@ -53,10 +54,9 @@ def decide(arguments: Arguments) -> int:
     table = _loaded(arguments)
     arms = {row.arm: _decided(row) for row in table.rows if row.role == "arm"}
     claim = None if table.claim is None else {"says": table.claim.says, "verdict": table.claim.verdict}
-    undecided = [arm for arm, facts in arms.items() if not facts["decided"]]
     if arguments.json:
         facts = {"label": table.label, "metric": table.metric, "baseline": table.baseline}
-        _print_json({**facts, "undecided": undecided, "arms": arms, "claim": claim})
+        _print_json({**facts, "undecided": undecided(table), "arms": arms, "claim": claim})
         return 0
     for arm, facts in arms.items():
         print(f"{arm}: {facts['verdict']}")

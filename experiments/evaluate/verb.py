@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.evaluate.add import DEFAULT, check_done, complete, evaluate_run, headlines, judgements, known, missing
@@ -34,18 +33,20 @@ from moco.config import Config
 from moco.evaluation.protocols import protocol
 from slurm.profiles import Profile, load_profile
 
+ShowTable = Callable[[Path, str, str], None]  # prints the table of the sweep with that label, by that readout
+
 WIDTH = len("readout/retrieval_within_test_recall1")  # of the names in a column that is printed bit by bit
 
 
-def evaluate(options: argparse.Namespace, command: str) -> int:
+def evaluate(options: argparse.Namespace, command: str, show_table: ShowTable) -> int:
     try:
-        return _evaluate(options)
+        return _evaluate(options, show_table)
     except KeyboardInterrupt:
         print("interrupted: what is done has been kept; the same command goes on", file=sys.stderr)
         return INTERRUPTED
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace, show_table: ShowTable) -> int:
     distributed.adopt_step()
     protocols = list(dict.fromkeys(options.protocol or DEFAULT))
     for name in protocols:
@@ -68,7 +69,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--baseline {options.baseline}: gives images to one file or run; {options.target} names {len(found)}"
         )
-    return _sweep(root, found, protocols, options, profile)
+    return _sweep(root, found, protocols, options, profile, show_table)
 
 
 def _profile(name: str) -> Profile:
@@ -150,7 +151,12 @@ def print_readouts(readouts: Mapping[str, float | None], at_least: int = 0) -> N
 
 
 def _sweep(
-    root: Path, found: Sequence[Found], protocols: Sequence[str], options: argparse.Namespace, profile: Profile | None
+    root: Path,
+    found: Sequence[Found],
+    protocols: Sequence[str],
+    options: argparse.Namespace,
+    profile: Profile | None,
+    show_table: ShowTable,
 ) -> int:
     if distributed.size() > 1:
         raise ValueError(
@@ -182,7 +188,7 @@ def _sweep(
     code = _judge_all(root, label, todo, paths, protocols, options) if todo else 0
     if code != INTERRUPTED:
         _bring_to_mlflow(root, list(todo))
-        _print_table(root, label, protocols)
+        _print_table(root, label, protocols, show_table)
     return code
 
 
@@ -241,14 +247,11 @@ def _bring_to_mlflow(root: Path, run_ids: Iterable[str]) -> None:
         subprocess.run(command, env=child_environment(MOCO_RUNS=str(root)), check=False)
 
 
-def _print_table(root: Path, label: str, protocols: Sequence[str]) -> None:
+def _print_table(root: Path, label: str, protocols: Sequence[str], show_table: ShowTable) -> None:
     """By the first of the readouts that were asked for."""
     if not any(manifest["label"] == label for manifest in all_manifests(root)):
         return
-    command = ["-m", "analysis", "table", label, "--readout", headlines(protocols)[0]]
-    print(flush=True)
-    subprocess.run([sys.executable, *command], env=child_environment(MOCO_RUNS=str(root)), check=False)
-    print(f"\ntable again: {shlex.join(['python', *command])}", flush=True)
+    show_table(root, label, headlines(protocols)[0])
 
 
 __all__ = ["evaluate", "print_readouts"]

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from experiments.commands.answers import show_table, undecided
 from experiments.launch import adaptive
 from experiments.launch.launch_plan import Prospect
 from experiments.plan.baselines import BASELINES, baseline
@@ -165,10 +166,15 @@ def _until_significant(
 
         new = cluster.without_queued(prospect, force=False)
         look = sight.looked_at(new.root, profile) if new.to_run else None
-        return cluster.submit_and_follow(new, profile, command, options.max_parallel, wait=True, only_if=look)
+        return cluster.submit_and_follow(
+            new, profile, command, options.max_parallel, wait=True, show_table=show_table, only_if=look
+        )
 
     most, at_once = options.max_seeds or adaptive.MAX_SEEDS, options.max_parallel or 1
-    return adaptive.Rounds(planned, start, runs_root(), options.only, options.retry, command, most, at_once).run(seeds)
+    rounds = adaptive.Rounds(
+        planned, start, undecided, runs_root(), options.only, options.retry, command, most, at_once
+    )
+    return rounds.run(seeds)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -226,7 +232,7 @@ def _submit(prospect: Prospect, profile: Profile, command: str, options: argpars
     if not prospect.to_run and not cluster.queued(prospect):
         return _nothing_to_start(prospect)
     most, wait = options.max_parallel, options.wait
-    return cluster.submit_and_follow(prospect, profile, command, most, wait=wait, only_if=look)
+    return cluster.submit_and_follow(prospect, profile, command, most, wait=wait, show_table=show_table, only_if=look)
 
 
 def _ask_first(prospect: Prospect, profile: Profile | None, options: argparse.Namespace) -> None:
@@ -261,15 +267,13 @@ def _set_aside(prospect: Prospect) -> None:
 
 
 def _nothing_to_start(prospect: Prospect) -> int:
-    from experiments.launch.launch import print_table
-
     not_done = prospect.say_nothing_to_start()
-    print_table(prospect.root, prospect.planned.label)
+    show_table(prospect.root, prospect.planned.label)
     return 1 if not_done else 0
 
 
 def _local(prospect: Prospect, command: str, max_parallel: int | None) -> int:
-    from experiments.launch.launch import Launch, print_table, summary, tracking
+    from experiments.launch.launch import Launch, summary, tracking
 
     root, label, began = prospect.root, prospect.planned.label, time.monotonic()
     launch = Launch(root, label, prospect.to_run, command)
@@ -279,7 +283,7 @@ def _local(prospect: Prospect, command: str, max_parallel: int | None) -> int:
         completed = launch.run(max_parallel)
     code = summary(root, prospect.cells, began, interrupted=not completed)
     if completed:
-        print_table(root, label)
+        show_table(root, label)
     return code
 
 

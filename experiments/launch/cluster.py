@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.launch import job
 from experiments.launch.estimate import bytes_in_words, disk_free
 from experiments.launch.grid import paragraph
-from experiments.launch.launch import Launch, print_table, summary, tracking, tracking_off
+from experiments.launch.launch import Launch, ShowTable, summary, tracking, tracking_off
 from experiments.launch.launch_plan import Prospect
 from experiments.launch.local import View
 from experiments.launch.pack import elements_at_a_time, submit_packed
@@ -78,6 +78,7 @@ def submit_and_follow(
     max_parallel: int | None,
     *,
     wait: bool,
+    show_table: ShowTable,
     only_if: str | None = None,
 ) -> int:
     """Submit, and follow if asked to; returns the exit code. `only_if`: a job that must end well before any run starts."""
@@ -97,7 +98,7 @@ def submit_and_follow(
         print("not followed any more; the jobs go on")
         return INTERRUPTED
     code = summary(root, prospect.cells, began, interrupted=False)
-    print_table(root, label)
+    show_table(root, label)
     return code
 
 

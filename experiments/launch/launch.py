@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
 
 SYNC_LOG = "mlflow-sync.log"
+ShowTable = Callable[[Path, str], None]  # prints the answer to the sweep with that label
 TRACKING = "MOCO_TRACKING"  # off: journals only, `python -m experiments sync` brings them to MLflow later
 
 
@@ -123,14 +123,6 @@ def _finish_mirror(mirror: subprocess.Popen[bytes], root: Path) -> None:
         code = mirror.wait()
     if code not in (0, -15):  # it may be told to go before it can listen
         print(f"MLflow is not up to date ({last_line(root / SYNC_LOG)}); python -m experiments sync catches up")
-
-
-def print_table(root: Path, label: str) -> None:
-    """The answer, by the analysis' own command; without it, that command."""
-    print(flush=True)
-    command = [sys.executable, "-m", "analysis", "table", label]
-    subprocess.run(command, env=child_environment(MOCO_RUNS=str(root)), check=False)
-    print(f"\ntable again: python -m analysis table {shlex.quote(label)}")
 
 
 def summary(root: Path, cells: Sequence[Cell], began: float, *, interrupted: bool) -> int:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.launch.estimate import estimate, in_words
+from experiments.launch.estimate import estimate
 from experiments.launch.grid import counts, grid, paragraph
 from experiments.plan.sweep import Cell, Plan
 from experiments.run.machine import make_slots
 from experiments.state.state import RunState, states_of
 from experiments.store import schema
+from experiments.store.durations import in_words
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
+from experiments.commands.answers import show_search
 from experiments.launch import cli
 from experiments.launch.grid import paragraph
 from experiments.plan.baselines import BASELINES
@@ -260,10 +261,8 @@ def _on_slurm(
 
 
 def _table(record: SearchRecord) -> int:
-    from experiments.search.launch import print_table
-
     count, name = len(finished(record)), record["name"]
-    print_table(runs_root(), record["label"])
+    show_search(runs_root(), record["label"])
     if record["failure"]:
         print(f"given up: {record['failure']}")
     if count < record["budget"]:

@@ -113,14 +113,6 @@ def _is(config: Config, other: Config) -> bool:
     return run_id(config) == run_id(replace(other, train=replace(other.train, seed=config.train.seed)))
 
 
-def print_table(root: Path, label: str) -> None:
-    """The answer, by the analysis' own command."""
-    print(flush=True)
-    command = [sys.executable, "-m", "analysis", "search", label, "--table"]
-    subprocess.run(command, env=child_environment(MOCO_RUNS=str(root)), check=False)
-    print(f"\ntable again: python -m analysis search {shlex.quote(label)} --table")
-
-
 # The workers of a search on this machine: started, followed by the record that they write, stopped by Ctrl-C.
 
 

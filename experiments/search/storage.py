@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from experiments.store.files import now, replace_text
-from experiments.tracking.store import shown
+from experiments.store.mlflow import without_login
 
 CONNECT_SECONDS = 10  # to a database server
 
@@ -114,10 +114,12 @@ def open_storage(address: str | None, journal: Path) -> BaseStorage:
         return RDBStorage(address, engine_kwargs=options)
     except ImportError as error:
         raise ValueError(
-            f"--storage {shown(address)}: {error.name} is not installed; pip install psycopg[binary]"
+            f"--storage {without_login(address)}: {error.name} is not installed; pip install psycopg[binary]"
         ) from None
     except Exception as error:  # of the driver, which cannot be imported to be named
-        raise ValueError(f"--storage {shown(address)}: cannot be reached: {_sentence(error, address)}") from None
+        raise ValueError(
+            f"--storage {without_login(address)}: cannot be reached: {_sentence(error, address)}"
+        ) from None
 
 
 def _sentence(error: BaseException, address: str) -> str:
@@ -125,7 +127,7 @@ def _sentence(error: BaseException, address: str) -> str:
     cause = error.__cause__ or getattr(error, "orig", None) or error
     text = str(cause) or type(cause).__name__
     first = " ".join(text.splitlines()[0].split())
-    return shown(address, first)[:200]
+    return without_login(address, first)[:200]
 
 
 # Which storage a search is told to use, and what is wrong with it before anybody connects. Imports no optuna.
@@ -150,7 +152,7 @@ def address_of(option: str | None, *, nodes: bool) -> str | None:
 
 def named(address: str | None) -> str:
     """Fit to be printed and kept: without user and password."""
-    return JOURNAL if address is None else shown(address)
+    return JOURNAL if address is None else without_login(address)
 
 
 def check_address(address: str | None, *, nodes: bool) -> None:
@@ -159,8 +161,9 @@ def check_address(address: str | None, *, nodes: bool) -> None:
         return
     kind = urlsplit(address).scheme.partition("+")[0]
     if kind == "sqlite" and nodes:
-        raise ValueError(f"--storage {shown(address)}: {SQLITE_ON_NODES}")
+        raise ValueError(f"--storage {without_login(address)}: {SQLITE_ON_NODES}")
     if kind not in ("sqlite", "postgresql"):
         raise ValueError(
-            f"--storage {shown(address)}: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE; without it a journal file"
+            f"--storage {without_login(address)}: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE; "
+            "without it a journal file"
         )
