@@ -17,14 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import polars as pl
 
-from experiments.store import schema, states
+from experiments.store import files, records, schema, states
 from experiments.store.files import sound_lines
 from experiments.store.journal import Record, read_journal
 from experiments.store.named import named, names, nearest
+from experiments.store.records import problem
 from experiments.store.schema import Manifest
 from experiments.store.states import device_seconds, judge, rests
 
@@ -33,6 +34,9 @@ from experiments.store.states import device_seconds, judge, rests
 #
 # The directory may be written to while it is read: status and results are replaced atomically, the journal is append-
 # only.
+
+
+Object = TypeVar("Object")
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Run:
     settled: bool = False  # its files alone say so: no lock, heartbeat or process was asked
 
 
-def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    """A JSON object; None when there is no file, or when it is damaged, which is added to `problems`."""
+def read_object(path: Path, kind: type[Object], problems: list[str]) -> Object | None:
+    """A record of that kind; None when there is no file, or when it is damaged, which is added to `problems`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -67,21 +71,24 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
     except json.JSONDecodeError as error:
         problems.append(f"{path}:{error.lineno}: damaged ({error.msg}); not used")
         return None
-    if not isinstance(value, dict):
-        problems.append(f"{path}:1: damaged (not a JSON object); not used")
+    if (wrong := problem(kind, value)) is not None:
+        problems.append(f"{path}:1: damaged ({wrong}); not used")
         return None
-    return value
+    found: Object = value
+    return found
 
 
-def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The JSON objects of an append-only file, damaged lines left out and named."""
+def _attempts(run_dir: Path, problems: list[str]) -> list[schema.Attempt]:
+    """The attempts of a run, damaged lines left out and named."""
+    path = run_dir / schema.ATTEMPTS
     try:
-        objects, damaged = sound_lines(path)
+        lines, damaged = sound_lines(path)
     except OSError as error:
         problems.append(f"{path}: unreadable ({error})")
         return []
-    problems += _damaged_lines(path, damaged)
-    return [value for _, value in objects]
+    wrong = [number for number, line in lines if problem(schema.Attempt, line) is not None]
+    problems += _damaged_lines(path, sorted([*damaged, *wrong]))
+    return [cast(schema.Attempt, line) for number, line in lines if number not in wrong]
 
 
 def _damaged_lines(path: Path, numbers: Iterable[int]) -> list[str]:
@@ -92,12 +99,12 @@ def _records(run_dir: Path, problems: list[str]) -> list[Record]:
     """The metric records of a journal that count, damaged lines left out and named."""
     path = run_dir / schema.JOURNAL
     try:
-        records, damaged = read_journal(path)
+        found, damaged = read_journal(path)
     except OSError as error:
         problems.append(f"{path}: unreadable ({error})")
         return []
     problems += _damaged_lines(path, damaged)
-    return records
+    return found
 
 
 def _number(value: Any) -> float | None:
@@ -107,10 +114,10 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-def _version(attempt: dict[str, Any]) -> str:
+def _version(attempt: schema.Attempt) -> str:
     """`0123456`, or `0123456+89ab` with the hash of the uncommitted changes."""
-    uncommitted = attempt.get("uncommitted")
-    return f"{attempt['commit'][:7]}+{uncommitted[:7]}" if uncommitted else str(attempt["commit"])[:7]
+    commit, uncommitted = str(attempt["commit"])[:7], attempt.get("uncommitted")
+    return f"{commit}+{uncommitted[:7]}" if uncommitted else commit
 
 
 def read_run(run_dir: Path) -> Run:
@@ -118,10 +125,10 @@ def read_run(run_dir: Path) -> Run:
     if not (run_dir / schema.CONFIG).exists():
         return Run(schema.MISSING)
     problems: list[str] = []
-    status = read_object(run_dir / schema.STATUS, problems) or {}
-    results = read_object(run_dir / schema.RESULTS, problems)
-    attempts = read_lines(run_dir / schema.ATTEMPTS, problems)
-    state, reason = judge(run_dir, cast(schema.Status, status), lambda: results is not None, of_job=None)
+    status = read_object(run_dir / schema.STATUS, schema.Status, problems) or schema.Status()
+    results = read_object(run_dir / schema.RESULTS, schema.Results, problems)
+    attempts = _attempts(run_dir, problems)
+    state, reason = judge(run_dir, status, lambda: results is not None, of_job=None)
     test = results.get("test") if results and state == schema.DONE else None
     numbers = {k: _number(v) for k, v in test.items()} if isinstance(test, dict) else {}
     return Run(
@@ -162,7 +169,7 @@ Entry = list[Any]  # signature, then the fields of Run
 
 @cache
 def _code() -> str:
-    made_by = (__file__, states.__file__)
+    made_by = (__file__, files.__file__, records.__file__, states.__file__)
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in made_by)).hexdigest()[:16]
 
 
@@ -279,10 +286,10 @@ def _read_manifest(path: Path, log: Callable[[str], None]) -> Manifest | None:
         log(f"{path}: damaged manifest ({str(error).splitlines()[0]}); left out")
         return None
     version = value.get("store_version") if isinstance(value, dict) else None
-    absent = sorted(Manifest.__required_keys__ - set(value)) if isinstance(value, dict) else ["everything"]
+    wrong = problem(Manifest, value)
     newer = isinstance(version, int) and version > schema.STORE_VERSION and {"name", "label"} <= set(value)
-    if absent and not newer:
-        log(f"{path}: not a manifest of a sweep (without {', '.join(absent)}); left out")
+    if wrong and not newer:
+        log(f"{path}: not a manifest of a sweep ({wrong}); left out")
         return None
     return cast(Manifest, value)
 
@@ -355,8 +362,8 @@ def load_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) ->
     runs = read_runs(root, manifest["label"], (cell["run_id"] for cell in manifest["cells"]))
     rows = [_cell_row(cell, runs[cell["run_id"]]) for cell in manifest["cells"]]
     cells = pl.DataFrame({name: _column(name, [row[name] for row in rows]) for name in CELLS})
-    for problem in cells["problems"].explode().drop_nulls():
-        log(problem)
+    for line in cells["problems"].explode().drop_nulls():
+        log(line)
     return Loaded(manifest, cells)
 
 
@@ -379,6 +386,6 @@ def curves(
                 value = record["values"][key]
                 finite = isinstance(value, int | float) and math.isfinite(value)
                 rows.append((arm, seed, run_id, state, step, epoch, key, value if finite else None))
-    for problem in problems:
-        log(problem)
+    for line in problems:
+        log(line)
     return pl.DataFrame(rows, schema=CURVES, orient="row", strict=False)

@@ -38,11 +38,11 @@ def records(root: Path, log: Callable[[str], None] = to_stderr) -> list[SearchRe
     found = []
     for path in sorted((root / schema.SEARCHES_FOLDER).glob("*.json")):
         problems: list[str] = []
-        value = read_object(path, problems)
-        if value is None or not SearchRecord.__required_keys__ <= set(value):
-            log("; ".join(problems) or f"{path}: not the record of a search; left out")
-            continue
-        found.append(cast(SearchRecord, value))
+        record = read_object(path, SearchRecord, problems)
+        if record is None:
+            log("; ".join(problems))
+        else:
+            found.append(record)
     return sorted(found, key=lambda r: r["updated"], reverse=True)
 
 
@@ -98,7 +98,8 @@ def _readouts(root: Path, manifest: schema.Manifest, metric: str, split: str) ->
     """arm -> seed -> percent, of finished runs."""
     found: dict[str, dict[int, float]] = {}
     for cell in manifest["cells"]:
-        value = ((read_object(root / cell["run_id"] / schema.RESULTS, []) or {}).get(split) or {}).get(metric)
+        results = read_object(root / cell["run_id"] / schema.RESULTS, schema.Results, []) or schema.Results()
+        value = ((results.get("test") if split == "test" else results.get("validation")) or {}).get(metric)
         if isinstance(value, int | float):
             found.setdefault(cell["arm"], {})[cell["seed"]] = float(value)
     return found

@@ -199,7 +199,8 @@ def _read(root: Path) -> dict[str, Entry]:
         index = read_json(root / schema.AT_REST_INDEX) or {}
     except ValueError:
         return {}
-    return index["runs"] if index.get("version") == VERSION else {}
+    sound = isinstance(index, dict) and index.get("version") == VERSION and isinstance(index.get("runs"), dict)
+    return index["runs"] if sound else {}
 
 
 def _write(root: Path, index: dict[str, Entry]) -> None:

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments.store import schema
-from experiments.store.files import read_json
+from experiments.store import records, schema
 from experiments.store.named import named, names, nearest
 from experiments.store.schema import Manifest, SearchRecord, TrialRecord
 from experiments.store.summary import pareto_front
@@ -21,12 +20,7 @@ def record_path(root: Path, label: str) -> Path:
 
 def read_record(path: Path) -> SearchRecord | None:
     """Raises ValueError for a file that is damaged or written by a newer version."""
-    record: SearchRecord | None = read_json(path)
-    if record is not None and record["store_version"] > schema.STORE_VERSION:
-        raise ValueError(
-            f"{path}: store version {record['store_version']} is newer than this program's {schema.STORE_VERSION}; update it"
-        )
-    return record
+    return records.read_record(SearchRecord, path)
 
 
 def all_records(root: Path) -> list[SearchRecord]:
@@ -37,11 +31,11 @@ def all_records(root: Path) -> list[SearchRecord]:
 
 def record_named(root: Path, name: str) -> SearchRecord:
     """By label, else by name, the newest. Raises ValueError with what is near."""
-    records = all_records(root)
-    if found := named(records, name):
+    known = all_records(root)
+    if found := named(known, name):
         return found[0]
-    hint = f"there are {', '.join(names(records))}" if records else "there is none yet"
-    if (near := nearest(name, names(records))) is not None:
+    hint = f"there are {', '.join(names(known))}" if known else "there is none yet"
+    if (near := nearest(name, names(known))) is not None:
         hint = f"did you mean {near}?"
     raise ValueError(f"{name}: no such search in {root}; {hint}")
 
