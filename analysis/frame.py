@@ -155,6 +155,11 @@ def read_run(run_dir: Path) -> Run:
 # the whole file at once, so readers and other writers never see half of one; of two at a time one wins, and the
 # other's entries are read again. Only what the files alone decide is kept: a run that may be running, queued or lost
 # is asked each time.
+#
+# `status` keeps an index of its own (`experiments.state.state`), as it can do with less: a state at rest follows from
+# files that are replaced whole, so the time of the run's folder vouches for it, and one listing of the root for all
+# runs. A table needs the attempts, too; they are appended, which leaves that time alone. Four looks at each of 10,000
+# runs would double what `status` costs; and what `tracking` remembers of a sweep lives in its process, for seconds.
 
 
 FOLDER: Final = ".analysis"
