@@ -1,7 +1,7 @@
 """What MLflow is to hold of one run: a pure function of the run directory, so a lost store can be built again, equal.
 
 Only records that a resume cannot make void are shown: while a run may still go on, those up to its last checkpoint
-(`tracking.points` says why that makes a sync repeatable).
+(why that makes a sync repeatable stands at the curves below).
 """
 
 from __future__ import annotations
