@@ -11,11 +11,12 @@ from analysis.claims import judge
 from analysis.factors import crossed
 from analysis.power import advise
 from analysis.seal import inputs, note
-from analysis.stats import Comparison, compare, correct, summarise
+from analysis.stats import Comparison, compare, correct
 from analysis.table import ADVICE_LINES, DIVERGED, Cells, Member, Row, Table, _role, by_arm, by_seed, check_readout
 from analysis.words import advice_line, answer, notes
 from experiments.store import schema
 from experiments.store.schema import Manifest
+from experiments.store.summary import summarise
 
 
 class ShownTable(Table):
@@ -53,6 +54,12 @@ def _row(manifest: Manifest, arm: str, cells: Cells, comparison: Comparison | No
             Member(cell["seed"], cell["run_id"], DIVERGED if cell["diverged"] else cell["state"]) for cell in cells
         ),
     )
+
+
+def undecided(table: Table) -> list[str]:
+    """The arms that are not told apart from the baseline."""
+    arms = [row for row in table.rows if row.role == "arm"]
+    return [row.arm for row in arms if row.comparison is None or not row.comparison.separable]
 
 
 def _order(manifest: Manifest) -> list[str]:

@@ -1,25 +1,31 @@
-"""`python -m analysis VERB`: from runs to answers. Imports what a verb needs when it is called: a table needs no plotting."""
+"""`python -m analysis VERB`: from runs to answers.
+
+    table  power  decide  verify  search    answer in lines, or in JSON
+    plot   report                           draw
+
+A verb imports what it needs when it is called: a table needs no plotting, and `--help` neither.
+"""
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
+from analysis.parser import TABLE_SUFFIXES, parser
 from analysis.style import FIGURE_FORMATS
-from experiments.store import schema
+from experiments.store.run import runs_root
 
-TABLE_SUFFIXES = {".txt": "text", ".md": "md", ".csv": "csv", ".tex": "tex", ".html": "html"}
-EPILOG = """\
-SWEEP is a sweep's name (queue_size) or its full label (queue_size@digits,train.epochs=5); of several variants of a
-name the most recently updated is read. Runs are looked for under $MOCO_RUNS, by default runs/ in the current folder.
-Exit codes: 0 done, 1 a table that no longer holds (verify), 2 wrong input."""
+if TYPE_CHECKING:
+    from analysis.table import Row, Table
 
+LIST: Final = "list"  # of --kind
+REPORTS: Final = Path("reports")
 Arguments = argparse.Namespace
 
 
@@ -42,173 +48,210 @@ def _write(out: Path, text: str) -> None:
     print(out)
 
 
-def table(arguments: Arguments) -> None:
+def table(arguments: Arguments) -> int:
     from analysis.ablation import ablation_table
-    from analysis.formats import TERMINAL_WIDTH, render
+    from analysis.formats import TERMINAL_WIDTH, render, terminal_width
     from analysis.sources import source
 
     format = _table_format(arguments)
     manifest, cells = source(arguments.mlflow).load(arguments.sweep)
     made = ablation_table(manifest, cells, arguments.readout)
-    wide = arguments.out is None and sys.stdout.isatty()
-    width = max(TERMINAL_WIDTH, shutil.get_terminal_size().columns) if wide else TERMINAL_WIDTH
+    width = TERMINAL_WIDTH if arguments.out else terminal_width()
     text = render(made, format, width, arguments.view)
     if arguments.out:
         _write(arguments.out, text)
     else:
         sys.stdout.write(text)
+    return 0
 
 
-def plot(arguments: Arguments) -> None:
-    from analysis.figure_verbs import plot as draw
+def _loaded(arguments: Arguments) -> Table:
+    from analysis.ablation import ablation_table
+    from analysis.frame import load_sweep
 
-    draw(arguments)
-
-
-def report(arguments: Arguments) -> None:
-    from analysis.figure_verbs import report as write
-
-    write(arguments)
+    return ablation_table(*load_sweep(runs_root(), arguments.sweep), arguments.readout)
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what was wrong in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def parser() -> argparse.ArgumentParser:
-    main = OneLineParser(
-        prog="python -m analysis",
-        description="From a sweep's runs to an answer.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    verbs = main.add_subparsers(dest="verb", required=True, metavar="table|plot|report|power|decide|verify|search")
+def power(arguments: Arguments) -> int:
+    """Seeds and hours for each arm that is not told apart from the baseline yet."""
+    from analysis import words
+    from analysis.power import advise
 
-    def verb(name: str, summary: str, detail: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(
-            name,
-            help=summary,
-            description=detail,
-            epilog=EPILOG,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    table = _loaded(arguments)
+    advice = advise(table, arguments.power)
+    if arguments.json:
+        data = {"label": table.label, "metric": table.metric, "power": arguments.power}
+        _print_json(data | {"advice": [a.as_data() for a in advice]})
+        return 0
+    for line in map(words.advice_line, advice):
+        print(line)
+    few = [row.arm for row in table.rows if row.role == "arm" and (row.comparison is None or row.comparison.n < 2)]
+    if few:
+        print(f"Too few paired seeds to reckon with: {', '.join(few)}; two are the least")
+    if not advice and not few:
+        print("Every arm is told apart from the baseline.")
+    return 0
+
+
+def _decided(row: Row) -> dict[str, Any]:
+    from analysis import words
+
+    c = row.comparison
+    numbers = {"n": 0} if c is None else {"n": c.n, "difference": c.difference, "p": c.p_t_holm}
+    return {"decided": c is not None and c.separable, "verdict": words.verdict(c), **numbers}
+
+
+def decide(arguments: Arguments) -> int:
+    """What `--until-significant` asks after each round."""
+    from analysis.ablation import undecided
+
+    table = _loaded(arguments)
+    arms = {row.arm: _decided(row) for row in table.rows if row.role == "arm"}
+    claim = None if table.claim is None else {"says": table.claim.says, "verdict": table.claim.verdict}
+    if arguments.json:
+        facts = {"label": table.label, "metric": table.metric, "baseline": table.baseline}
+        _print_json({**facts, "undecided": undecided(table), "arms": arms, "claim": claim})
+        return 0
+    for arm, facts in arms.items():
+        print(f"{arm}: {facts['verdict']}")
+    if claim:
+        print(f'claim "{claim["says"]}": {claim["verdict"]}')
+    return 0
+
+
+def verify(arguments: Arguments) -> int:
+    """1 if something has changed since the file was made."""
+    from analysis.verify import verify as changes
+
+    found = changes(arguments.file, runs_root())
+    for line in found:
+        print(line)
+    if not found:
+        print(f"{arguments.file}: nothing has changed since it was made")
+    return 1 if found else 0
+
+
+def search(arguments: Arguments) -> int:
+    """The table on the terminal, the figures in a folder."""
+    from analysis.search import find_search
+    from analysis.search import table as trials
+
+    record = find_search(runs_root(), arguments.search)
+    sys.stdout.write(trials(runs_root(), record))
+    if arguments.table:
+        return 0
+    from analysis.figures.look import save
+    from analysis.figures.search import figures
+
+    folder: Path = arguments.out or Path(record["name"])
+    if not record["ranking"]:
+        raise ValueError(f"{record['label']}: no trial is done yet, there is nothing to draw")
+    print()
+    for name, figure in figures(record).items():
+        save(figure, folder / f"{name}.{arguments.format}")
+        print(folder / f"{name}.{arguments.format}")
+    return 0
+
+
+def _figure_path(arguments: Arguments) -> Path:
+    out: Path = arguments.out or Path(f"{arguments.sweep.partition('@')[0]}.{arguments.format or 'svg'}")
+    suffix = out.suffix.lstrip(".").lower()
+    if suffix not in FIGURE_FORMATS or arguments.format not in (None, suffix):
+        wanted = f"--format {arguments.format}" if arguments.format else f"one of {', '.join(FIGURE_FORMATS)}"
+        raise ValueError(f"--out {out}: the suffix does not fit {wanted}; end it in .{arguments.format or 'svg'}")
+    return out
+
+
+def plot(arguments: Arguments) -> int:
+    from analysis.figures import gallery
+    from analysis.figures.axis import axis_figure
+    from analysis.figures.curves import MOST_LINES, MOST_SEEDS, check_key, curves_figure
+    from analysis.figures.look import Picture, save
+    from analysis.figures.thinning import few
+    from analysis.sources import source
+
+    asked: list[str] = arguments.readout or []
+    journal = [name for name in asked if "/" in name]
+    if journal and len(journal) < len(asked):
+        raise ValueError(f"--readout {' '.join(asked)}: readouts and curves need a figure each")
+    if asked and arguments.kind:
+        raise ValueError(f"--kind {arguments.kind} --readout {' '.join(asked)}: give one or the other")
+    if arguments.kind not in (None, LIST, *gallery.KINDS):
+        raise ValueError(
+            f"--kind {arguments.kind}: not one of {', '.join(gallery.KINDS)}; --kind {LIST} describes them"
         )
-        count = "?" if name == "report" else None
-        made.add_argument("sweep", metavar="SWEEP", nargs=count, help="name or label of a sweep")
-        made.add_argument("--out", metavar="FILE", type=Path, help="write here; a missing folder is made")
-        made.add_argument("--mlflow", metavar="ADDRESS", help="read this MLflow server or SQLite file instead")
-        return made
-
-    tests = ", ".join(schema.READOUTS)
-    made = verb(
-        "table",
-        "the ablation table: n, mean ± std, paired difference to the baseline, verdict",
-        "Print the ablation table, or write it with --out.",
-    )
-    made.add_argument(
-        "--format", choices=tuple(TABLE_SUFFIXES.values()), help="default: by the suffix of --out, else text"
-    )
-    made.add_argument("--readout", metavar="NAME", help=f"what to compare, by default the sweep's metric: {tests}")
-    made.add_argument(
-        "--view",
-        choices=("arms", "crossed"),
-        default="arms",
-        help="arms (default): a row per arm; crossed: the two-way tables and effects of crossed factors alone",
-    )
-    made = verb(
-        "plot",
-        "a figure: a readout against what the arms vary, or curves over epochs",
-        "Draw the readout of each arm with one dot per seed, or a journal's metric over epochs.\n"
-        "Without --out the file is SWEEP.svg in the current folder.",
-    )
-    made.add_argument("--format", choices=FIGURE_FORMATS, help="default: by the suffix of --out, else svg")
-    made.add_argument(
-        "--kind",
-        metavar="KIND",
-        help="axis, heat-map, four-way, curves, per-arm, loss, diagnostics or pareto; "
-        "`--kind list` says what each shows and which one the sweep gets by default",
-    )
-    curve_names = "validation/knn20_top1, train/loss_over_chance, train/loss, train/contrast_top1, ..."
-    made.add_argument(
-        "--readout", metavar="NAME", nargs="+", help=f"one panel each: {tests}; or over epochs {curve_names}"
-    )
-    made = verb(
-        "report",
-        "one self-contained HTML page: answer, table, figures, failures, provenance",
-        "Write one HTML page that needs no server and no network. Without --out the file is SWEEP.html.",
-    )
-    made.add_argument("--format", choices=("html",), help="only html")
-    made.add_argument("--all", action="store_true", help="a report of every sweep and a page of all, in folder --out")
-    made.add_argument(
-        "--server",
-        metavar="URL",
-        help="link the cells to this MLflow server; by default $MLFLOW_TRACKING_URI, "
-        "or the UI of these runs if it is up",
-    )
-    _add_answers(verbs)
-    return main
+    out, runs = _figure_path(arguments), source(arguments.mlflow)
+    loaded = runs.load(arguments.sweep)
+    if arguments.kind == LIST:
+        sys.stdout.write(gallery.listing(loaded.manifest))
+        return 0
+    figure: Picture
+    if journal:
+        keys = [check_key(key) for key in journal]
+        manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
+        figure = curves_figure(manifest, runs.curves(cells, keys), keys, said)
+    elif asked:
+        figure = axis_figure(*loaded, asked)
+    else:
+        figure = gallery.draw(arguments.kind or gallery.default_kind(loaded.manifest), runs, loaded)
+    save(figure, out)
+    print(out)
+    return 0
 
 
-def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
-    """The verbs of `analysis.verbs`."""
+def report(arguments: Arguments) -> int:
+    if arguments.all == bool(arguments.sweep):
+        raise ValueError("report: name one sweep, or give --all for a page of all of them")
+    if arguments.all:
+        return _report_all(arguments)
+    from analysis import tracked
+    from analysis.frame import to_stderr
+    from analysis.report.report import report as page
+    from analysis.sources import source
 
-    def verb(name: str, summary: str, detail: str) -> OneLineParser:
-        return verbs.add_parser(
-            name,
-            help=summary,
-            description=detail,
-            epilog=EPILOG,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    power = verb(
-        "power",
-        "how many seeds more, and what they cost, for each arm that is not told apart",
-        "Paired seeds that separate an arm from the baseline, if difference and spread are as seen.",
-    )
-    power.add_argument("--power", type=float, default=0.8, metavar="P", help="chance to see the difference (0.8)")
-    decide = verb(
-        "decide",
-        "which arms are told apart from the baseline, and what became of the claim",
-        "A line per arm. `--until-significant` of a sweep asks this after each round of seeds.",
-    )
-    for made in (power, decide):
-        made.add_argument("sweep", metavar="SWEEP", help="name or label of a sweep")
-        made.add_argument("--readout", metavar="NAME", help="what to compare, by default the sweep's metric")
-        made.add_argument("--json", action="store_true", help="for programs")
-    check = verb(
-        "verify",
-        "does a table still say what the runs say?",
-        "Hold the seal of a table (.md, .csv, .tex, .html) against the runs, and name what has changed.",
-    )
-    look = verb(
-        "search",
-        "the best trials of a search, and its figures",
-        "Print the best trials and what fresh seeds say; draw history, importances, slices, contour,\n"
-        "parallel coordinates and, with several objectives, the Pareto front.",
-    )
-    look.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
-    look.add_argument("--out", metavar="FOLDER", type=Path, help="for the figures (default: the search's name)")
-    look.add_argument("--format", choices=FIGURE_FORMATS, default="svg", help="default: svg")
-    look.add_argument("--table", action="store_true", help="print the table only")
-    check.add_argument("file", metavar="FILE", type=Path, help="written by `python -m analysis table SWEEP --out FILE`")
+    out: Path = arguments.out or Path(f"{arguments.sweep.partition('@')[0]}.html")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {out}: a report is a page; end it in .html")
+    runs = source(arguments.mlflow)
+    loaded = runs.load(arguments.sweep)
+    web = arguments.mlflow if (arguments.mlflow or "").startswith("http") else None
+    server, pages = arguments.server or web or tracked.known_server(runs_root()), None
+    if server:
+        try:
+            pages = tracked.pages_at(server, loaded.manifest)
+        except ValueError as error:
+            if arguments.server:
+                raise
+            to_stderr(f"without links to MLflow: {error}")
+    _write(out, page(runs, loaded, pages))
+    return 0
 
 
-def _answer(arguments: Arguments, verbs: dict[str, Callable[[Arguments], int | None]]) -> int:
-    if arguments.verb in verbs:
-        return verbs[arguments.verb](arguments) or 0
-    if arguments.verb == "search":
-        from analysis.search_verb import search
+def _report_all(arguments: Arguments) -> int:
+    from analysis.report.index import write_all
 
-        return search(arguments)
-    from analysis import verbs as answers
+    folder: Path = arguments.out or REPORTS
+    if folder.is_file() or folder.suffix.lower() in (".html", ".htm"):
+        raise ValueError(f"--out {folder}: --all writes a folder of pages; name one, such as {REPORTS}")
+    if arguments.mlflow:
+        raise ValueError("--all reads the run directories: leave --mlflow out, or report one sweep")
+    print(write_all(runs_root(), folder, arguments.server)[-1])
+    return 0
 
-    return int(getattr(answers, arguments.verb)(arguments))
+
+VERBS: Final[dict[str, Callable[[Arguments], int]]] = {
+    "table": table,
+    "plot": plot,
+    "report": report,
+    "power": power,
+    "decide": decide,
+    "verify": verify,
+    "search": search,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,9 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
-    verbs: dict[str, Callable[[Arguments], int | None]] = {"table": table, "plot": plot, "report": report}
     try:
-        code = _answer(arguments, verbs)
+        code = VERBS[arguments.verb](arguments)
         sys.stdout.flush()  # here, not at exit, where a closed pipe would be a complaint
         return code
     except BrokenPipeError:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import polars as pl
 
 from experiments.store import schema
-
-_GPU = re.compile(r"\b(NVIDIA|Tesla|GeForce|Quadro|RTX|GPU|Instinct|[AHBVL]\d{2,3}\b)", re.IGNORECASE)
-
-
-def is_gpu(hardware: str) -> bool:
-    """By the name that the driver or the kernel gives: `NVIDIA H100 80GB HBM3`, `AMD EPYC 7763 64-Core Processor`."""
-    return bool(_GPU.search(hardware))
+from experiments.store.hardware import is_gpu
 
 
 def unit_of(hardware: Iterable[str]) -> str:

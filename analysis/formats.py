@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +15,11 @@ from typing import Any, Final
 
 from analysis import words
 from analysis.seal import sealed
-from analysis.stats import Comparison, Summary
+from analysis.stats import Comparison
 from analysis.style import CSS
 from analysis.table import READOUT_TITLES, Crossed, Effect, Row, Table
 from experiments.store import schema
+from experiments.store.summary import Summary
 
 # A grid of words in four formats. What stands in it is somebody else's business: the ablation table, a two-way table.
 
@@ -333,9 +336,14 @@ def crossed_csv(table: Table) -> str:
     return written([head, *(row for c in table.crossed for row in (*_cells(c), *_effects(c)))])
 
 
-__all__ = ["CSV_COLUMNS", "FORMATS", "TERMINAL_WIDTH", "VIEWS", "Column", "columns", "render", "text"]
+__all__ = ["CSV_COLUMNS", "FORMATS", "TERMINAL_WIDTH", "VIEWS", "Column", "columns", "render", "terminal_width", "text"]
 
 TERMINAL_WIDTH: Final = 80
+
+
+def terminal_width() -> int:
+    """Columns for a table on stdout: those of a terminal that is wider, else `TERMINAL_WIDTH`."""
+    return max(TERMINAL_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else TERMINAL_WIDTH
 
 
 @dataclass(frozen=True)

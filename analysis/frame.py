@@ -6,7 +6,6 @@ columns (from a tracking server, say) gets the same tables and figures.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -18,11 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import polars as pl
 
-from experiments.store import schema, states
+from experiments.store import files, records, schema, states
+from experiments.store.files import sound_lines
+from experiments.store.journal import Record, read_journal
+from experiments.store.named import named, names, nearest
+from experiments.store.records import problem
 from experiments.store.schema import Manifest
 from experiments.store.states import device_seconds, judge, rests
 
@@ -31,6 +34,9 @@ from experiments.store.states import device_seconds, judge, rests
 #
 # The directory may be written to while it is read: status and results are replaced atomically, the journal is append-
 # only.
+
+
+Object = TypeVar("Object")
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class Run:
     settled: bool = False  # its files alone say so: no lock, heartbeat or process was asked
 
 
-def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    """A JSON object; None when there is no file, or when it is damaged, which is added to `problems`."""
+def read_object(path: Path, kind: type[Object], problems: list[str]) -> Object | None:
+    """A record of that kind; None when there is no file, or when it is damaged, which is added to `problems`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -65,52 +71,40 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
     except json.JSONDecodeError as error:
         problems.append(f"{path}:{error.lineno}: damaged ({error.msg}); not used")
         return None
-    if not isinstance(value, dict):
-        problems.append(f"{path}:1: damaged (not a JSON object); not used")
+    if (wrong := problem(kind, value)) is not None:
+        problems.append(f"{path}:1: damaged ({wrong}); not used")
         return None
-    return value
+    found: Object = value
+    return found
 
 
-def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The JSON objects of an append-only file, damaged lines left out and named.
-
-    What follows the last newline is being written, or was when its writer died: it passes in silence.
-    """
+def _attempts(run_dir: Path, problems: list[str]) -> list[schema.Attempt]:
+    """The attempts of a run, damaged lines left out and named."""
+    path = run_dir / schema.ATTEMPTS
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
+        lines, damaged = sound_lines(path)
     except OSError as error:
         problems.append(f"{path}: unreadable ({error})")
         return []
-    records = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-        record = _parse(line)
-        if record is None:
-            problems.append(f"{path}:{number}: damaged line; left out, the rest is used")
-        else:
-            records.append(record)
-    return records
+    wrong = [number for number, line in lines if problem(schema.Attempt, line) is not None]
+    problems += _damaged_lines(path, sorted([*damaged, *wrong]))
+    return [cast(schema.Attempt, line) for number, line in lines if number not in wrong]
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _damaged_lines(path: Path, numbers: Iterable[int]) -> list[str]:
+    return [f"{path}:{number}: damaged line; left out, the rest is used" for number in numbers]
+
+
+def _records(run_dir: Path, problems: list[str]) -> list[Record]:
+    """The metric records of a journal that count, damaged lines left out and named."""
+    path = run_dir / schema.JOURNAL
     try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def read_journal(run_dir: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """Metric records in order, without those that a resume made void: {"resumed_at": s} voids earlier steps above s."""
-    records: list[dict[str, Any]] = []
-    for record in read_lines(run_dir / schema.JOURNAL, problems):
-        if "resumed_at" in record:
-            kept_to = record["resumed_at"]
-            records = [r for r in records if r["step"] <= kept_to]
-        elif isinstance(record.get("step"), int) and isinstance(record.get("values"), dict):
-            records.append(record)
-    return records
+        found, damaged = read_journal(path)
+    except OSError as error:
+        problems.append(f"{path}: unreadable ({error})")
+        return []
+    problems += _damaged_lines(path, damaged)
+    return found
 
 
 def _number(value: Any) -> float | None:
@@ -120,10 +114,10 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-def _version(attempt: dict[str, Any]) -> str:
+def _version(attempt: schema.Attempt) -> str:
     """`0123456`, or `0123456+89ab` with the hash of the uncommitted changes."""
-    uncommitted = attempt.get("uncommitted")
-    return f"{attempt['commit'][:7]}+{uncommitted[:7]}" if uncommitted else str(attempt["commit"])[:7]
+    commit, uncommitted = str(attempt["commit"])[:7], attempt.get("uncommitted")
+    return f"{commit}+{uncommitted[:7]}" if uncommitted else commit
 
 
 def read_run(run_dir: Path) -> Run:
@@ -131,10 +125,10 @@ def read_run(run_dir: Path) -> Run:
     if not (run_dir / schema.CONFIG).exists():
         return Run(schema.MISSING)
     problems: list[str] = []
-    status = read_object(run_dir / schema.STATUS, problems) or {}
-    results = read_object(run_dir / schema.RESULTS, problems)
-    attempts = read_lines(run_dir / schema.ATTEMPTS, problems)
-    state, reason = judge(run_dir, cast(schema.Status, status), lambda: results is not None, of_job=None)
+    status = read_object(run_dir / schema.STATUS, schema.Status, problems) or schema.Status()
+    results = read_object(run_dir / schema.RESULTS, schema.Results, problems)
+    attempts = _attempts(run_dir, problems)
+    state, reason = judge(run_dir, status, lambda: results is not None, of_job=None)
     test = results.get("test") if results and state == schema.DONE else None
     numbers = {k: _number(v) for k, v in test.items()} if isinstance(test, dict) else {}
     return Run(
@@ -161,6 +155,11 @@ def read_run(run_dir: Path) -> Run:
 # the whole file at once, so readers and other writers never see half of one; of two at a time one wins, and the
 # other's entries are read again. Only what the files alone decide is kept: a run that may be running, queued or lost
 # is asked each time.
+#
+# `status` keeps an index of its own (`experiments.state.state`), as it can do with less: a state at rest follows from
+# files that are replaced whole, so the time of the run's folder vouches for it, and one listing of the root for all
+# runs. A table needs the attempts, too; they are appended, which leaves that time alone. Four looks at each of 10,000
+# runs would double what `status` costs; and what `tracking` remembers of a sweep lives in its process, for seconds.
 
 
 FOLDER: Final = ".analysis"
@@ -175,7 +174,7 @@ Entry = list[Any]  # signature, then the fields of Run
 
 @cache
 def _code() -> str:
-    made_by = (__file__, states.__file__)
+    made_by = (__file__, files.__file__, records.__file__, states.__file__)
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in made_by)).hexdigest()[:16]
 
 
@@ -284,11 +283,6 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def runs_root() -> Path:
-    """`$MOCO_RUNS`, by default `runs/` in the current folder."""
-    return Path(os.environ.get("MOCO_RUNS") or "runs")
-
-
 def _read_manifest(path: Path, log: Callable[[str], None]) -> Manifest | None:
     """A manifest of any version that says so; a file that is damaged or something else is named and left out."""
     try:
@@ -297,10 +291,10 @@ def _read_manifest(path: Path, log: Callable[[str], None]) -> Manifest | None:
         log(f"{path}: damaged manifest ({str(error).splitlines()[0]}); left out")
         return None
     version = value.get("store_version") if isinstance(value, dict) else None
-    absent = sorted(Manifest.__required_keys__ - set(value)) if isinstance(value, dict) else ["everything"]
+    wrong = problem(Manifest, value)
     newer = isinstance(version, int) and version > schema.STORE_VERSION and {"name", "label"} <= set(value)
-    if absent and not newer:
-        log(f"{path}: not a manifest of a sweep (without {', '.join(absent)}); left out")
+    if wrong and not newer:
+        log(f"{path}: not a manifest of a sweep ({wrong}); left out")
         return None
     return cast(Manifest, value)
 
@@ -323,9 +317,11 @@ def find_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) ->
             f"no sweeps under {root}: run one first, such as `python sweeps/queue_size.py`, "
             "or set MOCO_RUNS to the folder that holds your runs"
         )
-    matching = [m for m in known if m["label"] == name] or [m for m in known if m["name"] == name]
+    matching = named(known, name)
     if not matching:
-        raise ValueError(_unknown(root, name, known))
+        near, labels = nearest(name, names(known)), ", ".join(dict.fromkeys(m["label"] for m in known))
+        hint = f"did you mean {near}? " if near else ""
+        raise ValueError(f"no sweep {name!r} under {root}: {hint}there are {labels}")
     chosen, *others = matching
     if others:
         log(f"{name}: reading {chosen['label']}; also there: {', '.join(m['label'] for m in others)}")
@@ -335,13 +331,6 @@ def find_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) ->
             f"{schema.STORE_VERSION}: update it, or read the sweep with the version that wrote it"
         )
     return chosen
-
-
-def _unknown(root: Path, name: str, known: Sequence[Manifest]) -> str:
-    names = list(dict.fromkeys([m["name"] for m in known] + [m["label"] for m in known]))
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"no sweep {name!r} under {root}: {hint}there are {', '.join(dict.fromkeys(m['label'] for m in known))}"
 
 
 def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:
@@ -378,8 +367,8 @@ def load_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) ->
     runs = read_runs(root, manifest["label"], (cell["run_id"] for cell in manifest["cells"]))
     rows = [_cell_row(cell, runs[cell["run_id"]]) for cell in manifest["cells"]]
     cells = pl.DataFrame({name: _column(name, [row[name] for row in rows]) for name in CELLS})
-    for problem in cells["problems"].explode().drop_nulls():
-        log(problem)
+    for line in cells["problems"].explode().drop_nulls():
+        log(line)
     return Loaded(manifest, cells)
 
 
@@ -396,12 +385,12 @@ def curves(
     for arm, seed, run_id, state in cells.select("arm", "seed", "run_id", "state").iter_rows():
         if state == schema.MISSING:
             continue
-        for record in read_journal(root / run_id, problems):
+        for record in _records(root / run_id, problems):
             step, epoch = record["step"], record.get("epoch")
             for key in sorted(wanted.intersection(record["values"])):
                 value = record["values"][key]
                 finite = isinstance(value, int | float) and math.isfinite(value)
                 rows.append((arm, seed, run_id, state, step, epoch, key, value if finite else None))
-    for problem in problems:
-        log(problem)
+    for line in problems:
+        log(line)
     return pl.DataFrame(rows, schema=CURVES, orient="row", strict=False)

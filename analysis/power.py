@@ -16,9 +16,10 @@ from scipy.special import chdtri, nctdtr, ndtr, stdtrit
 
 from analysis import stats
 from analysis.cost import unit_of
-from analysis.stats import LEVEL, SEEDS_TO_CLAIM
+from analysis.stats import SEEDS_TO_CLAIM
 from analysis.table import Advice, Row, Table
 from analysis.words import MOST_PAIRS
+from experiments.store.summary import LEVEL
 
 POWER: Final = 0.8
 NODES: Final = 2000  # quantiles of the chi distribution

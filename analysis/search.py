@@ -5,16 +5,17 @@ A trial's own number was read at the seed it was chosen by, so the best of many 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from analysis.frame import manifests, read_object, to_stderr
-from analysis.stats import Comparison, Summary, compare, summarise, t_interval
+from analysis.stats import Comparison, compare
 from experiments.store import schema
+from experiments.store.named import named, names, nearest
 from experiments.store.schema import SearchRecord, TrialRecord
+from experiments.store.summary import Summary, summarise, t_interval
 
 SHOWN = 10  # trials in the table
 BASE = "base"  # arm of the confirmation, and source of the trial with the base's own values
@@ -37,22 +38,22 @@ def records(root: Path, log: Callable[[str], None] = to_stderr) -> list[SearchRe
     found = []
     for path in sorted((root / schema.SEARCHES_FOLDER).glob("*.json")):
         problems: list[str] = []
-        value = read_object(path, problems)
-        if value is None or not SearchRecord.__required_keys__ <= set(value):
-            log("; ".join(problems) or f"{path}: not the record of a search; left out")
-            continue
-        found.append(cast(SearchRecord, value))
+        record = read_object(path, SearchRecord, problems)
+        if record is None:
+            log("; ".join(problems))
+        else:
+            found.append(record)
     return sorted(found, key=lambda r: r["updated"], reverse=True)
 
 
 def find_search(root: Path, name: str, log: Callable[[str], None] = to_stderr) -> SearchRecord:
     """By label, else by name, the newest. `ValueError`, one line, for an unknown one or a newer store."""
     known = records(root, log)
-    found = [r for r in known if r["label"] == name] or [r for r in known if r["name"] == name]
+    found = named(known, name)
     if not found:
-        names = list(dict.fromkeys([r["name"] for r in known] + [r["label"] for r in known]))
-        near = difflib.get_close_matches(name, names, n=1)
-        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}" if names else "there is none"
+        there = f"there are {', '.join(names(known))}" if known else "there is none"
+        if (near := nearest(name, names(known))) is not None:
+            there = f"did you mean {near}?"
         raise ValueError(f"no search {name!r} under {root}: {there}; one begins with python sweeps/search_moco.py")
     if found[0]["store_version"] > schema.STORE_VERSION:
         raise ValueError(f"{found[0]['label']}: written in a newer store version, {found[0]['store_version']}: update")
@@ -97,7 +98,8 @@ def _readouts(root: Path, manifest: schema.Manifest, metric: str, split: str) ->
     """arm -> seed -> percent, of finished runs."""
     found: dict[str, dict[int, float]] = {}
     for cell in manifest["cells"]:
-        value = ((read_object(root / cell["run_id"] / schema.RESULTS, []) or {}).get(split) or {}).get(metric)
+        results = read_object(root / cell["run_id"] / schema.RESULTS, schema.Results, []) or schema.Results()
+        value = ((results.get("test") if split == "test" else results.get("validation")) or {}).get(metric)
         if isinstance(value, int | float):
             found.setdefault(cell["arm"], {})[cell["seed"]] = float(value)
     return found
@@ -166,12 +168,11 @@ def _fresh(rows: Sequence[Confirmed]) -> list[list[str]]:
 
 
 def _fresh_row(row: Confirmed) -> list[str]:
-    spread = "" if row.summary.std is None else f" ± {row.summary.std:.2f}"
     other = row.against_base
     difference = ["", ""] if other is None else [f"{other.difference:+.2f}", _interval(other.low, other.high)]
     test = "-" if row.test is None else f"{row.test.mean:.2f}"
     own = _interval(*(row.interval or (None, None)))
-    return [row.arm, str(row.summary.n), f"{row.summary.mean:.2f}{spread}", own, *difference, test]
+    return [row.arm, str(row.summary.n), row.summary.text(), own, *difference, test]
 
 
 def _interval(low: float | None, high: float | None) -> str:

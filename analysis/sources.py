@@ -9,7 +9,8 @@ from typing import Protocol
 
 import polars as pl
 
-from analysis.frame import Loaded, curves, load_sweep, runs_root, to_stderr
+from analysis.frame import Loaded, curves, load_sweep, to_stderr
+from experiments.store.run import runs_root
 
 Log = Callable[[str], None]
 

@@ -22,7 +22,9 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtr
+
+from experiments.store.summary import LEVEL, summarise, t_interval
 
 # A test that stays honest when seeds are added until it says something.
 #
@@ -87,20 +89,10 @@ Verdict = Literal["higher", "lower", "suggests higher", "suggests lower", "not s
 # differs from `t_test_p` in the last digits of 118 (2e-15) and takes 20 times as long; permutation_test gives the p of
 # `sign_flip_p` to the digit in 13 times its time, but enumerates 2^n patterns, where ours is exact up to 30 pairs. And
 # its import adds 1.5 s of processor time to the 0.7 s of scipy.special.
-LEVEL: Final = 0.95
 SEEDS_TO_SUGGEST: Final = 3
 SEEDS_TO_CLAIM: Final = 5
 EXACT_UP_TO: Final = 30  # pairs; beyond, the sign-flip p is a Monte Carlo estimate
 MONTE_CARLO_DRAWS: Final = 20_000
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean and standard deviation (ddof = 1; None below two values) of one readout over an arm's finished seeds."""
-
-    n: int
-    mean: float
-    std: float | None
 
 
 @dataclass(frozen=True)
@@ -133,30 +125,6 @@ class Comparison:
     @property
     def separable(self) -> bool:
         return self.verdict in ("higher", "lower")
-
-
-def summarise(values: Sequence[float]) -> Summary | None:
-    """None for no values: an empty arm has no mean."""
-    if not values:
-        return None
-    mean = math.fsum(values) / len(values)
-    return Summary(len(values), mean, _spread(values, mean) if len(values) > 1 else None)
-
-
-def _spread(values: Sequence[float], mean: float) -> float:
-    """ddof = 1; 0 for values that are all the same, whatever the rounding of their mean."""
-    if min(values) == max(values):
-        return 0.0
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
-    """Interval of the mean of normal `values`, mean -+ t_{n-1} std / sqrt(n); None below two values."""
-    summary = summarise(values)
-    if summary is None or summary.std is None:
-        return None
-    half = float(stdtrit(summary.n - 1, (1 + level) / 2)) * summary.std / math.sqrt(summary.n)
-    return summary.mean - half, summary.mean + half
 
 
 def t_test_p(differences: Sequence[float]) -> float | None:

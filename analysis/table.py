@@ -9,12 +9,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 import polars as pl
 
-from analysis.stats import (
-    Comparison,
-    Summary,
-)
+from analysis.stats import Comparison
 from experiments.store import schema
 from experiments.store.schema import Manifest
+from experiments.store.summary import Summary
 
 Kind = Literal["effect", "interaction"]
 

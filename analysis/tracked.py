@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import math
 import os
 import re
@@ -21,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.error import URLError
-from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
 import polars as pl
 
 from analysis.frame import CELLS, CURVES, Loaded, to_stderr
 from experiments.store import schema
+from experiments.store.mlflow import charts_page, compare_page, quiet, run_page, runs_page, without_login
+from experiments.store.named import named
 from experiments.store.schema import Manifest
 
 if TYPE_CHECKING:
@@ -115,16 +115,11 @@ def _version(tags: Mapping[str, str]) -> str:
     return f"{tags['moco.commit'][:7]}+{uncommitted[:7]}" if uncommitted else tags["moco.commit"][:7]
 
 
-# Addresses in MLflow's UI: of a run, of an arm's runs, of the page that compares some. Knows no mlflow, only its
-# routes.
+# Addresses of a sweep's pages in MLflow's UI, for links in a report.
 
 
 SERVER_LOG: Final = "mlflow-server.log"  # where `python -m experiments ui` lets its server write
 ANSWER_SECONDS: Final = 1.0
-COMPARED: Final = 60  # runs on the compare page; it slows down with many
-# Without it the UI opens on its pages for language models, where nobody finds a training run.
-TRAINING: Final = "workflowType=machine_learning"
-VIEW: Final = "viewStateShareKey=moco"  # the columns that the experiment's tag mlflow.sharedViewState.moco asks for
 
 
 @dataclass(frozen=True)
@@ -139,23 +134,21 @@ class MlflowPages:
     def run(self, run_id: str, arm: str) -> str | None:
         """The run's own page; None for a run that MLflow does not have."""
         mlflow_id = self.runs.get((run_id, arm))
-        return f"{self.base}/#/experiments/{self.experiment}/runs/{mlflow_id}" if mlflow_id else None
+        return run_page(self.base, self.experiment, mlflow_id) if mlflow_id else None
 
     def table(self) -> str:
         """All runs, with what the sweep varies in columns."""
-        return f"{self.base}/#/experiments/{self.experiment}/runs?{TRAINING}&{VIEW}"
+        return runs_page(self.base, self.experiment)
 
     def charts(self) -> str:
-        """All runs with their charts. Sorted by date they would hide folded up under their sweep: so by the readout."""
-        order = f"orderByKey={quote(f'metrics.`{self.metric}`', safe='')}&orderByAsc=false"
-        return f"{self.base}/#/experiments/{self.experiment}/runs?{TRAINING}&compareRunsMode=CHART&{order}"
+        """All runs with their charts."""
+        return charts_page(self.base, self.experiment, self.metric)
 
     def arm(self, arm: str) -> str | None:
         """The runs of one arm; None for an arm without any."""
         if not any(name == arm for _, name in self.runs):
             return None
-        mark = "'" if '"' in arm else '"'
-        return f"{self.charts()}&searchFilter={quote(f'params.arm = {mark}{arm}{mark}', safe='')}"
+        return charts_page(self.base, self.experiment, self.metric, arm)
 
     def compare(self, arms: Sequence[str]) -> str | None:
         """The compare page of the arms' runs, of many each arm's first ones; None for fewer than two runs."""
@@ -164,21 +157,7 @@ class MlflowPages:
             if arm in by_arm:
                 by_arm[arm].append(mlflow_id)
         begun = [ids for ids in by_arm.values() if ids]
-        each = max(1, COMPARED // max(1, len(begun)))
-        chosen = [run for ids in begun for run in ids[:each]][:COMPARED]
-        if len(chosen) < 2:
-            return None
-        return f"{self.base}/#/compare-runs?runs={_list(chosen)}&experiments={_list([self.experiment])}&{TRAINING}"
-
-
-def _list(ids: Sequence[str]) -> str:
-    return quote(json.dumps(ids, separators=(",", ":")), safe="")
-
-
-def without_login(address: str) -> str:
-    """The address without user and password, fit to be printed and linked to."""
-    login, at, _ = urlsplit(address).netloc.rpartition("@")
-    return address.replace(f"{login}{at}", "", 1) if at else address
+        return compare_page(self.base, self.experiment, begun) if sum(map(len, begun)) > 1 else None
 
 
 def known_server(root: Path) -> str | None:
@@ -216,13 +195,6 @@ PLAN, CURVES_TABLE = "sweep.json", "curves.csv"
 STORE = "moco.store"
 PAGE: Final = 1000  # runs in one request
 AT_ONCE: Final = 8  # artifacts fetched side by side
-_QUIET: Final = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
 
 
 def _checked(address: str) -> str:
@@ -247,9 +219,9 @@ def _one_line(address: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        login = urlsplit(address).netloc.rpartition("@")[0]
-        told = reason.replace(f"{login}@", "") if login else reason
-        raise ValueError(f"MLflow at {without_login(address)} cannot be read: {told}") from None
+        raise ValueError(
+            f"MLflow at {without_login(address)} cannot be read: {without_login(address, reason)}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -273,11 +245,7 @@ class Tracked:
     def at(cls, address: str) -> Tracked:
         """`http(s)://`, a database's address, or an SQLite file. Raises ValueError, one line, if there is no such thing."""
         checked = _checked(address)
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
-        for logger in ("mlflow", "alembic"):
-            logging.getLogger(logger).setLevel(logging.WARNING)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries quote the address, password and all
+        quiet()
         with _one_line(checked):
             from mlflow import MlflowClient
 
@@ -342,7 +310,7 @@ class Tracked:
     def _experiment(self, sweep: str, log: Log) -> Experiment:
         known = [e for e in self.client.search_experiments(max_results=PAGE) if "moco.sweep" in e.tags]
         known.sort(key=lambda e: e.last_update_time or 0, reverse=True)
-        matching = [e for e in known if e.name == sweep] or [e for e in known if e.tags["moco.sweep"] == sweep]
+        matching = named(known, sweep, label=lambda e: str(e.name), name=lambda e: e.tags["moco.sweep"])
         if not matching:
             names = ", ".join(e.name for e in known) or "none; python -m experiments sync brings sweeps there"
             raise ValueError(f"no sweep {sweep!r} in {self.place}; there are: {names}")

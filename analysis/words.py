@@ -8,10 +8,12 @@ from typing import Final
 
 import polars as pl
 
-from analysis.stats import EXACT_UP_TO, MONTE_CARLO_DRAWS, SEEDS_TO_CLAIM, Comparison, Summary, sign_flip_floor
+from analysis.stats import EXACT_UP_TO, MONTE_CARLO_DRAWS, SEEDS_TO_CLAIM, Comparison, sign_flip_floor
 from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
 from experiments.store import schema
+from experiments.store.durations import in_words
 from experiments.store.schema import Manifest
+from experiments.store.summary import Summary
 
 MOST_PAIRS: Final = 1000  # seeds that advice still names
 NOTHING = "—"
@@ -90,14 +92,7 @@ def states(unfinished: Mapping[str, int]) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return NOTHING
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes = seconds / 60
-    if minutes < 90:
-        return f"{minutes:.1f} min" if minutes < 10 else f"{minutes:.0f} min"
-    return f"{minutes / 60:.1f} h"
+    return NOTHING if seconds is None else in_words(seconds, measured=True)
 
 
 def count(n: int, noun: str) -> str:

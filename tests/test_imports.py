@@ -48,7 +48,8 @@ OUTSIDE: dict[str, set[str]] = {
     "moco.weights": {"torch", "torchvision", "safetensors"},
     "slurm": {"submitit"},
     "experiments": {"rich"},
-    "experiments.store": {"pydantic"},
+    "experiments.store": set(),
+    "experiments.store.summary": {"scipy"},  # Student's t, imported when an interval is asked for
     "experiments.plan": set(),
     "experiments.run": {"torch", "psutil", "pynvml"},
     "experiments.state": set(),

@@ -17,10 +17,10 @@ from matplotlib.patches import Rectangle
 from analysis.factors import levels_of
 from analysis.figures.look import Picture, caption, look, n_seeds, picture
 from analysis.figures.scales import axis_scale, series
-from analysis.stats import summarise
 from analysis.style import INK, MUTED, PAPER
 from analysis.table import READOUT_TITLES, check_readout
 from experiments.store.schema import Manifest
+from experiments.store.summary import summarise
 
 MAP: Final = "crest"  # light to dark in every kind of eye; its ends can be told from white and from black
 DARK, LIGHT = "#101418", "#fbfbfa"  # words on a cell keep their colour by night, as the cell does

@@ -15,8 +15,8 @@ import seaborn as sns
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from analysis.stats import t_interval
 from analysis.style import BLUE, FIGURE_FORMATS, INK, LINE, MUTED, PAPER
+from experiments.store.summary import t_interval
 
 DOTS_PER_INCH: Final = 200
 SMALLEST: Final = 0.69  # of its drawn size in a page

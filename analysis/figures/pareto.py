@@ -17,6 +17,7 @@ from analysis.style import INK, MUTED, PAPER
 from analysis.table import READOUT_TITLES
 from experiments.store import schema
 from experiments.store.schema import Manifest
+from experiments.store.summary import pareto_front
 
 SPAN_OF_A_LOG: Final = 8.0  # most over least cost
 SIDES: Final = (  # of a point, for its name: points right and up, and how the name is aligned; the first that is free
@@ -31,21 +32,6 @@ SIDES: Final = (  # of a point, for its name: points right and up, and how the n
 )
 MOST_NAMES: Final = 24
 MOST_BARS: Final = 8  # with more points only those of the front have one
-
-
-def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Indices of the points that no other beats (costs no more and is worth no less, one of them strictly), by cost.
-
-    Equal points stand on the front together.
-    """
-    order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
-    front: list[int] = []
-    for i in order:
-        best = front[-1] if front else None
-        twin = best is not None and (costs[i], values[i]) == (costs[best], values[best])
-        if best is None or values[i] > values[best] or twin:
-            front.append(i)
-    return front
 
 
 def _scaled(hours: Sequence[float], unit: str) -> tuple[float, str]:
@@ -147,7 +133,8 @@ def pareto_figure(
             caption(figure, said)
             return figure
         factor, title = _scaled(hours, unit)
-        costs, front = [h * factor for h in hours], pareto_front(hours, accuracies)
+        costs = [h * factor for h in hours]
+        front = pareto_front([(cost, -accuracy) for cost, accuracy in zip(hours, accuracies, strict=True)])
         for i, interval in enumerate(intervals):
             if interval is not None and (i in front or len(names) <= MOST_BARS):
                 ax.plot([costs[i]] * 2, interval, color=COLOURS[0] if i in front else MUTED, linewidth=1, alpha=0.55)

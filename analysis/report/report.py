@@ -11,7 +11,7 @@ from typing import Final
 import polars as pl
 
 from analysis.ablation import ablation_table
-from analysis.cost import in_vain, is_gpu, with_hours
+from analysis.cost import in_vain, with_hours
 from analysis.figures.axis import axis_figure
 from analysis.figures.curves import (
     DIAGNOSTIC_KEYS,
@@ -40,6 +40,7 @@ from analysis.table import READOUT_TITLES, Row, Table
 from analysis.tracked import MlflowPages
 from analysis.words import NOTHING, count, duration
 from experiments.store import schema
+from experiments.store.hardware import is_gpu
 
 MOST_ARMS: Final = 60  # of the table of all runs: arms down, seeds across
 GRID_SEEDS: Final = 12

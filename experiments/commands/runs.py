@@ -143,9 +143,10 @@ def _print_results(cell: Cell, root: Path) -> None:
 
 
 def evaluate(options: argparse.Namespace, command: str) -> int:
+    from experiments.commands.answers import show_table
     from experiments.evaluate.verb import evaluate as carry_out
 
-    return carry_out(options, command)
+    return carry_out(options, show_table)
 
 
 def export(options: argparse.Namespace, command: str) -> int:

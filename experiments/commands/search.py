@@ -7,8 +7,6 @@ command goes on. `--dry-run` imports neither torch nor optuna.
 from __future__ import annotations
 
 import argparse
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.commands import sweep as sweep_command
+from experiments.commands.answers import show_search, show_table
 from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, cluster_profile
 from experiments.plan.baselines import BASELINES
@@ -29,7 +28,6 @@ from experiments.store.files import now
 from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
 from experiments.store.search_record import finished, read_record, record_named, record_path
-from experiments.store.states import child_environment
 from moco.data.catalog import training_images
 from slurm.profiles import Profile, profile_names
 
@@ -294,7 +292,7 @@ def _on_cluster(
 
 def _table(record: SearchRecord, place: Place) -> int:
     count, name = len(finished(record)), record["name"]
-    show_table(place, record["label"])
+    show_search(place.root, record["label"])
     if record["failure"]:
         print(f"given up: {record['failure']}")
     if count < record["budget"]:
@@ -302,14 +300,6 @@ def _table(record: SearchRecord, place: Place) -> int:
         return 1
     print(f"figures: python -m analysis search {name}; is the best one lucky? python sweeps/{name}.py --confirm 5x3")
     return 0
-
-
-def show_table(place: Place, label: str) -> None:
-    """The answer, by the analysis' own command."""
-    print(flush=True)
-    command = [sys.executable, "-m", "analysis", "search", label, "--table"]
-    subprocess.run(command, env=child_environment(**place.environment), check=False)
-    print(f"\ntable again: python -m analysis search {shlex.quote(label)} --table")
 
 
 def confirm(record: SearchRecord, wanted: str, options: SearchOptions) -> int:
@@ -326,7 +316,7 @@ def confirm(record: SearchRecord, wanted: str, options: SearchOptions) -> int:
     launch = LaunchOptions(
         command=options.command,
         place=options.place,
-        show_table=sweep_command.show_table,
+        show_table=show_table,
         cluster=options.cluster,
         profile=options.profile,
         baseline=options.baseline,

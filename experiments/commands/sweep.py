@@ -2,7 +2,6 @@
 
     run          the exit code of one command: reads the flags, then `carry_out`
     carry_out    plans the sweep and does what the flags say with the plan: show, calibrate, start here, submit
-    show_table   the answer, printed when all runs have ended
 
 Exit 0: done. 1: some runs failed, they are listed with their last line. 2: wrong input, nothing was started.
 130: interrupted, the same command goes on. `--dry-run` imports neither torch nor mlflow nor seaborn.
@@ -12,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import shlex
-import subprocess
 import sys
 import time
 import traceback
@@ -22,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from experiments.commands.answers import show_table, undecided
 from experiments.launch.adaptive import Rounds
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.options import DEBUG, INTERRUPTED, LOCAL, MAX_SEEDS, LaunchOptions, Place, cluster_profile
@@ -34,7 +32,6 @@ from experiments.run import distributed
 from experiments.run.machine import share_a_gpu, slots_on_gpus
 from experiments.store import schema
 from experiments.store.run import RunDirectory, runs_root
-from experiments.store.states import child_environment
 from slurm.profiles import Profile, profile_names
 
 if TYPE_CHECKING:
@@ -133,7 +130,9 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
 
         return calibrate(launch_plan)
     if options.until_significant and not options.dry_run:
-        return Rounds(lambda seeds: planned(seeds=seeds), _start_round, options).run(len(launch_plan.planned.seeds))
+        return Rounds(lambda seeds: planned(seeds=seeds), _start_round, undecided, options).run(
+            len(launch_plan.planned.seeds)
+        )
     if options.profile is not None:
         return _on_cluster(launch_plan, options.profile)
     if options.cluster == DEBUG:
@@ -253,11 +252,3 @@ def _debug(launch_plan: LaunchPlan) -> int:
         traceback.print_exc()
         return 1
     return {schema.DONE: 0, schema.CANCELLED: 1}.get(state, INTERRUPTED)
-
-
-def show_table(place: Place, label: str) -> None:
-    """The answer, by the analysis' own command; without it, that command."""
-    print(flush=True)
-    command = [sys.executable, "-m", "analysis", "table", label]
-    subprocess.run(command, env=child_environment(**place.environment), check=False)
-    print(f"\ntable again: python -m analysis table {shlex.quote(label)}")

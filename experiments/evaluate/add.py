@@ -25,6 +25,7 @@ from experiments.run.stop import logging_to
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.files import replace_json
+from experiments.store.journal import last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import host
 from moco.config import Config, Data
@@ -127,11 +128,9 @@ def known(run: RunDirectory) -> dict[str, float]:
     """All readouts of a run, as journal and results have them."""
     results: Mapping[str, Any] = run.results() or {}
     of_results = {f"{group}/{name}": value for group in GROUPS for name, value in results.get(group, {}).items()}
-    return of_results | {name: value for name, value in _journal(run).items() if name.partition("/")[0] in GROUPS}
-
-
-def _journal(run: RunDirectory) -> dict[str, float]:
-    return {name: value for record in run.records() for name, value in record["values"].items()}
+    return of_results | {
+        name: value for name, value in last_values(run.records()).items() if name.partition("/")[0] in GROUPS
+    }
 
 
 def evaluate_run(

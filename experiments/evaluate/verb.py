@@ -7,11 +7,10 @@ nothing was added. 130: interrupted, the same command goes on; of a file nothing
 from __future__ import annotations
 
 import argparse
-import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,8 @@ from experiments.tracking.lookup import run_id_of
 from moco.config import Config
 from moco.evaluation.protocols import protocol
 from slurm.profiles import Profile, load_profile
+
+ShowTable = Callable[[Path, str, str], None]  # prints the table of the sweep with that label, by that readout
 
 WIDTH = len("readout/retrieval_within_test_recall1")  # of the names in a column that is printed bit by bit
 
@@ -80,16 +81,16 @@ class EvaluateOptions:
         )
 
 
-def evaluate(given: argparse.Namespace, command: str) -> int:
+def evaluate(given: argparse.Namespace, show_table: ShowTable) -> int:
     try:
         distributed.adopt_step()
-        return _evaluate(EvaluateOptions.of(given))
+        return _evaluate(EvaluateOptions.of(given), show_table)
     except KeyboardInterrupt:
         print("interrupted: what is done has been kept; the same command goes on", file=sys.stderr)
         return INTERRUPTED
 
 
-def _evaluate(options: EvaluateOptions) -> int:
+def _evaluate(options: EvaluateOptions, show_table: ShowTable) -> int:
     path, root = Path(options.target), options.place.root
     if path.exists():
         single = path.is_dir() and (path / schema.CONFIG).exists()
@@ -101,7 +102,7 @@ def _evaluate(options: EvaluateOptions) -> int:
         raise ValueError(
             f"--baseline {options.baseline}: gives images to one file or run; {options.target} names {len(found)}"
         )
-    return _sweep(found, options)
+    return _sweep(found, options, show_table)
 
 
 def _only_here(options: EvaluateOptions) -> None:
@@ -173,7 +174,7 @@ def print_readouts(readouts: Mapping[str, float | None], at_least: int = 0) -> N
         print(f"{name:<{max(width, at_least)}}  {'-' if value is None else f'{value:.4g}'}", flush=True)
 
 
-def _sweep(found: Sequence[Found], options: EvaluateOptions) -> int:
+def _sweep(found: Sequence[Found], options: EvaluateOptions, show_table: ShowTable) -> int:
     root, protocols, profile = options.place.root, options.protocols, options.profile
     if distributed.size() > 1:
         raise ValueError(
@@ -205,7 +206,7 @@ def _sweep(found: Sequence[Found], options: EvaluateOptions) -> int:
     code = _judge_all(label, todo, paths, options) if todo else 0
     if code != INTERRUPTED:
         _bring_to_mlflow(options.place, list(todo))
-        _print_table(options.place, label, protocols)
+        show_table(root, label, headlines(protocols)[0])
     return code
 
 
@@ -254,16 +255,6 @@ def _bring_to_mlflow(place: Place, run_ids: Iterable[str]) -> None:
     for label in labels:
         command = [sys.executable, "-m", "experiments", "sync", label]
         subprocess.run(command, env=child_environment(**place.environment), check=False)
-
-
-def _print_table(place: Place, label: str, protocols: Sequence[str]) -> None:
-    """By the first of the readouts that were asked for."""
-    if not any(manifest["label"] == label for manifest in all_manifests(place.root)):
-        return
-    command = ["-m", "analysis", "table", label, "--readout", headlines(protocols)[0]]
-    print(flush=True)
-    subprocess.run([sys.executable, *command], env=child_environment(**place.environment), check=False)
-    print(f"\ntable again: {shlex.join(['python', *command])}", flush=True)
 
 
 __all__ = ["evaluate", "print_readouts"]

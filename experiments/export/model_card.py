@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.evaluate.transfer.student import interval
 from experiments.plan.baselines import BASELINES
 from experiments.plan.sweep import difference
 from experiments.state.find import Found, cells_of
@@ -15,6 +14,7 @@ from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory
+from experiments.store.summary import t_interval
 from moco.config import Absent, Config, CrossEntropy, InfoNCE, ResNet, ViT
 from moco.config.plain import flatten
 
@@ -208,7 +208,7 @@ def _readouts(run: Path) -> Iterator[str]:
     yield from ("", "| readout | this seed | mean | 95 % interval | n |", "| :-- | --: | --: | :-: | --: |")
     for name in sorted(own, key=_order):
         values = [test[name] for test in others if name in test]
-        spread = interval(values)
+        spread = t_interval(values)
         shown = f"{spread[0]:.1f} to {spread[1]:.1f}" if spread else "none"
         yield f"| {name} | {own[name]:.1f} | {fmean(values):.1f} | {shown} | {len(values)} |"
 

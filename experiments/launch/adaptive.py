@@ -1,18 +1,14 @@
 """`--until-significant`: more seeds for the arms that are not told apart from the baseline yet, and for the baseline.
 
-After each round `python -m analysis decide` is asked. It judges by a p that holds wherever one stops (`analysis.stats`),
+After each round the analysis is asked, which judges by a p that holds wherever one stops (`analysis.stats`),
 because the plan says from the first round on that seeds are added by what they show. The same command goes on where it was.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
@@ -22,15 +18,18 @@ from experiments.plan.sweep import Cell, Plan
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.manifests import read_manifest
-from experiments.store.states import child_environment
 
 
 @dataclass
 class Rounds:
-    """`planned` gives the plan with so many seeds; `start` brings a launch plan to its end and returns the exit code."""
+    """`planned` gives the plan with so many seeds; `start` brings a launch plan to its end and returns the exit code.
+
+    `undecided` says which arms of the sweep with a label are not told apart from its baseline.
+    """
 
     planned: Callable[[int], Plan]
     start: Callable[[LaunchPlan], int]
+    undecided: Callable[[Path, str], list[str]]
     options: LaunchOptions
 
     @property
@@ -82,7 +81,7 @@ class Rounds:
 
     def _undecided(self, plan: Plan) -> list[str]:
         arms = {plan.arm_named(name) for name in self.options.only} if self.options.only else set(plan.arms)
-        return [arm for arm in ask(self.root, plan.label)["undecided"] if arm in arms]
+        return [arm for arm in self.undecided(self.root, plan.label) if arm in arms]
 
     def _seeds_of(self, plan: Plan, arms: Sequence[str]) -> int:
         """What an earlier command has planned for these arms, within the limit of this one."""
@@ -96,18 +95,3 @@ class Rounds:
         else:
             text = "--until-significant: every arm is told apart from the baseline"
         print("\n".join(paragraph(text)), flush=True)
-
-
-def ask(root: Path, label: str) -> dict[str, Any]:
-    """What the analysis' own command says of the sweep. Raises ValueError with its last line if it has no answer."""
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis", "decide", label, "--json"],
-        env=child_environment(MOCO_RUNS=str(root)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ValueError(f"{label}: cannot be judged: {(done.stderr.strip() or 'no answer').splitlines()[-1]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,14 +15,13 @@ from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell, total_steps
 from experiments.store import schema
 from experiments.store.files import read_json
+from experiments.store.hardware import is_gpu
 from experiments.store.run import RunDirectory
 from moco.config import Config
 
 OVERHEAD_STEPS = 50  # what start and readouts of a run weigh beside its steps: an untrained run is not free
 LOOK_AT = 300  # directories, so that a plan is printed at once in a store of thousands
 COMPARABLE = ("data", "encoder", "evaluation")
-# nvidia-smi's names; those of older drivers lack the first word
-GPU_NAME = re.compile(r"NVIDIA|GeForce|Tesla|Quadro|TITAN|\bGPU\b", re.IGNORECASE)
 
 Kind = tuple[object, ...]  # what makes the pace of two runs comparable
 
@@ -92,7 +90,7 @@ def costs(
     """
     on_gpu = gpus > 0 and any(cell.config.train.device != "cpu" for cell in cells)
     same = [p for p in pasts if (max(1, p.gpus), p.pack) == (max(1, gpus), pack)]
-    like = [p for p in same if bool(GPU_NAME.search(p.hardware)) >= on_gpu]
+    like = [p for p in same if is_gpu(p.hardware) >= on_gpu]
     named = [p for p in like if gpu_kind and gpu_kind.lower() in p.hardware.lower()]
     by_hardware: dict[str, list[Past]] = defaultdict(list)
     for past in named or like:
@@ -176,14 +174,6 @@ def finished(root: Path) -> Iterator[Past]:
                 path,
                 where.get("pack", 1),
             )
-
-
-def in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def bytes_in_words(size: float) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.launch.estimate import estimate, in_words
+from experiments.launch.estimate import estimate
 from experiments.launch.grid import counts, grid, paragraph
 from experiments.launch.options import LaunchOptions
 from experiments.plan.sweep import Cell, Plan
 from experiments.run.machine import make_slots
 from experiments.state.state import RunState, states_of
 from experiments.store import schema
+from experiments.store.durations import in_words
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class LaunchPlan:
         return self.options.place.root
 
     def show_table(self) -> None:
-        self.options.show_table(self.options.place, self.planned.label)
+        self.options.show_table(self.root, self.planned.label)
 
     def first(self) -> LaunchPlan:
         """Only the first that is to run."""

@@ -21,7 +21,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C: the same command goes on
 FIRST_LOOK = 5  # seeds of `--until-significant` before the first decision; with fewer nothing can be decided
 MAX_SEEDS = 20  # where it ends without `--max-seeds`
 
-ShowTable = Callable[["Place", str], None]  # prints the answer to the sweep or search with that label
+ShowTable = Callable[[Path, str], None]  # runs root, label: prints the answer to that sweep
 
 
 @dataclass(frozen=True)

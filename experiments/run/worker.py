@@ -21,7 +21,8 @@ from experiments.run.machine import gpu_driver, hardware
 from experiments.run.stop import STOP_SIGNALS, StopRequest, beating, logging_to
 from experiments.run.system import SystemMetrics
 from experiments.store import schema
-from experiments.store.files import age_of, now, replace_json
+from experiments.store.files import Appender, age_of, now, replace_json
+from experiments.store.journal import RESUMED_AT, add_line, last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import handling, this_process
 
@@ -162,6 +163,7 @@ class _Attempt:
         if self.stop():
             return self._stopped()
         self.status["total_steps"] = total_steps(self.config)
+        self.records = self.run.records()
         if not self._finished():
             self._iterate()
         if not self._finished():
@@ -176,16 +178,21 @@ class _Attempt:
         self.system = SystemMetrics(self.config.train.device)
         with self.run.journal() as journal:
             self.stop.before_save = journal.sync
-            if self.run.records() and not (self.run.path / schema.CHECKPOINT).exists():
-                journal.append({"resumed_at": 0}, sync=True)  # killed before its first checkpoint: from the start again
+            if self.records and not (self.run.path / schema.CHECKPOINT).exists():
+                self._append(journal, {RESUMED_AT: 0})  # killed before its first checkpoint: from the start again
             for item in self.crew.work(lambda: train(self.config, self.run.path, self.stop)):
                 if isinstance(item, Resumed):
-                    journal.append({"resumed_at": item.step}, sync=True)
+                    self._append(journal, {RESUMED_AT: item.step})
                     self.status["step"] = item.step
                     LOGGER.info("resumed after step %d", item.step)
                 else:
-                    journal.append(self._line(item), sync=self._sync_due(item))
+                    self._append(journal, self._line(item), sync=self._sync_due(item))
                     self._note(item)
+
+    def _append(self, journal: Appender, line: dict[str, Any], *, sync: bool = True) -> None:
+        """To the file, and to what is known of it: it is parsed once an attempt."""
+        journal.append(line, sync=sync)
+        add_line(self.records, line)
 
     def _line(self, record: Record) -> dict[str, Any]:
         line = {"step": record.step, "epoch": record.epoch, "time": round(time.time(), 3), "values": record.values}
@@ -213,13 +220,12 @@ class _Attempt:
 
     def _finished(self) -> bool:
         """The final readouts are in the journal, and the weights beside it: nothing is left to compute."""
-        final = any(name.startswith("test/") for record in self.run.records() for name in record["values"])
+        final = any(name.startswith("test/") for record in self.records for name in record["values"])
         return final and (self.run.path / schema.ENCODER).exists()
 
     def _write_results(self) -> None:
-        last = {name: value for record in self.run.records() for name, value in record["values"].items()}
         groups: dict[str, dict[str, float]] = {"test": {}, "validation": {}, "readout": {}}
-        for name, value in last.items():
+        for name, value in last_values(self.records).items():
             group, _, readout = name.partition("/")
             if group in groups:
                 groups[group][readout] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from experiments.tracking.store import shown
+from experiments.store.mlflow import without_login
 
 # The address of a database; without it, and without --storage, a journal beside the runs.
 STORAGE = "MOCO_SEARCH_STORAGE"
@@ -25,7 +25,7 @@ def address_of(option: str | None, *, nodes: bool) -> str | None:
 
 def named(address: str | None) -> str:
     """Fit to be printed and kept: without user and password."""
-    return JOURNAL if address is None else shown(address)
+    return JOURNAL if address is None else without_login(address)
 
 
 def check_address(address: str | None, *, nodes: bool) -> None:
@@ -34,8 +34,9 @@ def check_address(address: str | None, *, nodes: bool) -> None:
         return
     kind = urlsplit(address).scheme.partition("+")[0]
     if kind == "sqlite" and nodes:
-        raise ValueError(f"--storage {shown(address)}: {SQLITE_ON_NODES}")
+        raise ValueError(f"--storage {without_login(address)}: {SQLITE_ON_NODES}")
     if kind not in ("sqlite", "postgresql"):
         raise ValueError(
-            f"--storage {shown(address)}: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE; without it a journal file"
+            f"--storage {without_login(address)}: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE; "
+            "without it a journal file"
         )

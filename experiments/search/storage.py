@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from experiments.store.files import now, replace_text
-from experiments.tracking.store import shown
+from experiments.store.mlflow import without_login
 
 CONNECT_SECONDS = 10  # to a database server
 
@@ -113,10 +113,12 @@ def open_storage(address: str | None, journal: Path) -> BaseStorage:
         return RDBStorage(address, engine_kwargs=options)
     except ImportError as error:
         raise ValueError(
-            f"--storage {shown(address)}: {error.name} is not installed; pip install psycopg[binary]"
+            f"--storage {without_login(address)}: {error.name} is not installed; pip install psycopg[binary]"
         ) from None
     except Exception as error:  # of the driver, which cannot be imported to be named
-        raise ValueError(f"--storage {shown(address)}: cannot be reached: {_sentence(error, address)}") from None
+        raise ValueError(
+            f"--storage {without_login(address)}: cannot be reached: {_sentence(error, address)}"
+        ) from None
 
 
 def _sentence(error: BaseException, address: str) -> str:
@@ -124,4 +126,4 @@ def _sentence(error: BaseException, address: str) -> str:
     cause = error.__cause__ or getattr(error, "orig", None) or error
     text = str(cause) or type(cause).__name__
     first = " ".join(text.splitlines()[0].split())
-    return shown(address, first)[:200]
+    return without_login(address, first)[:200]

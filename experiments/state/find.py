@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
+from experiments.store.named import named, nearest
 from experiments.store.run import RunDirectory
 from experiments.store.schema import Manifest
 from experiments.store.search_record import split_trial
@@ -41,8 +41,7 @@ class Found:
 
 def sweeps_named(root: Path, name: str) -> list[Manifest]:
     """By label, else by name, the newest first."""
-    manifests = all_manifests(root)
-    return [m for m in manifests if m["label"] == name] or [m for m in manifests if m["name"] == name]
+    return named(all_manifests(root), name)
 
 
 Tracked = Callable[
@@ -144,9 +143,8 @@ def _embedded(database: Path, mlflow_id: str) -> set[str]:
 
 def _near(root: Path, text: str, known: Sequence[Found]) -> str:
     names = {m[key] for m in all_manifests(root) for key in ("name", "label")} | {run.arm for run in known if run.arm}
-    near = difflib.get_close_matches(text, sorted(names), n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
+    if (near := nearest(text, sorted(names))) is not None:
+        return f"; did you mean {near}?"
     return (
         f"; the sweeps are {', '.join(m['label'] for m in all_manifests(root))}" if names else ": it holds no sweep yet"
     )

@@ -94,22 +94,38 @@ class RunState:
 
 
 def state_of(path: Path) -> RunState:
-    """The true state of the run at `path`. Reads only; never raises for a run that is being written."""
+    """The true state of the run at `path`. Reads only; never raises for a run that is being written.
+
+    A damaged status says nothing, and damaged results are none: as the analysis reads them. The reason names the file.
+    """
     run = RunDirectory(path)
     if not run.exists():
         return RunState(schema.MISSING)
     while True:
-        status = run.status() or {}
+        status, damage = _status(run)
         state, reason = _judge(run, status)
         # A worker may have ended between the two looks; what it wrote last counts. What is at rest has said so itself.
-        if (state in AT_REST and state == status.get("state")) or (run.status() or {}) == status:
-            return _with_facts(state, reason, status)
+        if (state in AT_REST and state == status.get("state")) or _status(run)[0] == status:
+            return _with_facts(state, reason or damage, status)
+
+
+def _status(run: RunDirectory) -> tuple[schema.Status, str | None]:
+    """With what is wrong with the file."""
+    try:
+        return run.status() or schema.Status(), None
+    except ValueError as error:
+        return schema.Status(), str(error)
+
+
+def _is_finished(run: RunDirectory) -> bool:
+    try:
+        return run.results() is not None
+    except ValueError:
+        return False
 
 
 def _judge(run: RunDirectory, status: schema.Status) -> tuple[str, str | None]:
-    return judge(
-        run.path, status, finished=lambda: run.results() is not None, of_job=lambda said: _of_job(run, status, said)
-    )
+    return judge(run.path, status, finished=lambda: _is_finished(run), of_job=lambda said: _of_job(run, status, said))
 
 
 def _of_job(run: RunDirectory, status: schema.Status, said: str) -> tuple[str, str | None]:
@@ -199,7 +215,8 @@ def _read(root: Path) -> dict[str, Entry]:
         index = read_json(root / schema.AT_REST_INDEX) or {}
     except ValueError:
         return {}
-    return index["runs"] if index.get("version") == VERSION else {}
+    sound = isinstance(index, dict) and index.get("version") == VERSION and isinstance(index.get("runs"), dict)
+    return index["runs"] if sound else {}
 
 
 def _write(root: Path, index: dict[str, Entry]) -> None:

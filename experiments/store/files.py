@@ -95,20 +95,35 @@ def cut_torn_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def read_lines(path: Path) -> list[Any]:
-    """The JSON values of a file of lines; a torn last line is ignored, a damaged one before it is an error."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+def sound_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[int]]:
+    """The JSON objects of a file of lines with their line numbers, from 1, and the numbers of damaged lines.
 
-
-def _parse(path: Path, number: int, line: bytes) -> Any:
+    What follows the last newline is being written, or was when its writer died: it is no damage.
+    """
     try:
-        return json.loads(line)
-    except ValueError:
-        raise ValueError(f"{path}, line {number}: damaged, not JSON") from None
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [], []
+    objects: list[tuple[int, dict[str, Any]]] = []
+    damaged: list[int] = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            objects.append((number, value))
+        else:
+            damaged.append(number)
+    return objects, damaged
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The JSON objects of a file of lines; a damaged line is an error."""
+    objects, damaged = sound_lines(path)
+    if damaged:
+        raise ValueError(f"{path}, line {damaged[0]}: damaged, not JSON")
+    return [value for _, value in objects]
 
 
 @contextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.store import schema
-from experiments.store.files import read_json
+from experiments.store import records, schema
 from experiments.store.schema import Manifest
 from experiments.store.search_record import search_manifests
 
@@ -16,13 +15,7 @@ def manifest_path(root: Path, label: str) -> Path:
 
 def read_manifest(root: Path, label: str) -> Manifest | None:
     """Raises ValueError for a file that is damaged or written by a newer version."""
-    path = manifest_path(root, label)
-    manifest: Manifest | None = read_json(path)
-    if manifest is not None and manifest["store_version"] > schema.STORE_VERSION:
-        raise ValueError(
-            f"{path}: store version {manifest['store_version']} is newer than this program's {schema.STORE_VERSION}; update it"
-        )
-    return manifest
+    return records.read_record(Manifest, manifest_path(root, label))
 
 
 def all_manifests(root: Path) -> list[Manifest]:

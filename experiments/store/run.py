@@ -13,6 +13,8 @@ from uuid import uuid4
 
 from experiments.store import schema
 from experiments.store.files import Appender, json_text, now, read_json, read_lines, replace_json, replace_text
+from experiments.store.journal import Record, read_journal
+from experiments.store.records import checked, read_record
 from experiments.store.states import heartbeat_age, lock_is_held, this_process
 
 _held: set[int] = set()  # descriptors of the locks that this process holds
@@ -91,8 +93,7 @@ class RunDirectory:
         replace_text(self.path / schema.DIFF, diff)
 
     def status(self) -> schema.Status | None:
-        status: schema.Status | None = read_json(self.path / schema.STATUS)
-        return status
+        return read_record(schema.Status, self.path / schema.STATUS)
 
     def write_status(self, status: schema.Status) -> None:
         host, pid, started = this_process()
@@ -102,11 +103,12 @@ class RunDirectory:
         )
 
     def results(self) -> schema.Results | None:
-        results: schema.Results | None = read_json(self.path / schema.RESULTS)
-        return results
+        return read_record(schema.Results, self.path / schema.RESULTS)
 
     def attempts(self) -> list[schema.Attempt]:
-        return read_lines(self.path / schema.ATTEMPTS)
+        path = self.path / schema.ATTEMPTS
+        lines = enumerate(read_lines(path), start=1)
+        return [checked(schema.Attempt, line, f"{path}, line {number}") for number, line in lines]
 
     def append_attempt(self, line: schema.Attempt) -> None:
         with Appender(self.path / schema.ATTEMPTS) as attempts:
@@ -115,14 +117,12 @@ class RunDirectory:
     def journal(self) -> Appender:
         return Appender(self.path / schema.JOURNAL)
 
-    def records(self) -> list[dict[str, Any]]:
-        """The journal without what a resume made void: a run that resumes at step s repeats all steps after s."""
-        records: list[dict[str, Any]] = []
-        for line in read_lines(self.path / schema.JOURNAL):
-            if "resumed_at" in line:
-                records = [r for r in records if r["step"] <= line["resumed_at"]]
-            else:
-                records.append(line)
+    def records(self) -> list[Record]:
+        """The journal without what a resume made void. Raises ValueError for a damaged line."""
+        path = self.path / schema.JOURNAL
+        records, damaged = read_journal(path)
+        if damaged:
+            raise ValueError(f"{path}, line {damaged[0]}: damaged, not JSON of a metric record")
         return records
 
     @contextmanager

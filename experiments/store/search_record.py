@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
 
-from experiments.store import schema
-from experiments.store.files import read_json
+from experiments.store import records, schema
+from experiments.store.named import named, names, nearest
 from experiments.store.schema import Manifest, SearchRecord, TrialRecord
+from experiments.store.summary import pareto_front
 
 TRIAL = re.compile(r"(?P<search>.+)#(?P<number>\d+)")  # search_moco#12
 
@@ -20,12 +20,7 @@ def record_path(root: Path, label: str) -> Path:
 
 def read_record(path: Path) -> SearchRecord | None:
     """Raises ValueError for a file that is damaged or written by a newer version."""
-    record: SearchRecord | None = read_json(path)
-    if record is not None and record["store_version"] > schema.STORE_VERSION:
-        raise ValueError(
-            f"{path}: store version {record['store_version']} is newer than this program's {schema.STORE_VERSION}; update it"
-        )
-    return record
+    return records.read_record(SearchRecord, path)
 
 
 def all_records(root: Path) -> list[SearchRecord]:
@@ -36,13 +31,12 @@ def all_records(root: Path) -> list[SearchRecord]:
 
 def record_named(root: Path, name: str) -> SearchRecord:
     """By label, else by name, the newest. Raises ValueError with what is near."""
-    records = all_records(root)
-    found = [r for r in records if r["label"] == name] or [r for r in records if r["name"] == name]
-    if found:
+    known = all_records(root)
+    if found := named(known, name):
         return found[0]
-    names = list(dict.fromkeys([r["name"] for r in records] + [r["label"] for r in records]))
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}" if names else "there is none yet"
+    hint = f"there are {', '.join(names(known))}" if known else "there is none yet"
+    if (near := nearest(name, names(known))) is not None:
+        hint = f"did you mean {near}?"
     raise ValueError(f"{name}: no such search in {root}; {hint}")
 
 
@@ -74,16 +68,9 @@ def front(record: SearchRecord) -> list[TrialRecord]:
     """The Pareto front of several objectives, by the first: no other trial is as good in all and better in one."""
     signs = [-1 if direction == "maximize" else 1 for direction in record["directions"]]
 
-    def losses(trial: TrialRecord) -> list[float]:
-        return [sign * value for sign, value in zip(signs, trial["values"] or [], strict=True)]
-
-    def beaten(trial: TrialRecord) -> bool:
-        own = losses(trial)
-        others = (losses(other) for other in candidates)
-        return any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for other in others)
-
     candidates = ranked(record)
-    return [trial for trial in candidates if not beaten(trial)]
+    losses = [[sign * v for sign, v in zip(signs, trial["values"] or [], strict=True)] for trial in candidates]
+    return [candidates[i] for i in sorted(pareto_front(losses))]
 
 
 def as_manifest(record: SearchRecord) -> Manifest:

@@ -1,7 +1,7 @@
 """What MLflow is to hold of one run: a pure function of the run directory, so a lost store can be built again, equal.
 
 Only records that a resume cannot make void are shown: while a run may still go on, those up to its last checkpoint
-(`tracking.points` says why that makes a sync repeatable).
+(why that makes a sync repeatable stands at the curves below).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
+from experiments.store.journal import read_journal
 from experiments.store.run import RunDirectory
 from experiments.store.states import device_seconds
 from moco.config import Config
@@ -44,26 +45,6 @@ class Point:
     value: float
     time_ms: int
     step: int
-
-
-def read_journal(path: Path) -> tuple[list[Record], tuple[str, ...]]:
-    """The records that count, as `RunDirectory.records` has them, and what is wrong with the file, a line each.
-
-    A damaged line is left out and named; the rest is used. A torn last line is a dead writer's, and nothing is wrong.
-    """
-    content = path.read_bytes() if path.exists() else b""
-    records: list[Record] = []
-    problems: list[str] = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            if "resumed_at" in record:
-                records = [r for r in records if r["step"] <= record["resumed_at"]]
-            else:
-                records.append({key: record[key] for key in ("step", "epoch", "time", "values")} | record)
-        except (ValueError, KeyError, TypeError):
-            problems.append(f"{path}, line {number}: damaged, left out")
-    return records, tuple(problems)
 
 
 def points(records: Iterable[Record], total_steps: int | None) -> tuple[Point, ...]:
@@ -252,14 +233,17 @@ def _end(run: RunDirectory, last: schema.Attempt) -> int:
     return round(heartbeat.stat().st_mtime * 1000) if heartbeat.exists() else milliseconds(last["time"])
 
 
-def _final_records(run: RunDirectory, state: str) -> tuple[list[Record], tuple[str, ...]]:
-    """The records that no resume will repeat, and what is wrong with the journal. Of a failed run these are all: the end
-    of its curves is what one wants to see.
+def _final_records(run: RunDirectory, state: str) -> tuple[Sequence[Record], tuple[str, ...]]:
+    """The records that no resume will repeat, and what is wrong with the journal, a line each.
+
+    Of a failed run these are all: the end of its curves is what one wants to see.
 
     A checkpoint becomes current after its records are in the journal and before the next one is made, so the time of
     the file parts them. Should clocks disagree, a record sent too early is found out by `Sent`: the run is sent anew.
     """
-    records, problems = read_journal(run.path / schema.JOURNAL)
+    path = run.path / schema.JOURNAL
+    records, damaged = read_journal(path)
+    problems = tuple(f"{path}, line {number}: damaged, left out" for number in damaged)
     if state in (schema.DONE, schema.FAILED, schema.PRUNED):
         return records, problems
     checkpoint = run.path / schema.CHECKPOINT

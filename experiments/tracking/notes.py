@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
 
 from experiments.store import schema
+from experiments.store.summary import paired, summarise
 from experiments.tracking.mirror import Mirror
 
 MAX_NOTE = 8_000  # characters, MLflow's limit
@@ -62,19 +62,9 @@ def _line(row: Row, baseline: Row) -> str:
     told = [f"{len(row.values)}/{row.planned}"]
     told += [f"{count} {word}" for count, word in ((row.failed, "failed"), (row.diverged, "diverged")) if count]
     name = cell_text(row.arm) + (" (baseline)" if row is baseline else "")
-    return f"| {name} | {', '.join(told)} | {_mean_std(list(row.values.values()))} | {_difference(row, baseline)} |\n"
-
-
-def _mean_std(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def _difference(row: Row, baseline: Row) -> str:
-    """Mean over the seeds that both have."""
-    both = [row.values[seed] - baseline.values[seed] for seed in row.values if seed in baseline.values]
-    return "" if row is baseline or not both else f"{mean(both):+.2f} (n={len(both)})"
+    own, difference = summarise(list(row.values.values())), summarise(paired(row.values, baseline.values))
+    against = f"{difference.mean:+.2f} (n={difference.n})" if difference and row is not baseline else ""
+    return f"| {name} | {', '.join(told)} | {own.text() if own else '-'} | {against} |\n"
 
 
 def cell_text(text: str) -> str:

@@ -23,8 +23,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from experiments.store import schema
+from experiments.store.mlflow import quiet
 from experiments.tracking.database import PASSWORD, Store, keep_password_aside, prepare
-from experiments.tracking.store import quiet
 
 # An `mlflow server` as a child process: its store's password by environment only, stopped with all its processes.
 

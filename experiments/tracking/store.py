@@ -6,40 +6,21 @@ finds it already made, never pays for it.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 from uuid import uuid4
 
 from experiments.store.files import exclusive, replace_text
+from experiments.store.mlflow import quiet
 from experiments.store.schema import MLFLOW_ARTIFACTS, MLFLOW_DATABASE, STORE_ID
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A dead server is given up after seconds, not after seven retries of two minutes: the next sync catches up.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-
-
-def quiet() -> None:
-    """No telemetry, no emoji lines, no migration log. What the user has set himself is left alone."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    for logger in ("mlflow", "alembic"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries quote the address, password and all
 
 
 def embedded_uri(runs_root: Path) -> str:
@@ -54,16 +35,6 @@ def user_uri() -> str | None:
 def is_server(uri: str | None) -> bool:
     """Whether it is an MLflow server, which keeps the artifacts too; else it is a database of our own to write to."""
     return uri is not None and uri.startswith(("http://", "https://"))
-
-
-def shown(uri: str, text: str | None = None) -> str:
-    """The address, or a text that quotes it, without user and password: fit to be printed."""
-    text = uri if text is None else text
-    login, at, _ = urlsplit(uri).netloc.rpartition("@")
-    _, _, password = login.partition(":")
-    for secret in (f"{login}{at}", password, unquote(password)):
-        text = text.replace(secret, "***" if secret == password else "") if secret else text
-    return text
 
 
 def store_id(runs_root: Path) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from experiments.store import schema
 from experiments.store.files import exclusive
+from experiments.store.mlflow import VIEW
 from experiments.store.schema import SearchRecord
 from experiments.tracking.mirror import FAILED, FINISHED, KILLED, RUNNING, SCHEDULED, Artifact, Look, Looks, Mirror
 from experiments.tracking.notes import rows, run_note, sweep_note
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 # address that names an order or a filter itself gets none of it.
 
 
-KEY = "moco"
-TAG = f"mlflow.sharedViewState.{KEY}"
+TAG = f"mlflow.sharedViewState.{VIEW}"
 MOST = 8  # columns of params; more need scrolling
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -13,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.state.find import sweeps_named
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
-from experiments.store.search_record import all_records, search_manifests
+from experiments.store.mlflow import without_login
+from experiments.store.named import named, names, nearest
+from experiments.store.search_record import all_records
 from experiments.tracking.push import Tally
-from experiments.tracking.store import open_store, shown, user_uri
+from experiments.tracking.store import open_store, user_uri
 from experiments.tracking.sweep import Memory, Question, look_at, mirror_sweep
 
 FOLLOW_SECONDS, MOST_SECONDS = 15.0, 120.0  # between two looks
@@ -44,15 +44,13 @@ class SyncReport:
 
 def manifests(runs_root: Path, label: str | None = None) -> list[schema.Manifest]:
     """The planned sweeps and searches: all, the one of a label, or those of a name. Raises ValueError for an unknown one."""
-    searches = search_manifests(runs_root)
-    everything = [*all_manifests(runs_root), *searches]
-    named = [m for m in searches if m["label"] == label] or [m for m in searches if m["name"] == label]
-    chosen = everything if label is None else sweeps_named(runs_root, label) or named
+    known = all_manifests(runs_root)
+    chosen = known if label is None else named(known, label)
     if label is None or chosen:
         return chosen
-    names = sorted({m["label"] for m in everything} | {m["name"] for m in everything})
-    near = difflib.get_close_matches(label, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names) or 'none, run a sweep first'}"
+    choices = sorted(names(known))
+    near = nearest(label, choices)
+    hint = f"did you mean {near}?" if near else f"known: {', '.join(choices) or 'none, run a sweep first'}"
     raise ValueError(f"no sweep {label} in {runs_root}; {hint}")
 
 
@@ -84,9 +82,9 @@ def _sync_once(runs_root: Path, label: str | None, tally: Tally, memory: Memory)
             _send(runs_root, question, tally, memory)
     except Exception as error:  # mlflow's, its database's and its transport's: none of them may stop a launcher
         said = re.sub(r" object at 0x[0-9a-f]+", "", str(error).strip())  # the same trouble in the same words
-        reason = shown(uri, said or type(error).__name__).splitlines()[0][:200]
-        tally.warnings.append(f"MLflow at {shown(uri)} is not up to date ({reason}); the next sync catches up")
-    return SyncReport(len(tally.runs), tally.points, tuple(tally.warnings), shown(uri))
+        reason = without_login(uri, said or type(error).__name__).splitlines()[0][:200]
+        tally.warnings.append(f"MLflow at {without_login(uri)} is not up to date ({reason}); the next sync catches up")
+    return SyncReport(len(tally.runs), tally.points, tuple(tally.warnings), without_login(uri))
 
 
 def _send(runs_root: Path, question: Question, tally: Tally, memory: Memory) -> None:

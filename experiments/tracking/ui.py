@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from experiments.store import schema
+from experiments.store.mlflow import charts_page, compare_page, quiet, runs_page, without_login
 from experiments.tracking.database import Store
 from experiments.tracking.serve import free_port, running, until_interrupted
-from experiments.tracking.store import ensure_store, is_server, open_store, quiet, shown, user_uri
-from experiments.tracking.sweep import KEY, metric_key, run_ids_by_arm
+from experiments.tracking.store import ensure_store, is_server, open_store, user_uri
+from experiments.tracking.sweep import metric_key, run_ids_by_arm
 from experiments.tracking.sync import manifests, sync
-
-# Without it the UI opens on its pages for language models, where nobody finds a training run.
-TRAINING = "workflowType=machine_learning"
-COMPARED = 60  # runs on the compare page; it slows down with many
 
 
 @dataclass(frozen=True)
@@ -35,28 +30,16 @@ def links(
 ) -> Links:
     """`runs`: MLflow run ids of each arm, in order; `metric`: the key that they are sorted by, best first.
 
-    Sorted by date, as they would be, runs hide folded up under their sweep and the charts are empty. The compare page
-    shows the params that differ, so the untrained arm is left out; of a large sweep it has each arm's first runs.
+    The compare page shows the params that differ, so the untrained arm is left out.
     """
     base = base_url.rstrip("/")
-    order = f"orderByKey={quote(f'metrics.`{metric}`', safe='')}&orderByAsc=false"
-    runs_page = f"{base}/#/experiments/{experiment_id}/runs?{TRAINING}"
-    page = f"{runs_page}&compareRunsMode=CHART&{order}"
     trained = [ids for arm, ids in runs.items() if arm != schema.RANDOM_INIT]
-    each = max(1, COMPARED // max(1, len(trained)))
-    compared = [run for ids in trained for run in ids[:each]][:COMPARED]
-    compare = f"{base}/#/compare-runs?runs={_json(compared)}&experiments={_json([experiment_id])}&{TRAINING}"
-    table = f"{runs_page}&viewStateShareKey={KEY}"
-    return Links(table, page, compare, {arm: f"{page}&searchFilter={quote(_filter(arm), safe='')}" for arm in runs})
-
-
-def _json(ids: Sequence[str]) -> str:
-    return quote(json.dumps(ids, separators=(",", ":")), safe="")
-
-
-def _filter(arm: str) -> str:
-    mark = "'" if '"' in arm else '"'
-    return f"params.arm = {mark}{arm}{mark}"
+    return Links(
+        table=runs_page(base, experiment_id),
+        charts=charts_page(base, experiment_id, metric),
+        compare=compare_page(base, experiment_id, trained),
+        arms={arm: charts_page(base, experiment_id, metric, arm) for arm in runs},
+    )
 
 
 def serve_ui(runs_root: Path, sweep: str | None = None, port: int = 5000) -> None:
@@ -70,7 +53,7 @@ def serve_ui(runs_root: Path, sweep: str | None = None, port: int = 5000) -> Non
     own = user_uri()
     if own is not None and is_server(own):
         print(sync(runs_root, sweep))
-        _print_links(runs_root, sweep, shown(own))
+        _print_links(runs_root, sweep, without_login(own))
         return
     chosen = free_port(port)
     if chosen != port:

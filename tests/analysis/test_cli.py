@@ -13,9 +13,10 @@ import pytest
 
 import analysis
 from analysis.ablation import ablation_table
-from analysis.cli import TABLE_SUFFIXES, main
+from analysis.cli import main
 from analysis.formats import FORMATS, render
 from analysis.frame import load_sweep
+from analysis.parser import TABLE_SUFFIXES
 from experiments.store import schema
 from tests.support.analysis_runs import manifest, unfinished_store, write_journal, write_manifest
 

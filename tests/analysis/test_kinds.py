@@ -27,7 +27,7 @@ from analysis.figures.four_way import four_way_figure, validation_key
 from analysis.figures.gallery import KINDS, default_kind, draw, listing
 from analysis.figures.heat_map import grid_of, heat_map_figure
 from analysis.figures.look import COLOURS, shortened
-from analysis.figures.pareto import pareto_figure, pareto_front, sweep_pareto
+from analysis.figures.pareto import pareto_figure, sweep_pareto
 from analysis.figures.thinning import evenly, few
 from analysis.frame import Loaded, curves, load_sweep
 from analysis.sources import RunDirectories
@@ -92,26 +92,6 @@ def test_one_queue_length_has_one_chance_line_that_says_its_level(tmp_path: Path
     planned, cells = losses(tmp_path, (1024,))
     (ax,) = loss_figure(planned, curves(tmp_path, cells, LOSS_KEYS)).axes
     assert [t.get_text() for t in ax.texts] == [f"chance: log(K + 1) = {math.log(1025):.2f}"]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_front_is_what_no_point_beats(seed: int) -> None:
-    draws = random.Random(seed)
-    costs = [draws.randint(1, 12) / 4 for _ in range(60)]
-    values = [draws.randint(1, 12) / 4 for _ in range(60)]
-
-    def beaten(i: int) -> bool:
-        return any(
-            costs[j] <= costs[i] and values[j] >= values[i] and (costs[j], values[j]) != (costs[i], values[i])
-            for j in range(60)
-        )
-
-    assert sorted(pareto_front(costs, values)) == [i for i in range(60) if not beaten(i)]
-
-
-def test_the_front_of_nothing_and_of_twins() -> None:
-    assert pareto_front([], []) == []
-    assert sorted(pareto_front([2.0, 2.0, 3.0], [5.0, 5.0, 5.0])) == [0, 1]
 
 
 def test_a_pareto_figure_takes_plain_numbers_in_hours(tmp_path: Path) -> None:

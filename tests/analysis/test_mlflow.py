@@ -26,6 +26,7 @@ from analysis.frame import load_sweep
 from analysis.sources import RunDirectories
 from analysis.tracked import Tracked
 from experiments.store import schema
+from experiments.store.mlflow import without_login
 from experiments.tracking import ui as tracking_ui
 from experiments.tracking.store import ensure_store
 from experiments.tracking.sync import sync
@@ -245,7 +246,7 @@ def test_a_server_is_known_by_the_environment_or_by_the_log_of_the_ui(
     assert links.known_server(tmp_path) == served.address
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example.org/")
     assert links.known_server(tmp_path) == "https://me:secret@mlflow.example.org/"
-    assert links.without_login("https://me:secret@mlflow.example.org/") == "https://mlflow.example.org/"
+    assert without_login("https://me:secret@mlflow.example.org/") == "https://mlflow.example.org/"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from scipy import stats as scipy_stats
 
 from analysis import stats
 from analysis import words as wording
-from analysis.stats import Comparison, compare, correct, holm, sign_flip_floor, sign_flip_p, t_interval, t_test_p
+from analysis.stats import Comparison, compare, correct, holm, sign_flip_floor, sign_flip_p, t_test_p
+from experiments.store.summary import Summary, summarise, t_interval
 
 
 def draws(seed: int, n: int) -> list[float]:
@@ -121,8 +122,8 @@ def test_pairs_are_the_common_seeds() -> None:
 def test_what_one_seed_cannot_give_is_none() -> None:
     made = compare({0: 90.0}, {0: 89.0})
     assert made == Comparison(1, 1.0, None, None, 1.0, None)
-    assert stats.summarise([97.0]) == stats.Summary(1, 97.0, None)
-    assert stats.summarise([]) is None
+    assert summarise([97.0]) == Summary(1, 97.0, None)
+    assert summarise([]) is None
     assert sign_flip_p([]) is None
 
 

@@ -105,7 +105,7 @@ def journal(path: Path, *lines: dict[str, Any] | str, end: str = "\n") -> None:
 
 
 def record(step: int, loss: float) -> dict[str, Any]:
-    return {"step": step, "epoch": step / 10, "time": "", "values": {"train/loss": loss, "train/lr": 0.1}}
+    return {"step": step, "epoch": step / 10, "time": 1.0, "values": {"train/loss": loss, "train/lr": 0.1}}
 
 
 def losses(root: Path, said: list[str]) -> list[tuple[int, float | None]]:

@@ -75,7 +75,7 @@ def write_run(
 
 
 def write_journal(path: Path, curve: list[tuple[int, float, dict[str, float]]]) -> None:
-    lines = [json.dumps({"step": s, "epoch": e, "time": "2026-11-01T12:00:00", "values": v}) for s, e, v in curve]
+    lines = [json.dumps({"step": s, "epoch": e, "time": 1793534400.0, "values": v}) for s, e, v in curve]
     (path / schema.JOURNAL).write_text("".join(line + "\n" for line in lines))
 
 

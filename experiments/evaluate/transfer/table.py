@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from experiments.evaluate.transfer.run import Scores, record_of
 from experiments.evaluate.transfer.spec import FOLDER, HEADLINES, Job
-from experiments.evaluate.transfer.student import interval
 from experiments.state.find import Found
 from experiments.store import schema
 from experiments.store.files import replace_json, replace_text
+from experiments.store.summary import paired, summarise, t_interval
 
 NAMES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 
@@ -27,9 +26,10 @@ class Row:
     by_seed: Mapping[int, Scores]
     label: str | None = None
 
-    def values(self, readout: str) -> list[float]:
-        found = (scores.get(readout) for scores in self.by_seed.values())
-        return [value for value in found if value is not None]
+    def values(self, readout: str) -> dict[int, float]:
+        """By seed."""
+        found = {seed: scores.get(readout) for seed, scores in self.by_seed.items()}
+        return {seed: value for seed, value in found.items() if value is not None}
 
 
 def rows_of(root: Path, cells: Sequence[Found], job: Job) -> list[Row]:
@@ -63,7 +63,7 @@ def markdown(label: str, rows: Sequence[Row], job: Job) -> str:
         [
             f"{row.arm} ({row.label or 'no sweep'})" if several else row.arm,
             f"{len(row.by_seed)}/{row.planned}",
-            *(spread(row.values(r)) for r in shown),
+            *(spread(list(row.values(r).values())) for r in shown),
             against(row, zero.get(row.label), shown[0]),
         ]
         for row in rows
@@ -88,23 +88,21 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    if not values:
+    summary, bounds = summarise(values), t_interval(values)
+    if summary is None:
         return "—"
-    if (bounds := interval(values)) is None:
-        return f"{values[0]:.1f}"
-    return f"{fmean(values):.1f} ± {stdev(values):.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"
+    return summary.text(1) + (f" [{bounds[0]:.1f}, {bounds[1]:.1f}]" if bounds else "")
 
 
 def against(row: Row, zero: Row | None, readout: str) -> str:
     """Over the seeds that both have."""
     if zero is None or row is zero:
         return "—"
-    pairs = [(row.by_seed[s].get(readout), zero.by_seed[s].get(readout)) for s in row.by_seed if s in zero.by_seed]
-    differences = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
-    if not differences:
+    differences = paired(row.values(readout), zero.values(readout))
+    summary, bounds = summarise(differences), t_interval(differences)
+    if summary is None:
         return "—"
-    bounds = interval(differences)
-    return f"{fmean(differences):+.1f}" + (f" [{bounds[0]:+.1f}, {bounds[1]:+.1f}]" if bounds else "")
+    return f"{summary.mean:+.1f}" + (f" [{bounds[0]:+.1f}, {bounds[1]:+.1f}]" if bounds else "")
 
 
 def write(root: Path, label: str, rows: Sequence[Row], job: Job) -> Path:

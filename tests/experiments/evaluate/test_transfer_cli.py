@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy.stats import t as student
 
 from experiments.__main__ import main
 from experiments.evaluate.pool import Judges, Outcome
 from experiments.evaluate.transfer import verb
 from experiments.evaluate.transfer.run import record_of
 from experiments.evaluate.transfer.spec import Job, changed, log_file, record_file
-from experiments.evaluate.transfer.student import interval, quantile
 from experiments.evaluate.transfer.table import markdown, rows_of
 from experiments.evaluate.transfer.worker import report
 from experiments.plan.baselines import baseline
@@ -119,15 +117,6 @@ def test_jobs_survive_the_way_to_a_worker_and_differ_by_what_matters() -> None:
     assert replace(job, root="/else", workers=0, device="cpu").name == job.name
     assert replace(job, on="validation").name != job.name
     assert Job(changed(job.recipe, ["lr=0.01"])).name != job.name
-
-
-def test_student_quantiles_are_those_of_scipy() -> None:
-    expected = [student.ppf(0.975, freedom) for freedom in range(1, 40)]
-    assert [quantile(freedom) for freedom in range(1, 40)] == pytest.approx(expected, rel=1e-9)
-    values = [3.0, 5.5, 4.0, 7.25]
-    low, high = student.interval(0.95, 3, 4.9375, torch.tensor(values).double().std().item() / 2)
-    assert interval(values) == pytest.approx((low, high))
-    assert interval([3.0]) is None
 
 
 def recorded(root: Path, config: Config, job: Job, scores: dict[str, float | None]) -> str:

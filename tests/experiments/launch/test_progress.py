@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.launch.estimate import OVERHEAD_STEPS, estimate, in_words
+from experiments.launch.estimate import OVERHEAD_STEPS, estimate
 from experiments.launch.progress import Progress, Run, clock
 from experiments.plan.sweep import Cell
 from experiments.state.state import RunState
 from experiments.store import schema
+from experiments.store.durations import in_words
 from experiments.store.files import replace_json
 from experiments.store.run import RunDirectory
 from tests.support.stand_in_runs import STEPS_PER_EPOCH, cell, prepared

@@ -9,8 +9,8 @@ import pytest
 
 from experiments.state.find import find
 from experiments.store import schema
+from experiments.store.mlflow import QUIET
 from experiments.tracking.lookup import run_id_of
-from experiments.tracking.store import QUIET
 from experiments.tracking.sync import sync
 from tests.support import tracking_runs as runs
 from tests.support.tracking_content import query

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from experiments.store import schema
-from experiments.tracking.store import QUIET, embedded_uri, open_store
+from experiments.store.mlflow import QUIET
+from experiments.tracking.store import embedded_uri, open_store
 from experiments.tracking.sync import sync
 from moco import checkpoint
 from moco.config import Config

@@ -15,8 +15,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from experiments.store.mlflow import QUIET
 from experiments.tracking.database import Store, prepare
-from experiments.tracking.store import QUIET
 from tests.support.postgres_server import PASSWORD, Postgres, postgres
 from tests.support.tracking_team import free_port, serving, told_until
 

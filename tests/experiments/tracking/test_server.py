@@ -15,7 +15,8 @@ from urllib.parse import quote
 import pytest
 
 from experiments.store import schema
-from experiments.tracking.store import QUIET, open_store
+from experiments.store.mlflow import QUIET
+from experiments.tracking.store import open_store
 from experiments.tracking.sweep import run_ids_by_arm
 from experiments.tracking.sync import sync
 from experiments.tracking.ui import links

@@ -11,9 +11,9 @@ import pytest
 
 from experiments.store import schema
 from experiments.store.files import replace_json
+from experiments.store.mlflow import QUIET
 from experiments.store.schema import SearchRecord, TrialRecord
 from experiments.store.search_record import record_path
-from experiments.tracking.store import QUIET
 from experiments.tracking.sync import sync
 from tests.support import tracking_runs as runs
 from tests.support.tracking_content import content

@@ -15,7 +15,8 @@ import pytest
 from mlflow.entities import LoggedModelStatus
 
 from experiments.store import schema
-from experiments.tracking.store import QUIET, open_store
+from experiments.store.mlflow import QUIET
+from experiments.tracking.store import open_store
 from experiments.tracking.sync import sync
 from moco.config import Config
 from moco.config.plain import flatten, from_plain

@@ -19,10 +19,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from experiments.store import schema
+from experiments.store.mlflow import COMPARED, QUIET
 from experiments.tracking.serve import free_port
-from experiments.tracking.store import QUIET, open_store
+from experiments.tracking.store import open_store
 from experiments.tracking.sync import sync
-from experiments.tracking.ui import COMPARED, links
+from experiments.tracking.ui import links
 from tests.support import tracking_runs as runs
 
 if TYPE_CHECKING:
