@@ -9,8 +9,8 @@ from pathlib import Path
 
 from experiments.launch.cli import INTERRUPTED, add_set, base_configs
 from experiments.launch.grid import paragraph
-from experiments.plan.baselines import BASELINES
 from experiments.plan.parser import AddVerb
+from experiments.plan.registry import baselines
 from experiments.plan.sweep import Cell, make_cell
 from experiments.run import distributed
 from experiments.state.find import Found, find
@@ -31,7 +31,7 @@ def register(add: AddVerb) -> None:
         description="Train and evaluate one config here; the same command goes on after a stop. Several processes "
         "share one run: torchrun --nproc_per_node 2 -m experiments pretrain ...",
     )
-    one.add_argument("--baseline", required=True, metavar="NAME", help=", ".join(BASELINES))
+    one.add_argument("--baseline", required=True, metavar="NAME", help=", ".join(baselines()))
     add_set(one)
     one.set_defaults(run=pretrain)
 
@@ -57,7 +57,7 @@ def register(add: AddVerb) -> None:
         "--baseline",
         metavar="NAME",
         help="images for a file of another tool, or other images than a run's "
-        f"own (then only printed): {', '.join(BASELINES)}",
+        f"own (then only printed): {', '.join(baselines())}",
     )
     add_set(again)
     again.add_argument(

@@ -22,10 +22,10 @@ from typing import NoReturn
 
 from experiments.launch import adaptive
 from experiments.launch.launch_plan import Prospect
-from experiments.plan.baselines import BASELINES, baseline
 from experiments.plan.manifest import write_manifest
 from experiments.plan.overrides import apply
 from experiments.plan.parser import Parser
+from experiments.plan.registry import baseline_config, baselines
 from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.run import distributed
 from experiments.run.machine import share_a_gpu, slots_on_gpus
@@ -80,7 +80,7 @@ def parser(sweep: Sweep) -> Parser:
         metavar="NAME",
         help=f"local (default): a pool on this machine; debug: one run here; a Slurm profile: {', '.join(profile_names())}",
     )
-    add("--baseline", metavar="NAME", help=f"{', '.join(BASELINES)} (default: {sweep.base}, or the profile's)")
+    add("--baseline", metavar="NAME", help=f"{', '.join(baselines())} (default: {sweep.base}, or the profile's)")
     add_set(result)
     add("--seeds", type=int, metavar="N", help=f"seeds 0 to N-1 for every arm (default: {sweep.seeds})")
     add("--only", nargs="+", action="extend", metavar="ARM", help="run these arms; the others stay planned")
@@ -118,7 +118,7 @@ def command_line(arguments: Sequence[str]) -> str:
 
 def base_configs(name: str, assignments: Sequence[str]) -> tuple[Config, Config]:
     """The named baseline with the user's settings, and as it is named. Raises ValueError."""
-    preset = baseline(name)
+    preset = baseline_config(name)
     return apply(preset, assignments), preset
 
 

@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from experiments.launch import cli
 from experiments.launch.grid import paragraph
-from experiments.plan.baselines import BASELINES
 from experiments.plan.parser import Parser
+from experiments.plan.registry import baselines
 from experiments.plan.sweep import training_images
 from experiments.run.machine import make_slots
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
@@ -69,7 +69,7 @@ def parser(search: Search) -> Parser:
         metavar="NAME",
         help=f"local (default): workers on this machine; a Slurm profile: {', '.join(profile_names())}",
     )
-    add("--baseline", metavar="NAME", help=f"{', '.join(BASELINES)} (default: {search.base}, or the profile's)")
+    add("--baseline", metavar="NAME", help=f"{', '.join(baselines())} (default: {search.base}, or the profile's)")
     cli.add_set(result)
     add("--trials", type=int, metavar="N", help=f"finished trials in all, done or pruned (default: {search.budget})")
     add("--workers", type=int, metavar="N", help="at a time (default: one per GPU, else one per core; on Slurm 4)")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from tests.benchmarks.registry import FILES, benchmark
+from tests.benchmarks.registry import benchmark_named, names
 from tests.benchmarks.result import PEERS, Benchmark, Number, Options, as_json, as_text
 
 DESCRIPTION = """Measure ours against a peer, in turns, and print the ratio first. On a CPU rates are per
@@ -15,7 +15,7 @@ core-second (the CPU time of all threads), on a GPU per second. Numbers measured
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.description = DESCRIPTION
-    verb.add_argument("name", choices=FILES, metavar="NAME", help=", ".join(FILES))
+    verb.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
     verb.add_argument(
         "--against",
         choices=PEERS,
@@ -47,7 +47,7 @@ def measure(options: argparse.Namespace) -> int:
     if options.threads < 1:
         raise ValueError(f"--threads {options.threads}: must be at least 1")
     check(options.against)
-    chosen = benchmark(options.name)
+    chosen = benchmark_named(options.name)
     settings = with_settings(chosen, options.set)
     check_obeyed(chosen, options)
     compute_on(options.device, options.threads)
