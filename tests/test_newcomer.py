@@ -9,8 +9,13 @@ from types import ModuleType
 import pytest
 import torch
 
+import analysis.columns
 import experiments.plan
 import moco.data.sets
+from analysis.ablation import ablation_table
+from analysis.columns import LEFT, Column
+from analysis.formats import FORMATS, render
+from analysis.frame import load_sweep
 from experiments.__main__ import main
 from experiments.plan import registry
 from experiments.plan.baselines import digits
@@ -19,6 +24,7 @@ from moco.config import Data
 from moco.data import catalog, load, training_images
 from tests.benchmarks import registry as benchmark_registry
 from tests.benchmarks import suite
+from tests.support.analysis_runs import unfinished_store
 
 Add = Callable[[ModuleType, str, str], None]
 
@@ -139,3 +145,29 @@ def run(options: Options) -> list[Result]:
     with pytest.raises(SystemExit):
         main(["benchmark", "--help"])
     assert "halves" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_column_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    """Beside the others nothing changes: without its cells the table is the one from before."""
+    unfinished_store(tmp_path)
+    table = ablation_table(*load_sweep(tmp_path, "queue_size"))
+    before = render(table, format, width=1000)
+    best = Column(
+        "luckiest",
+        "luckiest seed",
+        lambda row: f"no. {max((m.seed for m in row.members), default=0)}",
+        LEFT,
+        numbers=lambda row: {"luckiest": len(row.members)},
+    )
+    monkeypatch.setattr(analysis.columns, "COLUMNS", [best, *analysis.columns.COLUMNS])
+    after = render(table, format, width=1000)
+    if format == "csv":
+        heads, *rows = [line.split(",") for line in after.splitlines()]
+        assert heads[-2] == "luckiest"
+        assert len(rows) == 5
+        assert "luckiest" not in before
+    else:
+        assert after.count("luckiest seed") == 1
+        assert after.count("no. 4") == 5
+        assert "luckiest" not in before

@@ -13,7 +13,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from analysis.ablation import ablation_table
-from analysis.formats import CSV_COLUMNS, FORMATS, render, text
+from analysis.columns import CSV_COLUMNS
+from analysis.formats import FORMATS, render, text
 from analysis.frame import load_sweep
 from analysis.table import Table
 from experiments.store import schema
