@@ -12,6 +12,7 @@ import torch
 import analysis.columns
 import experiments.plan
 import moco.data.sets
+import moco.evaluation
 from analysis.ablation import ablation_table
 from analysis.columns import LEFT, Column
 from analysis.formats import FORMATS, render
@@ -20,11 +21,17 @@ from experiments.__main__ import main
 from experiments.plan import registry
 from experiments.plan.baselines import digits
 from experiments.plan.registry import baseline_config, baselines
+from experiments.run.readouts import relearn_all
+from experiments.store import metrics
+from experiments.store.run import RunDirectory
+from experiments.tracking.mirror import mirror_of
+from experiments.tracking.notes import names_markdown
 from moco.config import Data
 from moco.data import catalog, load, training_images
+from moco.evaluation import protocols
 from tests.benchmarks import registry as benchmark_registry
 from tests.benchmarks import suite
-from tests.support.analysis_runs import unfinished_store
+from tests.support.analysis_runs import manifest, unfinished_store, write_manifest
 
 Add = Callable[[ModuleType, str, str], None]
 
@@ -32,11 +39,17 @@ Add = Callable[[ModuleType, str, str], None]
 @pytest.fixture
 def add_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     """Lay a file beside those of a package; what it registered is forgotten afterwards."""
-    scans = (registry._import_all, catalog._import_all)
-    registers = (registry._REGISTERED, catalog._FACTS, catalog._LOADERS, benchmark_registry._REGISTERED)
+    scans = (registry._import_all, catalog._import_all, protocols._import_all)
+    registers = (
+        *(registry._REGISTERED, catalog._FACTS, catalog._LOADERS, benchmark_registry._REGISTERED, protocols.PROTOCOLS),
+        *(metrics._RECORDS, metrics.TITLES, metrics.METRICS, metrics.PROTOCOLS),
+    )
     registry.baselines()
     catalog.sets()
+    protocols.protocols()
     before = [dict(register) for register in registers]
+    lists = (metrics.READOUTS, metrics.AT_END, metrics.ON_REQUEST, metrics.ADDED, metrics.DETAILS)
+    known = [list(names) for names in lists]
 
     def add(package: ModuleType, name: str, text: str) -> None:
         (tmp_path / f"{name}.py").write_text(text)
@@ -48,6 +61,8 @@ def add_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     for register, content in zip(registers, before, strict=True):
         register.clear()
         register.update(content)  # type: ignore[arg-type]
+    for names, content in zip(lists, known, strict=True):
+        names[:] = content
     for scan in scans:
         scan.cache_clear()
 
@@ -171,3 +186,76 @@ def test_a_column_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         assert after.count("luckiest seed") == 1
         assert after.count("no. 4") == 5
         assert "luckiest" not in before
+
+
+NEAREST_MEAN = """
+import torch
+
+from moco.evaluation.protocols import Metric, readout
+
+
+@readout(
+    "nearest_mean",
+    Metric("nearest_mean_top1", title="nearest mean", meaning="percent, by the nearest mean of a class"),
+    what="the class whose mean is nearest",
+)
+def nearest_mean(features, evaluation, seed):
+    train, test = features.train, features.test
+    means_CD = torch.stack([train.features_ND[train.labels_N == c].mean(dim=0) for c in range(len(features.classes))])
+    predicted_N = torch.cdist(test.features_ND, means_CD).argmin(dim=1)
+    yield "test/nearest_mean_top1", 100 * (predicted_N == test.labels_N).double().mean().item()
+"""
+
+
+def test_a_readout_is_one_file(
+    add_file: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle of the number: scikit-learn's nearest centroid on the same features."""
+    root = tmp_path / "runs"
+    monkeypatch.setenv("MOCO_RUNS", str(root))
+    monkeypatch.setenv("MOCO_TRACKING", "off")
+    assert main(["pretrain", "--baseline", "digits", "--set", "train.epochs=1", "train.device=cpu"]) == 0
+    (run_id,) = (path.parent.name for path in root.glob("*/results.json"))
+    kept = set(metrics.READOUTS)
+    add_file(moco.evaluation, "nearest_mean", NEAREST_MEAN)
+
+    assert main(["evaluate", run_id, "--protocol", "nearest_mean"]) == 0
+    run = RunDirectory(root / run_id)
+    results = run.results() or {}
+    value = results["test"]["nearest_mean_top1"]
+    assert [record["key"] for record in results["metrics"]] == ["nearest_mean_top1"]
+    assert value == pytest.approx(by_scikit_learn(root / run_id))
+
+    metrics.relearn([m for m in metrics._RECORDS.values() if m.key in kept], metrics.PROTOCOLS)
+    assert "nearest_mean_top1" not in metrics.READOUTS  # as in the process of who only reads the runs
+    planned = manifest({"K=1024": [0]})
+    planned["cells"][0] |= {"run_id": run_id, "config": run.config()}
+    write_manifest(root, planned)
+    made = ablation_table(*load_sweep(root, "queue_size"), metric="nearest_mean_top1")
+    assert f"| K=1024 | 1/1 | {value:.1f} |" in render(made, "md")
+    assert "| nearest mean |" in render(made, "md")
+    assert "nearest_mean_top1_mean" in render(ablation_table(*load_sweep(root, "queue_size")), "csv")
+
+    seen = mirror_of(root, planned, planned["cells"][0])
+    assert seen is not None
+    assert seen.last("test/nearest_mean_top1") == value
+    assert "nearest mean" in seen.tags["moco.readouts"]
+
+    relearn_all()
+    assert "| `test/nearest_mean_top1` | percent, by the nearest mean of a class |" in names_markdown()
+    with pytest.raises(ValueError, match=r"did you mean nearest_mean\?"):
+        protocols.protocol("nearest_means")
+
+
+def by_scikit_learn(path: Path) -> float:
+    from sklearn.neighbors import NearestCentroid
+
+    from experiments.evaluate.add import images
+    from experiments.evaluate.weights import weights, weights_file
+    from moco.evaluation.readouts import features_for
+
+    config, query_of = weights(weights_file(path), None)
+    data = images(config.data)
+    features = features_for(["knn"], query_of(len(data.classes)), data, config)
+    fitted = NearestCentroid().fit(features.train.features_ND.numpy(), features.train.labels_N.numpy())
+    return 100 * float(fitted.score(features.test.features_ND.numpy(), features.test.labels_N.numpy()))

@@ -16,6 +16,7 @@ from experiments.run import distributed
 from experiments.state.find import Found, find
 from experiments.state.state import state_of
 from experiments.store import schema
+from experiments.store.metrics import PROTOCOLS
 from experiments.store.run import Busy, RunDirectory, runs_root
 from experiments.tracking.lookup import run_id_of
 
@@ -88,10 +89,8 @@ def register(add: AddVerb) -> None:
 
 
 def _protocols() -> str:
-    from moco.evaluation.protocols import PROTOCOLS
-
     width = max(map(len, PROTOCOLS))
-    return "protocols:\n" + "\n".join(f"  {name:<{width}}  {one.what}" for name, one in PROTOCOLS.items())
+    return "protocols:\n" + "\n".join(f"  {name:<{width}}  {what}" for name, what in PROTOCOLS.items())
 
 
 def pretrain(options: argparse.Namespace, command: str) -> int:

@@ -22,6 +22,7 @@ from experiments.launch.cli import INTERRUPTED, base_configs
 from experiments.launch.launch import tracking_off
 from experiments.run import distributed
 from experiments.run.machine import make_slots
+from experiments.run.readouts import readouts_of
 from experiments.state.find import Found, cells_of, find
 from experiments.state.state import state_of
 from experiments.store import schema
@@ -31,7 +32,6 @@ from experiments.store.states import child_environment
 from experiments.tracking.lookup import run_id_of
 from experiments.tracking.store import URI_VARIABLE
 from moco.config import Config
-from moco.evaluation.protocols import protocol
 from slurm.profiles import Profile, load_profile
 
 WIDTH = len("readout/retrieval_within_test_recall1")  # of the names in a column that is printed bit by bit
@@ -49,7 +49,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     distributed.adopt_step()
     protocols = list(dict.fromkeys(options.protocol or DEFAULT))
     for name in protocols:
-        protocol(name)
+        readouts_of(name)
     if options.set and not options.baseline:
         raise ValueError(
             "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"

@@ -36,7 +36,7 @@ from moco import checkpoint
 from moco.config import Evaluation
 from moco.data import load
 from moco.evaluation.features import Features, extract_all
-from moco.evaluation.protocols import PROTOCOLS, Protocol
+from moco.evaluation.protocols import PROTOCOLS, Metric, Protocol
 from moco.model import build_query
 from tests.support.judged_runs import LABEL, Evaluate, base, copied, evaluate, finished, planned
 from tests.support.stand_in_runs import ROOT, listening, wait_until
@@ -175,7 +175,7 @@ def cannot(features: Features, evaluation: Evaluation, seed: int) -> Iterator[tu
 def test_what_a_run_had_gained_before_an_error_is_said_and_brought_to_mlflow(
     run: RunDirectory, evaluate: Evaluate
 ) -> None:
-    evaluate.patch.setitem(PROTOCOLS, "cannot", Protocol(__name__, "cannot", ("cannot_top1",), "never"))
+    evaluate.patch.setitem(PROTOCOLS, "cannot", Protocol(cannot, (Metric("cannot_top1", "cannot", "never"),), "never"))
     evaluate.patch.setenv("MOCO_TRACKING", "on")
     evaluate.patch.setenv("MLFLOW_TRACKING_URI", "")
     said = evaluate(run.path.parent, run.run_id, "--protocol", "retrieval", "cannot", code=1)
