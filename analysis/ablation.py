@@ -95,7 +95,7 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
         hardware=tuple(cells.filter(state=schema.DONE)["hardware"].explode().drop_nulls().unique(maintain_order=True)),
         claim=claim,
         crossed=crossed(manifest, parts, rows, metric),
-        inputs=inputs(manifest, cells, metric),
+        inputs=inputs(manifest, cells, metric, rows),
     )
     advice = [f"{advice_line(a)}." for a in advise(table, most=ADVICE_LINES)]
     return replace(table, notes=(*table.notes, *advice, note(table)))

@@ -14,18 +14,17 @@ from html import escape
 from typing import Any, Final
 
 from analysis import words
+from analysis.columns import LEFT, RIGHT, Column, csv_rows, shown_columns
 from analysis.seal import sealed
 from analysis.stats import Comparison
 from analysis.style import CSS
 from analysis.table import READOUT_TITLES, Crossed, Effect, Row, Table
-from experiments.store import schema
 from experiments.store.summary import Summary
 
 # A grid of words in four formats. What stands in it is somebody else's business: the ablation table, a two-way table.
 
 
 GAP: Final = "  "
-LEFT, RIGHT = "left", "right"
 _MARKDOWN: Final = {LEFT: ":--", RIGHT: "--:"}
 
 
@@ -226,26 +225,6 @@ def effects_sheet(crossed: Crossed, effects: list[Effect]) -> Sheet:
 # Tables for programs: full numbers, missing empty, one row per arm or per cell of the crossed factors.
 
 
-CSV_COLUMNS: Final = (
-    "arm",
-    "n_done",
-    "n_planned",
-    *(f"{readout}_{part}" for readout in schema.AT_END for part in ("mean", "std")),
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p",
-    "p_holm",
-    "seconds_mean",
-    "not_done",
-    "n_paired",
-    "p_t",
-    "p_t_holm",
-    "verdict",
-    "published",
-    "published_source",
-)
-
 COMPARED: Final = ("difference", "difference_low", "difference_high", "p", "p_holm")
 
 
@@ -263,33 +242,8 @@ def _compared(c: Comparison | None) -> list[float | None]:
     return [c.difference, c.low, c.high, c.p, c.p_holm] if c else [None] * len(COMPARED)
 
 
-def _row(table: Table, row: Row, added: Sequence[str]) -> list[Any]:
-    c = row.comparison
-    return [
-        row.arm,
-        row.n_done,
-        row.n_planned,
-        *(value for readout in schema.AT_END for value in _parts(row.readouts[readout])),
-        *_compared(c),
-        row.seconds_mean,
-        words.states(row.unfinished) or None,
-        *([c.n, c.p_t, c.p_t_holm, c.verdict if row.role == "arm" else None] if c else [None] * 4),
-        row.published,
-        table.published_source if row.published is not None else None,
-        *(value for readout in added for value in _parts(row.readouts[readout])),
-    ]
-
-
-def _added(table: Table) -> list[str]:
-    """Readouts that `evaluate` has added to some run."""
-    return [readout for readout in schema.ADDED if any(row.readouts[readout] for row in table.rows)]
-
-
 def csv_text(table: Table) -> str:
-    """`CSV_COLUMNS`, then mean and std of readouts that were added later; numbers in full, missing empty."""
-    added = _added(table)
-    heads = (f"{readout}_{part}" for readout in added for part in ("mean", "std"))
-    return written([[*CSV_COLUMNS, *heads], *(_row(table, row, added) for row in table.rows)])
+    return written(csv_rows(table))
 
 
 def _cells(crossed: Crossed) -> Iterable[list[Any]]:
@@ -336,8 +290,6 @@ def crossed_csv(table: Table) -> str:
     return written([head, *(row for c in table.crossed for row in (*_cells(c), *_effects(c)))])
 
 
-__all__ = ["CSV_COLUMNS", "FORMATS", "TERMINAL_WIDTH", "VIEWS", "Column", "columns", "render", "terminal_width", "text"]
-
 TERMINAL_WIDTH: Final = 80
 
 
@@ -346,76 +298,8 @@ def terminal_width() -> int:
     return max(TERMINAL_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else TERMINAL_WIDTH
 
 
-@dataclass(frozen=True)
-class Column:
-    """`title` may have two lines. `strong`: the cells that carry a claim."""
-
-    title: str
-    cell: Callable[[Row], str]
-    align: str = RIGHT
-    strong: Callable[[Row], bool] = lambda row: False
-
-
-def _separable(row: Row) -> bool:
-    return row.role == "arm" and row.comparison is not None and row.comparison.separable
-
-
-def _readout(readout: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        summary = row.readouts[readout]
-        partial = summary is not None and summary.n != row.n_done
-        return words.percent(summary) + (f" (n={summary.n})" if summary and partial else "")
-
-    return cell
-
-
-def _verdict(row: Row) -> str:
-    if row.role == "baseline":
-        return "baseline"
-    if row.comparison is None:
-        return words.NOTHING
-    if row.role == "random init":
-        return f"untrained: {words.difference(row.comparison)}, n={row.comparison.n}"
-    return words.verdict(row.comparison)
-
-
-def _p(row: Row) -> str:
-    return words.p_values(row.comparison)
-
-
-def _published(row: Row) -> str:
-    return words.NOTHING if row.published is None else f"{row.published:.1f}"
-
-
-def columns(table: Table) -> list[Column]:
-    """The columns that people read, most important first; a column that no row fills is left out."""
-    published = [Column("published", _published)] if any(row.published is not None for row in table.rows) else []
-    unfinished = [Column("not done", lambda row: words.states(row.unfinished) or words.NOTHING, LEFT)]
-    readouts = {
-        readout: [
-            Column(
-                READOUT_TITLES[readout],
-                _readout(readout),
-                strong=_separable if readout == table.metric else Column.strong,
-            ),
-            *(published if readout == table.metric_of_sweep else []),
-        ]
-        for readout in table.readouts
-    }
-    return [
-        Column("arm", lambda row: row.arm, LEFT),
-        Column("n", lambda row: f"{row.n_done}/{row.n_planned}"),
-        *readouts.pop(table.metric),
-        Column(f"against {table.baseline}\n[95 %]", _verdict, LEFT, strong=_separable),
-        *(unfinished if any(row.unfinished for row in table.rows) else []),
-        Column("p (Holm)", _p),
-        *(column for both in readouts.values() for column in both),
-        Column("time/run", lambda row: words.duration(row.seconds_mean)),
-    ]
-
-
 def sheet_of(table: Table) -> Sheet:
-    shown = columns(table)
+    shown = shown_columns(table)
     return Sheet(
         heads=tuple(c.title for c in shown),
         aligns=tuple(c.align for c in shown),
@@ -505,7 +389,7 @@ def _all_lines(table: Table, lines_of: Callable[..., list[str]], *width: int) ->
 # The table as an HTML fragment: styles inside, no script, nothing from elsewhere, light and dark.
 
 
-Link = Callable[[Row, str], str | None]  # a row and the title of a column -> where its cell leads, or nowhere
+Link = Callable[[Row, str], str | None]  # a row and the key of a column -> where its cell leads, or nowhere
 
 _TONES = {"higher": "higher", "suggests higher": "higher", "lower": "lower", "suggests lower": "lower"}
 _WIDTH, _HEIGHT, _EDGE = 80, 16, 4  # of the drawn interval, pixels
@@ -540,21 +424,21 @@ def _drawn(comparison: Comparison | None, reach: float) -> str:
 def _cell(column: Column, row: Row, reach: float, link: Link | None) -> str:
     value = column.cell(row)
     content = f"<strong>{escape(value)}</strong>" if column.strong(row) else escape(value)
-    target = link(row, column.title) if link else None
+    target = link(row, column.key) if link else None
     if target:
         content = f'<a href="{escape(target)}">{content}</a>'
     classes = ["left"] if column.align == LEFT else []
     tone = _TONES.get(row.comparison.verdict) if row.comparison and row.role == "arm" else None
     if value == words.NOTHING:
         classes.append("missing")
-    if column.title == "n" and row.n_done < row.n_planned:
+    if column.key == "n" and row.n_done < row.n_planned:
         classes.append("partial")
-    elif column.title.startswith("against"):
+    elif column.tone:
         classes.append(tone or "word")
         if reach and row.role == "arm":
             content += _drawn(row.comparison, reach)
     named = f' class="{" ".join(classes)}"' if classes else ""
-    return f'<th scope="row"{named}>{content}</th>' if column.title == "arm" else f"<td{named}>{content}</td>"
+    return f'<th scope="row"{named}>{content}</th>' if column.key == "arm" else f"<td{named}>{content}</td>"
 
 
 def _head(column: Column) -> str:
@@ -572,9 +456,9 @@ def _claim(table: Table) -> list[str]:
 def table_markup(table: Table, link: Link | None = None) -> str:
     """Table, crossed factors, claim and notes under a seal, without styles and title: for a page that brings them.
 
-    `link` gives the address that a cell leads to, by its row and the title of its column ("arm", "n", ...).
+    `link` gives the address that a cell leads to, by its row and the key of its column ("arm", "n", ...).
     """
-    shown, reach = columns(table), _reach(table)
+    shown, reach = shown_columns(table), _reach(table)
     rows = [
         f'<tr data-role="{row.role}">{"".join(_cell(c, row, reach, link) for c in shown)}</tr>' for row in table.rows
     ]

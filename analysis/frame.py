@@ -1,6 +1,6 @@
 """From `$MOCO_RUNS` to one polars frame: a row for each cell that a sweep planned, whether or not it has run.
 
-The frame's columns are `CELLS`; `tables`, `plots` and `report` need nothing else, so another reader that fills the same
+The frame's columns are `cell_types()`; `tables`, `plots` and `report` need nothing else, so another reader that fills the same
 columns (from a tracking server, say) gets the same tables and figures.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import polars as pl
 
-from experiments.store import files, records, schema, states
+from experiments.store import files, metrics, records, schema, states
 from experiments.store.files import sound_lines
 from experiments.store.journal import Record, read_journal
 from experiments.store.named import named, names, nearest
@@ -54,6 +54,7 @@ class Run:
     commits: tuple[str, ...] = ()  # of all attempts; `0123456+89ab` had uncommitted changes
     hardware: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    metrics: tuple[Any, ...] = ()  # records of readouts that this program may not know
     settled: bool = False  # its files alone say so: no lock, heartbeat or process was asked
 
 
@@ -143,6 +144,7 @@ def read_run(run_dir: Path) -> Run:
         commits=tuple(dict.fromkeys(_version(a) for a in attempts if a.get("commit"))),
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
+        metrics=tuple(found if results and isinstance(found := results.get("metrics"), list) else ()),
         settled=rests(str(status.get("state")), lambda: results is not None),
     )
 
@@ -243,23 +245,27 @@ def _store(path: Path, entries: Mapping[str, Entry]) -> None:
             new.unlink(missing_ok=True)
 
 
-_CELL_TYPES: Final[dict[str, Any]] = {
-    "arm": pl.String,
-    "seed": pl.Int64,
-    "run_id": pl.String,
-    "state": pl.String,  # one of schema.STATES
-    "reason": pl.String,
-    "diverged": pl.Boolean,
-    "step": pl.Int64,
-    "total_steps": pl.Int64,
-    **dict.fromkeys(schema.READOUTS, pl.Float64),  # percent; null unless the run is done and has it
-    "seconds": pl.Float64,  # wall clock of all attempts
-    "device_seconds": pl.Float64,  # the same of every run, finished or not, times the processes of each attempt
-    "commits": pl.List(pl.String),  # of all attempts; `0123456+89ab` had uncommitted changes
-    "hardware": pl.List(pl.String),
-    "problems": pl.List(pl.String),  # damaged files, one line each
-}
-CELLS: Final = pl.Schema(_CELL_TYPES)
+def cell_types() -> pl.Schema:
+    """Of the columns of `Loaded.cells`; a readout that a run taught has one too."""
+    types: dict[str, Any] = {
+        "arm": pl.String,
+        "seed": pl.Int64,
+        "run_id": pl.String,
+        "state": pl.String,  # one of schema.STATES
+        "reason": pl.String,
+        "diverged": pl.Boolean,
+        "step": pl.Int64,
+        "total_steps": pl.Int64,
+        **dict.fromkeys(schema.READOUTS, pl.Float64),  # percent; null unless the run is done and has it
+        "seconds": pl.Float64,  # wall clock of all attempts
+        "device_seconds": pl.Float64,  # the same of every run, finished or not, times the processes of each attempt
+        "commits": pl.List(pl.String),  # of all attempts; `0123456+89ab` had uncommitted changes
+        "hardware": pl.List(pl.String),
+        "problems": pl.List(pl.String),  # damaged files, one line each
+    }
+    return pl.Schema(types)
+
+
 CURVES: Final = pl.Schema(
     {
         "arm": pl.String,
@@ -276,7 +282,7 @@ CURVES: Final = pl.Schema(
 
 class Loaded(NamedTuple):
     manifest: Manifest
-    cells: pl.DataFrame  # CELLS, in the order of the manifest
+    cells: pl.DataFrame  # of `cell_types`, in the order of the manifest
 
 
 def to_stderr(line: str) -> None:
@@ -352,21 +358,25 @@ def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:
     }
 
 
-def _column(name: str, values: list[Any]) -> pl.Series:
+def _column(name: str, values: list[Any], dtype: Any) -> pl.Series:
     """By column: three times as fast as by row. Lists of text are few and stand in many runs: each is made once."""
-    if not isinstance(CELLS[name], pl.List):
-        return pl.Series(name, values, dtype=CELLS[name])
+    if not isinstance(dtype, pl.List):
+        return pl.Series(name, values, dtype=dtype)
     places: dict[tuple[str, ...], int] = {}
     at = [places.setdefault(tuple(value), len(places)) for value in values]
-    return pl.Series(name, list(map(list, places)), dtype=CELLS[name]).gather(at)
+    return pl.Series(name, list(map(list, places)), dtype=dtype).gather(at)
 
 
 def load_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) -> Loaded:
     """A sweep's manifest and its cells. Damaged files are said to `log` and kept in the column `problems`."""
     manifest = find_sweep(root, name, log)
     runs = read_runs(root, manifest["label"], (cell["run_id"] for cell in manifest["cells"]))
+    for run in runs.values():
+        metrics.learn_plain(list(run.metrics))
     rows = [_cell_row(cell, runs[cell["run_id"]]) for cell in manifest["cells"]]
-    cells = pl.DataFrame({name: _column(name, [row[name] for row in rows]) for name in CELLS})
+    cells = pl.DataFrame(
+        {name: _column(name, [row[name] for row in rows], dtype) for name, dtype in cell_types().items()}
+    )
     for line in cells["problems"].explode().drop_nulls():
         log(line)
     return Loaded(manifest, cells)

@@ -1,8 +1,8 @@
-"""A table carries what it was made from: run ids, states, results, and the code that made numbers of them.
+"""A table carries what it was made from: run ids, states, results, the numbers made of them and the rule for a claim.
 
-The seal is one line in the file, `moco-seal 1 <inputs' sha256> <body's sha256> <inputs, packed>`: a comment in Markdown,
+The seal is one line in the file, `moco-seal 2 <inputs' sha256> <body's sha256> <inputs, packed>`: a comment in Markdown,
 LaTeX and HTML, a last column in CSV. `analysis.verify` holds it against the runs as they are now. It guards against mistakes,
-not against forgers: who edits the table can edit the seal.
+not against forgers: who edits the table can edit the seal. Format 1 had a hash of source files in place of numbers and rule.
 """
 
 from __future__ import annotations
@@ -15,47 +15,50 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
-from analysis.table import DIVERGED, Table
-from experiments.store import schema, states
+from analysis.stats import rule
+from analysis.table import DIVERGED, Row, Table
+from experiments.store import schema
 from experiments.store.schema import Manifest
 
-VERSION: Final = 1
-STATISTICS: Final = (
-    "stats",
-    "ablation",
-    "table",
-    "factors",
-    "claims",
-    "power",
-    "frame",
-)  # modules that make the numbers
+VERSION: Final = 2
+READABLE: Final = (1, 2)
 # Of every seal; one over runs with readouts that were added later names its own in `fields`.
 RUN_FIELDS: Final = (*schema.AT_END, "seconds", "commits", "hardware")
 PLAN_FIELDS: Final = ("question", "claim", "published", "published_source")
 
-_WORDS: Final = rf"moco-seal {VERSION} ([0-9a-f]{{64}}) ([0-9a-f]{{64}}) ([A-Za-z0-9+/=]+)"
+_WORDS: Final = rf"moco-seal ([{READABLE[0]}-{READABLE[-1]}]) ([0-9a-f]{{64}}) ([0-9a-f]{{64}}) ([A-Za-z0-9+/=]+)"
 _BEGIN: Final = {"md": "<!-- sealed table -->", "html": "<!-- sealed table -->", "tex": "% sealed table"}
 _END: Final = {"md": "<!-- {} -->", "html": "<!-- {} -->", "tex": "% {}"}
 
 
-@cache
-def code_version() -> str:
-    """Of the modules that make the numbers, whether or not they were ever committed."""
-    folder = Path(__file__).parent
-    files = [*(folder / f"{name}.py" for name in STATISTICS), Path(states.__file__)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+def numbers(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """What the table says of each arm, to nine digits: further ones are the machine's."""
+    made: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        of_arm: dict[str, Any] = {"n_done": row.n_done, "n_planned": row.n_planned}
+        of_arm |= {name: [s.mean, s.std, s.n] for name, s in row.readouts.items() if s is not None}
+        if (c := row.comparison) is not None:
+            of_arm |= {"difference": [c.difference, c.low, c.high, c.n], "verdict": c.verdict}
+            of_arm |= {"p": [c.p, c.p_holm, c.p_t, c.p_t_holm]}
+        made[row.arm] = {name: _rounded(value) for name, value in of_arm.items()}
+    return made
 
 
-def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str) -> dict[str, Any]:
-    """All that the table's numbers depend on, as plain data. A run: arm, seed, run id, state, then its `fields`."""
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """What the table was made from and what was made of it, as plain data. A run: arm, seed, run id, state, its `fields`."""
     added = [readout for readout in schema.ADDED if cells[readout].drop_nulls().len()]
     fields = (*RUN_FIELDS, *added)
     columns = ("arm", "seed", "run_id", "state", "diverged", *fields)
@@ -70,7 +73,8 @@ def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str) -> dict[str, An
         "metric": metric,
         "baseline": manifest["baseline"],
         "plan": plan,
-        "statistics": code_version(),
+        "rule": rule(),
+        "numbers": numbers(rows),
         "runs": runs,
         **({"fields": list(fields)} if added else {}),
     }
@@ -115,6 +119,7 @@ def _written(rows: list[list[str]]) -> str:
 class Seal:
     """What a file says of itself. `edited`: its body is not the one that was sealed."""
 
+    version: int
     inputs: dict[str, Any]
     view: str
     format: str
@@ -156,11 +161,11 @@ def _unpacked(path: Path, format: str, words: str, body: str) -> Seal:
     match = re.fullmatch(_WORDS, words)
     try:
         if match is None:
-            raise ValueError(f"not of version {VERSION}")
-        found = json.loads(zlib.decompress(base64.b64decode(match[3], validate=True)))
+            raise ValueError(f"not of version {' or '.join(map(str, READABLE))}")
+        found = json.loads(zlib.decompress(base64.b64decode(match[4], validate=True)))
         view = found.pop("view")
-        if digest(found) != match[1]:
+        if digest(found) != match[2]:
             raise ValueError("its sum is another")
     except (ValueError, KeyError, zlib.error) as error:
         raise ValueError(f"{path}: its seal is damaged or of another version ({error}); make the table again") from None
-    return Seal(found, view, format, body, edited=digest(_plain(body, format)) != match[2])
+    return Seal(int(match[1]), found, view, format, body, edited=digest(_plain(body, format)) != match[3])

@@ -93,6 +93,20 @@ SEEDS_TO_SUGGEST: Final = 3
 SEEDS_TO_CLAIM: Final = 5
 EXACT_UP_TO: Final = 30  # pairs; beyond, the sign-flip p is a Monte Carlo estimate
 MONTE_CARLO_DRAWS: Final = 20_000
+RULE_VERSION: Final = 1  # of the rule for a claim: raise it when runs are judged in another way by the same constants
+
+
+def rule() -> dict[str, float]:
+    """The rule for a claim as a seal has it: its version and the constants that decide."""
+    return {
+        "version": RULE_VERSION,
+        "level": LEVEL,
+        "seeds_to_suggest": SEEDS_TO_SUGGEST,
+        "seeds_to_claim": SEEDS_TO_CLAIM,
+        "exact_up_to": EXACT_UP_TO,
+        "monte_carlo_draws": MONTE_CARLO_DRAWS,
+        "variance_of_effects": SCALE,
+    }
 
 
 @dataclass(frozen=True)

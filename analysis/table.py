@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 import polars as pl
 
 from analysis.stats import Comparison
-from experiments.store import schema
+from experiments.store import metrics, schema
 from experiments.store.schema import Manifest
 from experiments.store.summary import Summary
 
@@ -89,14 +89,7 @@ DIVERGED: Final = "diverged"  # said instead of the state `failed` where the los
 ADVICE_LINES: Final = 3  # the cheapest; the others by `python -m analysis power`
 Role = Literal["baseline", "arm", "random init"]
 
-READOUT_TITLES: Final = {
-    schema.LINEAR: "linear top-1",
-    schema.KNN20: "kNN-20",
-    schema.KNN200: "kNN-200",
-    schema.FEW_LABEL: "few-label",
-    schema.FINETUNE: "fine-tuned",
-    **schema.ADDED,
-}
+READOUT_TITLES: Final = metrics.TITLES
 
 
 class Member(NamedTuple):

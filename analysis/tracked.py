@@ -15,7 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -24,8 +24,9 @@ from urllib.request import urlopen
 
 import polars as pl
 
-from analysis.frame import CELLS, CURVES, Loaded, to_stderr
+from analysis.frame import CURVES, Loaded, cell_types, to_stderr
 from experiments.store import schema
+from experiments.store.metrics import learn_plain
 from experiments.store.mlflow import charts_page, compare_page, quiet, run_page, runs_page, without_login
 from experiments.store.named import named
 from experiments.store.schema import Manifest
@@ -35,22 +36,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 
-# What MLflow holds of a run, as a row of `store.CELLS` and points of `store.CURVES`. Asks no server.
+# What MLflow holds of a run, as a row of `frame.cell_types` and points of `store.CURVES`. Asks no server.
 
 
-_NOTHING: Final[dict[str, Any]] = {
-    **dict.fromkeys(CELLS),
-    "reason": "",
-    "diverged": False,
-    "commits": [],
-    "hardware": [],
-    "problems": [],
-}
+_NOTHING: Final[dict[str, Any]] = {"reason": "", "diverged": False, "commits": [], "hardware": [], "problems": []}
 
 
 def missing_row(cell: schema.Cell) -> dict[str, Any]:
     """Planned, and never begun as far as MLflow knows."""
-    return {**_NOTHING, "arm": cell["arm"], "seed": cell["seed"], "run_id": cell["run_id"], "state": schema.MISSING}
+    own = {"arm": cell["arm"], "seed": cell["seed"], "run_id": cell["run_id"], "state": schema.MISSING}
+    return {**dict.fromkeys(cell_types()), **_NOTHING, **own}
 
 
 def row_of(
@@ -62,6 +57,8 @@ def row_of(
 ) -> dict[str, Any]:
     """results: seconds and steps of results.json, None unless done; last_step: of its metrics, for runs without results."""
     done = is_done(tags)
+    with suppress(ValueError):
+        learn_plain(json.loads(tags.get("moco.readouts", "null")))
     return {
         **missing_row(cell),
         "state": tags.get("moco.state", schema.RUNNING),
@@ -272,7 +269,7 @@ class Tracked:
                 self._row(cell, found.get(key), results.get(tracked.runs.get(key, "")))
                 for cell, key in zip(manifest["cells"], keys, strict=True)
             ]
-            return Loaded(manifest, pl.DataFrame(rows, schema=CELLS, orient="row"))
+            return Loaded(manifest, pl.DataFrame(rows, schema=cell_types(), orient="row"))
 
     def tracked(self, sweep: str, log: Log = to_stderr) -> TrackedRuns:
         """Where a sweep's runs are, for links. `ValueError` as `load`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,11 @@ from analysis.frame import load_sweep, to_stderr
 from analysis.seal import RUN_FIELDS, Seal, seals_in
 from analysis.table import Table
 
-SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # differs with the code, and says nothing of the numbers
+SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # says nothing of the numbers
+NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+ARM_CELL: Final = re.compile(
+    r"(<tr[^>]*>)?(<th[^>]*>)?[|\s]*(\*\*)?"
+)  # what stands before the name of an arm in its row
 Run = list[Any]  # arm, seed, run id, state, then {field: value}
 
 
@@ -38,13 +43,45 @@ def _changes(seal: Seal, root: Path, log: Callable[[str], None]) -> Iterator[str
     if then["baseline"] != now["baseline"]:
         yield f"plan: the baseline was {then['baseline']}, is {now['baseline']}"
     same = not runs and then["plan"] == now["plan"] and then["baseline"] == now["baseline"]
-    if then["statistics"] != now["statistics"]:
-        differs = _first_difference(seal, table) if same and not seal.edited else None
-        effect = f"; {differs}" if differs else "; the table it makes of these runs is the same" if same else ""
-        yield f"statistics: code {then['statistics']} has become {now['statistics']}{effect}"
+    if seal.version == 1:
+        log("its seal is of format 1: numbers are compared, its hash of source files is not")
+    elif then["rule"] != now["rule"]:
+        yield from _rules(then["rule"], now["rule"])
     if seal.edited:
         where = _first_difference(seal, table) if same else None
         yield f"the file: its table was edited after it was made{f'; {where}' if where else ''}"
+    elif same:
+        yield from _numbers(then["numbers"], now["numbers"]) if seal.version > 1 else _lost_numbers(seal, table)
+
+
+def _rules(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            yield f"the rule for a claim: {name} was {_said(then.get(name))}, is {_said(now.get(name))}"
+
+
+def _numbers(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What the same runs have become: other statistics."""
+    for arm, before in then.items():
+        after = now[arm]
+        for name, old in before.items():
+            if old != after.get(name):
+                yield f"{arm}: of the same runs {name} was {_said(old)}, is {_said(after.get(name))}"
+
+
+def _lost_numbers(seal: Seal, table: Table) -> Iterator[str]:
+    """Lines of a table of format 1 with a number that a table made now of the same runs has not in any line of that arm."""
+    made = [
+        (line, Counter(NUMBER.findall(line)))
+        for line in _lines(render(table, seal.format, view=seal.view), seal.format)
+    ]
+    for number, line in enumerate(_lines(seal.body, seal.format), start=1):
+        arm = next((row.arm for row in table.rows if ARM_CELL.fullmatch(line.split(row.arm)[0])), None)
+        if arm is None:
+            continue
+        before = Counter(NUMBER.findall(line))
+        if not any(before <= after for other, after in made if arm in other):
+            yield f"line {number} of the table: the same runs make other numbers of {arm}"
 
 
 def _said(value: Any) -> str:

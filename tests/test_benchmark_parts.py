@@ -25,12 +25,13 @@ from moco.data.splits import Streamed
 from moco.evaluation.knn import highest
 from moco.methods import AUGMENT_V2
 from moco.randomness import generator
-from tests.benchmarks import augment, knn, peak, peers, probe, queue, startup, table, tracking
-from tests.benchmarks.registry import FILES, benchmark
+from tests.benchmarks import peak, peers
+from tests.benchmarks.registry import benchmark_named, names
 from tests.benchmarks.result import PEERS, Options
+from tests.benchmarks.suite import augment, knn, probe, queue, startup, table, tracking
 
 INSTALLED = [peer for peer in PEERS if peer == "plain" or find_spec(peer)]
-OTHERS = set(FILES) - {"step", "train", "memory"}  # those have tests of their own
+OTHERS = set(names()) - {"step", "train", "memory"}  # those have tests of their own
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +43,14 @@ def same_threads() -> Iterator[None]:
 
 
 def options(name: str, against: str = "plain", **settings: float) -> Options:
-    defaults = benchmark(name).settings
+    defaults = benchmark_named(name).settings
     assert set(settings) <= set(defaults)
     return Options(against=against, rounds=1, settings={**defaults, **settings})
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_every_file_has_the_benchmark_of_its_name(name: str) -> None:
-    assert benchmark(name).name == name
+    assert benchmark_named(name).name == name
 
 
 @pytest.mark.parametrize("against", INSTALLED)

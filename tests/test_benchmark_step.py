@@ -13,11 +13,11 @@ from moco.config import Config, ViT
 from moco.data.loader import Batch
 from moco.methods import moco_v3_vit
 from moco.trainer import Trainer
-from tests.benchmarks import training
 from tests.benchmarks.ceiling import arithmetic_share
 from tests.benchmarks.plain import PlainMoCo, PlainMoCoV3
 from tests.benchmarks.result import Options
-from tests.benchmarks.step import cases, narrow, of_case, random_views, unreal
+from tests.benchmarks.suite import train
+from tests.benchmarks.suite.step import cases, narrow, of_case, random_views, unreal
 
 SMALL = {"narrow": 1, "resnet18": 0, "resnet50": 0, "vit_small": 0, "batch": 8, "compile": 0, "graphs": 0}
 
@@ -93,12 +93,12 @@ def test_the_share_of_arithmetic_is_that_of_its_operators() -> None:
 def test_a_training_of_both_sides_sees_the_same_images() -> None:
     """1,293 digits to train on: ten batches of 128 an epoch. The trainer counts its steps, the peer's loader its batches."""
     asked = Options(rounds=1, settings={"epochs": 1, "batch": 128, "compile": 0})
-    config = training.recipe(asked)
-    waits = training.whole(config)
+    config = train.recipe(asked)
+    waits = train.whole(config)
     assert len(waits) == 1  # a record every ten steps
     assert 0.0 < waits[0] < 1.0
-    pictures = [training.to_pil(image) for image in training.pre_training_images(config)]
+    pictures = [train.to_pil(image) for image in train.pre_training_images(config)]
     seen: list[int] = []
-    steps = training.peer_loop(config, pictures, asked, step_of=lambda *_: lambda query, key: seen.append(len(query)))
+    steps = train.peer_loop(config, pictures, asked, step_of=lambda *_: lambda query, key: seen.append(len(query)))
     steps()
     assert seen == [128] * 10

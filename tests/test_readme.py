@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.plan.baselines import BASELINES, digits
+from experiments.plan.baselines import digits
+from experiments.plan.registry import baselines
 from experiments.plan.sweep import Sweep, plan
 
 ROOT = Path(__file__).parent.parent
@@ -38,4 +39,4 @@ def test_the_sweep_it_shows_expands(file: str, arms: list[str]) -> None:
 
 def test_it_names_every_baseline_and_every_sweep() -> None:
     sweeps = {p.stem for p in (ROOT / "sweeps").glob("*.py")} - {"__init__"}
-    assert all(f"`{name}`" in README for name in {*BASELINES, *sweeps})
+    assert all(f"`{name}`" in README for name in {*baselines(), *sweeps})

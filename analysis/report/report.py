@@ -128,12 +128,12 @@ def _downloads(table: Table) -> list[dict[str, str]]:
 def _table_markup(table: Table, pages: MlflowPages | None) -> str:
     """Cells lead to MLflow: the arm to its runs, the comparison to the page that holds it against the baseline."""
 
-    def address(row: Row, title: str) -> str | None:
+    def address(row: Row, key: str) -> str | None:
         if pages is None:
             return None
-        if title.startswith("against"):
+        if key == "against":
             return pages.compare([table.baseline, row.arm]) if row.role == "arm" else None
-        return pages.arm(row.arm) if title in ("arm", "n") else None
+        return pages.arm(row.arm) if key in ("arm", "n") else None
 
     return table_markup(table, address)
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED
-from experiments.plan.baselines import BASELINES
 from experiments.plan.overrides import base_configs
 from experiments.plan.parser import AddVerb, add_set
+from experiments.plan.registry import baselines
 from experiments.plan.sweep import Cell, make_cell
 from experiments.run import distributed
 from experiments.state.find import Found, find
 from experiments.state.state import state_of
 from experiments.store import schema
+from experiments.store.metrics import PROTOCOLS
 from experiments.store.run import Busy, RunDirectory, runs_root
 from experiments.tracking.lookup import run_id_of
 
@@ -32,7 +33,7 @@ def register(add: AddVerb) -> None:
         description="Train and evaluate one config here; the same command goes on after a stop. Several processes "
         "share one run: torchrun --nproc_per_node 2 -m experiments pretrain ...",
     )
-    one.add_argument("--baseline", required=True, metavar="NAME", help=", ".join(BASELINES))
+    one.add_argument("--baseline", required=True, metavar="NAME", help=", ".join(baselines()))
     add_set(one)
     one.set_defaults(run=pretrain)
 
@@ -58,7 +59,7 @@ def register(add: AddVerb) -> None:
         "--baseline",
         metavar="NAME",
         help="images for a file of another tool, or other images than a run's "
-        f"own (then only printed): {', '.join(BASELINES)}",
+        f"own (then only printed): {', '.join(baselines())}",
     )
     add_set(again)
     again.add_argument(
@@ -89,10 +90,8 @@ def register(add: AddVerb) -> None:
 
 
 def _protocols() -> str:
-    from moco.evaluation.protocols import PROTOCOLS
-
     width = max(map(len, PROTOCOLS))
-    return "protocols:\n" + "\n".join(f"  {name:<{width}}  {one.what}" for name, one in PROTOCOLS.items())
+    return "protocols:\n" + "\n".join(f"  {name:<{width}}  {what}" for name, what in PROTOCOLS.items())
 
 
 def pretrain(options: argparse.Namespace, command: str) -> int:

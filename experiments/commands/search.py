@@ -17,8 +17,8 @@ from experiments.commands import sweep as sweep_command
 from experiments.commands.answers import show_search, show_table
 from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, cluster_profile
-from experiments.plan.baselines import BASELINES
 from experiments.plan.parser import AddVerb, Parser, add_set, command_line
+from experiments.plan.registry import baselines
 from experiments.run.machine import make_slots
 from experiments.search.address import STORAGE, address_of, named
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
@@ -103,7 +103,7 @@ def parser(search: Search) -> Parser:
         metavar="NAME",
         help=f"local (default): workers on this machine; a Slurm profile: {', '.join(profile_names())}",
     )
-    add("--baseline", metavar="NAME", help=f"{', '.join(BASELINES)} (default: {search.base}, or the profile's)")
+    add("--baseline", metavar="NAME", help=f"{', '.join(baselines())} (default: {search.base}, or the profile's)")
     add_set(result)
     add("--trials", type=int, metavar="N", help=f"finished trials in all, done or pruned (default: {search.budget})")
     add("--workers", type=int, metavar="N", help="at a time (default: one per GPU, else one per core; on Slurm 4)")

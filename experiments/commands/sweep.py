@@ -23,10 +23,10 @@ from experiments.commands.answers import show_table, undecided
 from experiments.launch.adaptive import Rounds
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.options import DEBUG, INTERRUPTED, LOCAL, MAX_SEEDS, LaunchOptions, Place, cluster_profile
-from experiments.plan.baselines import BASELINES
 from experiments.plan.manifest import write_manifest
 from experiments.plan.overrides import base_configs
 from experiments.plan.parser import Parser, add_set, command_line
+from experiments.plan.registry import baselines
 from experiments.plan.sweep import Sweep, plan
 from experiments.run import distributed
 from experiments.run.machine import share_a_gpu, slots_on_gpus
@@ -76,7 +76,7 @@ def parser(sweep: Sweep) -> Parser:
         metavar="NAME",
         help=f"local (default): a pool on this machine; debug: one run here; a Slurm profile: {', '.join(profile_names())}",
     )
-    add("--baseline", metavar="NAME", help=f"{', '.join(BASELINES)} (default: {sweep.base}, or the profile's)")
+    add("--baseline", metavar="NAME", help=f"{', '.join(baselines())} (default: {sweep.base}, or the profile's)")
     add_set(result)
     add("--seeds", type=int, metavar="N", help=f"seeds 0 to N-1 for every arm (default: {sweep.seeds})")
     add("--only", nargs="+", action="extend", metavar="ARM", help="run these arms; the others stay planned")

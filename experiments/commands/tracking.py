@@ -52,6 +52,11 @@ def register(add: AddVerb) -> None:
     team.set_defaults(run=serve)
 
     table = add("names", help="every metric, tag and artifact, as a Markdown table", allow_abbrev=False)
+    table.add_argument(
+        "--write",
+        action="store_true",
+        help="into experiments/NAMES.md and experiments/store/readouts.json, after an edit",
+    )
     table.set_defaults(run=names)
 
     mirror = add("sync", help="bring MLflow up to date with the run directories", allow_abbrev=False)
@@ -78,9 +83,16 @@ def serve(options: argparse.Namespace, command: str) -> int:
 
 
 def names(options: argparse.Namespace, command: str) -> int:
+    from experiments.run.readouts import relearn_all
+    from experiments.store import metrics
     from experiments.tracking.notes import names_markdown
 
-    print(names_markdown(), end="")
+    relearn_all()
+    if options.write:
+        metrics.FILE.write_text(metrics.as_json(), encoding="utf-8")
+        (metrics.FILE.parents[1] / "NAMES.md").write_text(names_markdown(), encoding="utf-8")
+    else:
+        print(names_markdown(), end="")
     return 0
 
 

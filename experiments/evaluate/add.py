@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 from experiments.evaluate.weights import say, weights, weights_file
 from experiments.run import provenance
 from experiments.run.machine import hardware
+from experiments.run.readouts import readouts_of
 from experiments.run.stop import logging_to
 from experiments.state.state import state_of
-from experiments.store import schema
+from experiments.store import metrics, schema
 from experiments.store.files import replace_json
 from experiments.store.journal import last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import host
 from moco.config import Config, Data
-from moco.evaluation.protocols import protocol
 
 if TYPE_CHECKING:
     from moco.data.splits import ImageData
@@ -99,9 +99,7 @@ def images(data: Data) -> ImageData:
 
 def headlines(protocols: Sequence[str]) -> list[str]:
     """The readouts that a table knows, in the order of the protocols."""
-    from moco.evaluation.protocols import PROTOCOLS
-
-    return [name for one in protocols for name in PROTOCOLS[one].headlines if name in schema.READOUTS]
+    return [metric.key for one in protocols for metric in readouts_of(one)]
 
 
 LOGGER = logging.getLogger("experiments.evaluate")
@@ -121,7 +119,7 @@ def check_done(path: Path) -> RunDirectory:
 def missing(run: RunDirectory, protocols: Sequence[str]) -> list[str]:
     """Those whose first headline the run does not have."""
     has = known(run)
-    return [name for name in protocols if f"test/{protocol(name).headlines[0]}" not in has]
+    return [name for name in protocols if f"test/{readouts_of(name)[0].key}" not in has]
 
 
 def known(run: RunDirectory) -> dict[str, float]:
@@ -214,7 +212,7 @@ def add(run: RunDirectory, judged: Judgement, protocols: Sequence[str], weights:
 
 def in_words(values: Mapping[str, float | None], protocols: Sequence[str]) -> str:
     """The headlines: `retrieval_map 71.2  retrieval_recall1 93.1`."""
-    names = [headline for name in protocols for headline in protocol(name).headlines]
+    names = headlines(protocols)
     found = {name: values.get(f"test/{name}") for name in names}
     return "  ".join(f"{name} {value:.1f}" for name, value in found.items() if value is not None)
 
@@ -262,6 +260,8 @@ def _complete(run: RunDirectory) -> None:
     for name, value in known(run).items():
         group, readout = _parts(name)
         results[group].setdefault(readout, value)
+    if records := metrics.unshipped(results["test"]):
+        results["metrics"] = records
     replace_json(run.path / schema.RESULTS, results, sync=True)
 
 

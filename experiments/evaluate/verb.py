@@ -24,6 +24,7 @@ from experiments.launch.options import INTERRUPTED, LOCAL, Place
 from experiments.plan.overrides import base_configs
 from experiments.run import distributed
 from experiments.run.machine import make_slots
+from experiments.run.readouts import readouts_of
 from experiments.state.find import Found, cells_of, find
 from experiments.state.state import state_of
 from experiments.store import schema
@@ -32,7 +33,6 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
 from experiments.tracking.lookup import run_id_of
 from moco.config import Config
-from moco.evaluation.protocols import protocol
 from slurm.profiles import Profile, load_profile
 
 ShowTable = Callable[[Path, str, str], None]  # prints the table of the sweep with that label, by that readout
@@ -61,7 +61,7 @@ class EvaluateOptions:
     def of(given: argparse.Namespace) -> EvaluateOptions:
         protocols = tuple(dict.fromkeys(given.protocol or DEFAULT))
         for name in protocols:
-            protocol(name)
+            readouts_of(name)
         if given.set and not given.baseline:
             raise ValueError(
                 "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.plan.baselines import BASELINES
+from experiments.plan.registry import baselines
 from experiments.plan.sweep import difference
 from experiments.state.find import Found, cells_of
 from experiments.state.state import state_of
@@ -91,8 +91,12 @@ def _detectron2(file: str, config: Config) -> str:
     )
 
 
-PAPERS = tuple(name for name in BASELINES if name.startswith("imagenet_"))
 WITHOUT = ("train.seed",)  # no part of a recipe
+
+
+def papers() -> tuple[str, ...]:
+    """The baselines that are a paper's own recipe."""
+    return tuple(name for name in baselines() if name.startswith("imagenet_"))
 
 
 def card_of(run: Path, config: Config, files: dict[str, Path]) -> str:
@@ -101,10 +105,10 @@ def card_of(run: Path, config: Config, files: dict[str, Path]) -> str:
     lines += [
         "## Difference to named recipes",
         "",
-        *_against(config, tuple(BASELINES), "the nearest of this suite"),
+        *_against(config, tuple(baselines()), "the nearest of this suite"),
         "",
     ]
-    lines += [*_against(config, PAPERS, "the nearest of the papers"), ""]
+    lines += [*_against(config, papers(), "the nearest of the papers"), ""]
     lines += ["## Readouts, test split", "", *_readouts(run), ""]
     lines += ["## Loading", "", _pixels(config)]
     for target, path in files.items():
@@ -113,8 +117,8 @@ def card_of(run: Path, config: Config, files: dict[str, Path]) -> str:
 
 
 def _method(config: Config) -> list[str]:
-    near, changed = nearest(config, tuple(BASELINES))
-    contract = (BASELINES[near].__doc__ or "").strip().splitlines()[0]
+    near, changed = nearest(config, tuple(baselines()))
+    contract = (baselines()[near].__doc__ or "").strip().splitlines()[0]
     loss = config.loss
     if isinstance(loss, CrossEntropy):
         how = "Supervised: cross entropy over the classes."
@@ -178,7 +182,7 @@ def _code(attempt: schema.Attempt) -> str:
 
 def nearest(config: Config, names: Sequence[str]) -> tuple[str, dict[str, tuple[Any, Any]]]:
     """The named recipe with the fewest differences, and those: field -> (here, there)."""
-    found = {name: difference(config, BASELINES[name]()) for name in names}
+    found = {name: difference(config, baselines()[name]()) for name in names}
     name = min(found, key=lambda one: len(found[one]))
     return name, {field: values for field, values in found[name].items() if field not in WITHOUT}
 

@@ -1,4 +1,4 @@
-"""Named starting points. A docstring here is a contract: source, command, cost, the number to expect.
+"""Baselines that run anywhere: digits, shapes, your own images. Each docstring is a contract: source, command, cost, number.
 
 python -m experiments pretrain --baseline NAME [--set FIELD=VALUE ...]
 python sweeps/queue_size.py --baseline NAME
@@ -6,25 +6,9 @@ python sweeps/queue_size.py --baseline NAME
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
 from dataclasses import replace
 
-from experiments.plan.baselines_published import (
-    cifar10_moco_v1,
-    cifar10_moco_v2,
-    cifar10_moco_v2plus,
-    cifar10_moco_v3,
-    cifar10_moco_v3_vit,
-    cifar10_simclr,
-    cifar10_supcon,
-    imagenet_moco_v1,
-    imagenet_moco_v2,
-    imagenet_moco_v3_resnet50,
-    imagenet_moco_v3_vit_base,
-    imagenet_moco_v3_vit_small,
-    reduced_compute,
-)
+from experiments.plan.registry import baseline
 from moco.config import (
     SGD,
     AdamW,
@@ -43,6 +27,7 @@ from moco.config import (
 from moco.methods import AUGMENT_V1, moco_v2
 
 
+@baseline
 def digits() -> Config:
     """MoCo v1 on the 1,797 digits that scikit-learn ships: no download, seconds a run. The default of every sweep.
 
@@ -75,6 +60,7 @@ def digits() -> Config:
     )
 
 
+@baseline
 def digits4() -> Config:
     """The first four classes of the digits (518 training images) for comparisons with few labels: a queue they can fill.
 
@@ -90,6 +76,7 @@ def digits4() -> Config:
     )
 
 
+@baseline
 def shapes() -> Config:
     """MoCo v1 on drawn shapes whose colour, place, size and light are nuisances: no download; separates augmentations.
 
@@ -108,6 +95,7 @@ def shapes() -> Config:
     )
 
 
+@baseline
 def folder() -> Config:
     """Your own images: `--baseline folder --set data.root=DIR`, DIR holding train/<class>/* and val/<class>/*.
 
@@ -123,36 +111,3 @@ def folder() -> Config:
         optim=SGD(lr=0.03, weight_decay=5e-4, schedule=Cosine()),
         train=Train(epochs=100, batch_size=64),
     )
-
-
-BASELINES: dict[str, Callable[[], Config]] = {
-    f.__name__: f
-    for f in (
-        digits,
-        digits4,
-        shapes,
-        folder,
-        reduced_compute,
-        cifar10_moco_v1,
-        cifar10_moco_v2,
-        cifar10_moco_v2plus,
-        cifar10_moco_v3,
-        cifar10_moco_v3_vit,
-        cifar10_simclr,
-        cifar10_supcon,
-        imagenet_moco_v1,
-        imagenet_moco_v2,
-        imagenet_moco_v3_resnet50,
-        imagenet_moco_v3_vit_small,
-        imagenet_moco_v3_vit_base,
-    )
-}
-
-
-def baseline(name: str) -> Config:
-    """The config of that name; ValueError names what exists."""
-    if name not in BASELINES:
-        close = difflib.get_close_matches(name, BASELINES, n=1)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"baseline {name}: no such baseline, there are {', '.join(BASELINES)}{meant}")
-    return BASELINES[name]()

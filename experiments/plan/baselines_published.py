@@ -1,6 +1,6 @@
 """Baselines of public data: the recipes others have published numbers for, and their nearest kin. None is repeated here.
 
-A docstring is a contract, as in `experiments.plan.baselines`, which lists them all. Command of each:
+A docstring is a contract, as in `experiments.plan.baselines`. Command of each:
 python -m experiments pretrain --baseline NAME. Some training images are held out for choices: the published numbers had all.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from experiments.plan.registry import baseline
 from moco.config import (
     SGD,
     Augment,
@@ -29,6 +30,23 @@ from moco.methods import VIT_BASE, moco_v1, moco_v2, moco_v2plus, moco_v3, moco_
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
+@baseline
+def reduced_compute() -> Config:
+    """Little compute: ResNet-18 with a head that narrows 512 -> 100 -> 50 -> 25, T 0.05, 50 epochs.
+
+    Source: ours but for head and temperature, which users run so; data, views and optimiser of `cifar10_moco_v2`. No
+    published number. At this temperature the explicit form of InfoNCE overflows in fp16 (`moco.losses`); ours does not.
+    """
+    v2 = cifar10_moco_v2()
+    return replace(
+        v2,
+        head=Head(hidden=(100, 50), dim=25),
+        loss=InfoNCE(0.05),
+        train=replace(v2.train, epochs=50),
+    )
+
+
+@baseline
 def cifar10_moco_v1() -> Config:
     """The authors' CIFAR-10 notebook, exactly: v1 head, no blur, SplitBatchNorm 8, kNN on the 128-d projection.
 
@@ -59,6 +77,7 @@ def cifar10_moco_v1() -> Config:
     )
 
 
+@baseline
 def cifar10_moco_v2() -> Config:
     """The notebook's data, encoder and optimiser with v2's MLP head, temperature and plain cosine.
 
@@ -74,6 +93,7 @@ def cifar10_moco_v2() -> Config:
     )
 
 
+@baseline
 def cifar10_moco_v2plus() -> Config:
     """Symmetric v2 with two queues, ResNet-18, 1,000 epochs.
 
@@ -87,28 +107,7 @@ def cifar10_moco_v2plus() -> Config:
     )
 
 
-def cifar10_supcon() -> Config:
-    """Supervised contrast, ResNet-18, 1,000 epochs, T 0.2, twice the colour jitter, BatchNorm over the whole batch.
-
-    Source: solo-learn, scripts/pretrain/cifar/supcon.yaml: 93.82 % linear top-1; they train in fp16.
-    """
-    base = cifar10_moco_v2plus()
-    return replace(
-        supcon(simclr(base)),
-        loss=InfoNCE(0.2, symmetric=True, positives="label"),
-        augment=replace(base.augment, jitter=(0.8, 0.8, 0.8, 0.2)),
-        optim=replace(base.part(SGD), lr=0.4, weight_decay=1e-5),
-    )
-
-
-def cifar10_simclr() -> Config:
-    """`cifar10_supcon` without the labels: the positive is the image's own other view.
-
-    Source: ours, by analogy; no published number (solo-learn's SimCLR has another optimiser: 90.74 % linear top-1).
-    """
-    return replace(cifar10_supcon(), loss=InfoNCE(0.2, symmetric=True))
-
-
+@baseline
 def cifar10_moco_v3() -> Config:
     """MoCo v3's ResNet recipe at 32 pixels: ResNet-18, T 0.2, batch 256, 1,000 epochs, no blur.
 
@@ -127,6 +126,7 @@ def cifar10_moco_v3() -> Config:
     )
 
 
+@baseline
 def cifar10_moco_v3_vit() -> Config:
     """MoCo v3 with a ViT-tiny (192 wide, 12 blocks, 3 heads) on patches of 4 pixels: 64 tokens, a narrower projector.
 
@@ -143,6 +143,30 @@ def cifar10_moco_v3_vit() -> Config:
     )
 
 
+@baseline
+def cifar10_simclr() -> Config:
+    """`cifar10_supcon` without the labels: the positive is the image's own other view.
+
+    Source: ours, by analogy; no published number (solo-learn's SimCLR has another optimiser: 90.74 % linear top-1).
+    """
+    return replace(cifar10_supcon(), loss=InfoNCE(0.2, symmetric=True))
+
+
+@baseline
+def cifar10_supcon() -> Config:
+    """Supervised contrast, ResNet-18, 1,000 epochs, T 0.2, twice the colour jitter, BatchNorm over the whole batch.
+
+    Source: solo-learn, scripts/pretrain/cifar/supcon.yaml: 93.82 % linear top-1; they train in fp16.
+    """
+    base = cifar10_moco_v2plus()
+    return replace(
+        supcon(simclr(base)),
+        loss=InfoNCE(0.2, symmetric=True, positives="label"),
+        augment=replace(base.augment, jitter=(0.8, 0.8, 0.8, 0.2)),
+        optim=replace(base.part(SGD), lr=0.4, weight_decay=1e-5),
+    )
+
+
 def solo_learn(method: Config) -> Config:
     """The method as solo-learn runs CIFAR-10: ResNet-18, batch 256, 1,000 epochs."""
     return replace(
@@ -154,31 +178,19 @@ def solo_learn(method: Config) -> Config:
     )
 
 
-def reduced_compute() -> Config:
-    """Little compute: ResNet-18 with a head that narrows 512 -> 100 -> 50 -> 25, T 0.05, 50 epochs.
-
-    Source: ours but for head and temperature, which users run so; data, views and optimiser of `cifar10_moco_v2`. No
-    published number. At this temperature the explicit form of InfoNCE overflows in fp16 (`moco.losses`); ours does not.
-    """
-    v2 = cifar10_moco_v2()
-    return replace(
-        v2,
-        head=Head(hidden=(100, 50), dim=25),
-        loss=InfoNCE(0.05),
-        train=replace(v2.train, epochs=50),
-    )
-
-
+@baseline
 def imagenet_moco_v1() -> Config:
     """MoCo v1, ResNet-50, 200 epochs (arXiv:1911.05722): 60.6 % linear top-1; 53 h on 8 V100 by the authors' README."""
     return imagenet(moco_v1())
 
 
+@baseline
 def imagenet_moco_v2() -> Config:
     """MoCo v2, ResNet-50, 200 epochs (arXiv:2003.04297): 67.5 % linear top-1; 53 h on 8 V100 by the authors' README."""
     return imagenet(moco_v2())
 
 
+@baseline
 def imagenet_moco_v3_resnet50() -> Config:
     """MoCo v3, ResNet-50, 100 epochs at batch 4096 (arXiv:2104.02057; authors' README): 68.9 % linear top-1.
 
@@ -187,6 +199,7 @@ def imagenet_moco_v3_resnet50() -> Config:
     return imagenet(moco_v3())
 
 
+@baseline
 def imagenet_moco_v3_vit_small() -> Config:
     """MoCo v3, ViT-Small with 12 heads, 300 epochs at batch 4096 (arXiv:2104.02057; authors' README): 73.2 % linear top-1.
 
@@ -195,6 +208,7 @@ def imagenet_moco_v3_vit_small() -> Config:
     return imagenet(moco_v3_vit())
 
 
+@baseline
 def imagenet_moco_v3_vit_base() -> Config:
     """MoCo v3, ViT-Base, 300 epochs at batch 4096 (arXiv:2104.02057; authors' README): 76.7 % linear top-1.
 

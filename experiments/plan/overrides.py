@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
-from experiments.plan.baselines import baseline
+from experiments.plan.registry import baseline_config
 from moco.config import Config
 from moco.config.plain import alternatives, group_classes, type_hints
 
@@ -31,7 +31,7 @@ YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 def base_configs(name: str, assignments: Sequence[str]) -> tuple[Config, Config]:
     """The named baseline with the user's settings, and as it is named. Raises ValueError."""
-    preset = baseline(name)
+    preset = baseline_config(name)
     return apply(preset, assignments), preset
 
 

@@ -18,9 +18,10 @@ from experiments.plan.configs import config_of
 from experiments.plan.sweep import total_steps
 from experiments.run import distributed, provenance
 from experiments.run.machine import gpu_driver, hardware
+from experiments.run.readouts import learn_registered
 from experiments.run.stop import STOP_SIGNALS, StopRequest, beating, logging_to
 from experiments.run.system import SystemMetrics
-from experiments.store import schema
+from experiments.store import metrics, schema
 from experiments.store.files import Appender, age_of, now, replace_json
 from experiments.store.journal import RESUMED_AT, add_line, last_values
 from experiments.store.run import Busy, RunDirectory
@@ -230,7 +231,10 @@ class _Attempt:
             if group in groups:
                 groups[group][readout] = value
         seconds = round(self.earlier_seconds + self._seconds(), 3)
-        results = {**groups, "seconds": seconds, "steps": self.status["total_steps"]}
+        learn_registered()
+        results: dict[str, Any] = {**groups, "seconds": seconds, "steps": self.status["total_steps"]}
+        if records := metrics.unshipped(groups["test"]):
+            results["metrics"] = records
         replace_json(self.run.path / schema.RESULTS, results, sync=True)
         self.status["step"] = self.status["total_steps"]
         readouts = ", ".join(f"{k} {groups['test'][k]:.1f}" for k in schema.READOUTS if k in groups["test"])

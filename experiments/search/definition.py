@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.plan import sweep
-from experiments.plan.baselines import baseline as named
 from experiments.plan.overrides import apply
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import label_of
 from experiments.search.space import (
     Choice,
@@ -110,7 +110,7 @@ class Planned:
 
 def plan(search: Search, base_name: str, assignments: Sequence[str]) -> Planned:
     """Check a search. Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner."""
-    preset = named(base_name)
+    preset = baseline_config(base_name)
     base = apply(preset, assignments)
     base = replace(base, data=resolve(base.data))
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.plan.baselines import baseline
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import Sweep
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
@@ -131,7 +131,7 @@ def source(record: SearchRecord, chosen: Winner) -> str:
     """Python, fit for experiments/plan/baselines.py, with the numbers behind it; ends with a newline."""
     name, trial = f"{record['base']}_{record['name'].removeprefix('search_')}", chosen.trial
     winning: Config = from_plain(Config, trial["config"])
-    changes = differences(baseline(record["base"]), winning, "base")
+    changes = differences(baseline_config(record["base"]), winning, "base")
     lines = [
         f"def {name}() -> Config:",
         f'{INDENT}"""{record["base"]} with what a search found: {_evidence(record, chosen)}',

@@ -28,6 +28,14 @@ from __future__ import annotations
 
 from typing import Any, Final, TypedDict
 
+from experiments.store.metrics import ADDED as ADDED
+from experiments.store.metrics import AT_END as AT_END
+from experiments.store.metrics import DETAILS as DETAILS
+from experiments.store.metrics import METRICS as METRICS
+from experiments.store.metrics import ON_REQUEST as ON_REQUEST
+from experiments.store.metrics import READOUTS as READOUTS
+from experiments.store.metrics import SYSTEM_METRICS as SYSTEM_METRICS
+
 STORE_VERSION: Final = 1
 
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
@@ -54,73 +62,10 @@ STALE_SECONDS: Final = (
     180.0  # without a heartbeat on another machine: 36 missed ones, longer than a shared disk's cache
 )
 
-# Readouts of the test split, percent. The order is that of the CSV table.
+# Readouts that code names; all of them, with title and meaning, are in `metrics`.
 LINEAR, KNN20, KNN200, FEW_LABEL = "linear_top1", "knn20_top1", "knn200_top1", "few_label_top1"
 FINETUNE: Final = "finetune_top1"
-# Those that `python -m experiments evaluate` adds to finished runs; the protocols are in moco/evaluation/protocols.py.
-ADDED: Final[dict[str, str]] = {  # readout -> its title in tables
-    "few_label_1pct_top1": "1 % labels",
-    "few_label_10pct_top1": "10 % labels",
-    "retrieval_map": "retrieval mAP",
-    "retrieval_recall1": "retrieval R@1",
-    "retrieval_recall5": "retrieval R@5",
-    "retrieval_recall10": "retrieval R@10",
-    "finetune_frozen_top1": "fine-tuned, frozen",
-    "linear_paper_top1": "linear, lr 30",
-    "linear_v3_top1": "linear, v3's",
-}
-# Those that training ends with, the last one if the config asks for it.
-AT_END: Final = (LINEAR, KNN20, KNN200, FEW_LABEL, FINETUNE)
-# A column only in a table that compares them.
-DETAILS: Final = ("retrieval_recall1", "retrieval_recall5", "retrieval_recall10")
-READOUTS: Final = (*AT_END, *ADDED)
-ON_REQUEST: Final = (FINETUNE, *ADDED)  # absent unless the config or `evaluate` asks for them
-
 RANDOM_INIT: Final = "random init"  # the arm that every table has
-
-# Metric keys of the journal that are mirrored to MLflow, grouped by slash. Other keys stay in the journal.
-METRICS: Final[dict[str, str]] = {
-    "train/loss": "InfoNCE, natural log; mean over the steps since the last record",
-    "train/loss_over_chance": "loss / log(K + 1): 1 is learning nothing",
-    "train/contrast_top1": "percent of queries whose own key scores highest",
-    "train/gap": "mean positive cosine minus mean negative cosine",
-    "train/lr": "learning rate",
-    "features/rank": "effective rank of the queries, exp(entropy of the normalised singular values)",
-    "features/alignment": "mean squared distance of two views of one image on the unit sphere (Wang and Isola)",
-    "features/uniformity": "log of the mean Gaussian potential of queries (Wang and Isola); lower is more uniform",
-    "queue/age": "mean age of the keys in the queue, steps",
-    "queue/own_image": "percent of queries whose own image also sits in the queue as a negative",
-    "queue/key_drift": "1 - cosine of fixed images' keys now and about one queue turnover ago",
-    "speed/images_per_s": "images per second since the last record, evaluation excluded",
-    "speed/data_wait": "share of that time spent waiting for data",
-    "validation/knn20_top1": "percent, during training, on the images held out of train",
-    "test/linear_top1": "percent, at the end; learning rate and weight decay chosen on the validation split",
-    "test/knn20_top1": "percent, at the end, k = 20",
-    "test/knn200_top1": "percent, at the end, k = 200",
-    "validation/finetune_top1": "percent, after each epoch of fine-tuning on a few labels, if it is asked for",
-    "test/finetune_top1": "percent, after fine-tuning on a few labels; learning rate chosen on the validation split",
-    "test/few_label_top1": "percent, at the end, from a few labels per class",
-    "test/few_label_1pct_top1": "percent, from 1 % of the labels, at least one per class",
-    "test/few_label_10pct_top1": "percent, from 10 % of the labels",
-    "test/retrieval_map": "mean average precision, percent; test images ask, the training images are ranked by cosine",
-    "test/retrieval_recall1": "percent of test images whose nearest training image is of their class",
-    "test/retrieval_recall5": "percent with one of their class among the nearest 5",
-    "test/retrieval_recall10": "percent with one of their class among the nearest 10",
-    "validation/finetune_frozen_top1": "percent, after each epoch of the same with a frozen encoder",
-    "test/finetune_frozen_top1": "percent, a classifier trained on a few labels over the frozen encoder, with augmentation",
-    "test/linear_paper_top1": "percent, the protocol of the v1 and v2 papers: lr 30 on the features as they are",
-    "test/linear_v3_top1": "percent, the protocol of the v3 paper",
-}
-
-# What the machine does meanwhile, in the journal and mirrored as the others; MLflow shows `system/` on a page of its own.
-SYSTEM_METRICS: Final[dict[str, str]] = {
-    "system/cpu_percent": "processor time of the run's processes per second, 100 is one core",
-    "system/memory_mb": "resident memory of the run's processes, MB of 10^6 bytes; shared pages count in each",
-    "system/gpu_percent": "share of time in which a kernel ran on the run's GPU, as the driver says",
-    "system/gpu_memory_mb": "memory in use on that GPU by all processes, MB",
-    "system/gpu_memory_percent": "the same as a share of the memory that the GPU has",
-    "system/gpu_power_w": "power that GPU draws, watts",
-}
 
 # MLflow tags of a run.
 TAGS: Final[dict[str, str]] = {
@@ -145,6 +90,7 @@ TAGS: Final[dict[str, str]] = {
     "moco.hardware": "GPU or processor of the last attempt",
     "moco.seconds": "of a done run: wall clock of all attempts",
     "moco.steps": "of a done run: its steps",
+    "moco.readouts": "of a done run with readouts that the program's own list lacks: their records, as JSON",
     "moco.device_seconds": "seconds of all attempts, also failed and cancelled ones, times their processes (one device each)",
     "moco.uncommitted": "short hash of the changes that were not committed; absent for a clean tree",
 }
@@ -222,6 +168,7 @@ class Results(TypedDict, total=False):
     test: dict[str, float]  # readout -> percent; the names of READOUTS and any other the evaluation gives
     validation: dict[str, float]
     readout: dict[str, float]  # facts about the readouts, such as the chosen learning rate
+    metrics: list[dict[str, Any]]  # records of readouts that `metrics.readouts.json` lacks
     seconds: float  # wall clock of all attempts
     steps: int
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.state.state import RunState, state_of
-from experiments.store import schema
+from experiments.store import metrics, schema
 from experiments.store.journal import read_journal
 from experiments.store.run import RunDirectory
 from experiments.store.states import device_seconds
@@ -32,7 +32,6 @@ from moco.config.plain import canonical_json, flatten, from_plain
 
 
 POINTS_PER_KEY = 2_000  # a longer history is thinned: charts show no more, and the UI slows down
-MIRRORED = (*schema.METRICS, *schema.SYSTEM_METRICS)
 
 Record = Mapping[str, Any]
 
@@ -47,6 +46,11 @@ class Point:
     step: int
 
 
+def mirrored() -> tuple[str, ...]:
+    """The keys of a journal that MLflow gets."""
+    return (*schema.METRICS, *schema.SYSTEM_METRICS)
+
+
 def points(records: Iterable[Record], total_steps: int | None) -> tuple[Point, ...]:
     """The finite values of the documented metrics, thinned to about `POINTS_PER_KEY` for each.
 
@@ -56,11 +60,12 @@ def points(records: Iterable[Record], total_steps: int | None) -> tuple[Point, .
     """
     kept: list[Point] = []
     place: dict[tuple[str, int], int] = {}
+    keys = mirrored()
     for record in records:
         step, time_ms = record["step"], round(record["time"] * 1000)
         bin_ = _bin(step, total_steps)
         values = values_of(record)
-        for key in MIRRORED:
+        for key in keys:
             value = values.get(key)
             if value is None or not math.isfinite(value):
                 continue
@@ -296,11 +301,13 @@ def _tags(
 def _spent(run: RunDirectory, state: RunState, attempts: list[schema.Attempt]) -> dict[str, str | None]:
     """What a reader would have to fetch results.json for, and what all attempts took."""
     results = (run.results() if state.state == schema.DONE else None) or schema.Results()
-    found = {
+    found: dict[str, Any] = {
         "seconds": results.get("seconds"),
         "steps": results.get("steps"),
         "device_seconds": device_seconds(attempts),
     }
+    metrics.learn_plain(own := results.get("metrics"))  # before the journal's keys are chosen
+    found["readouts"] = own
     return {f"moco.{name}": None if value is None else json.dumps(value) for name, value in found.items()}
 
 

@@ -134,7 +134,7 @@ def sweep_note(manifest: schema.Manifest, arms: Sequence[Row], commits: Iterable
 
 HEAD = """# Names in MLflow
 
-Made by `python -m experiments names` from `experiments/store/schema.py`; a test holds this file against it.
+Made by `python -m experiments names` from `experiments/store/metrics.py`, `schema.py` and `@readout`; a test writes it.
 
 A sweep is an experiment, named by its label (`queue_size@digits,train.epochs=5`). In it a parent run `sweep NAME`, below it
 a run `ARM seed=SEED` for every arm and seed. A search is shown the same way, its parent `search NAME`. Params of a run are

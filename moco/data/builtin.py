@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moco.data.catalog import SETS
+from moco.data.catalog import sets
 from moco.data.holdout import hold_out
 from moco.data.splits import Arrays
 from moco.randomness import generator
@@ -110,8 +110,8 @@ def shapes(image_size: int) -> Arrays:
 
     The same figures at every size; only the pixel noise is drawn per pixel.
     """
-    train, train_labels_N = draw("train", SETS["shapes"].train // len(FIGURES), image_size)
-    test, test_labels_N = draw("test", SETS["shapes"].test // len(FIGURES), image_size)
+    train, train_labels_N = draw("train", sets()["shapes"].train // len(FIGURES), image_size)
+    test, test_labels_N = draw("test", sets()["shapes"].test // len(FIGURES), image_size)
     return Arrays(train, train_labels_N, test, test_labels_N, tuple(FIGURES))
 
 
@@ -164,7 +164,7 @@ def digits(classes: int = 10) -> Arrays:
     The 360 test images are stratified and fixed for ever; of fewer classes there are fewer.
     """
     pixels_N1HW, labels_N = _read()
-    train, test = hold_out(labels_N, SETS["digits"].test, "digits", "test")
+    train, test = hold_out(labels_N, sets()["digits"].test, "digits", "test")
     train, test = (kept[labels_N[kept] < classes] for kept in (train, test))
     images_N3HW = pixels_N1HW.mul(255 / 16).expand(-1, 3, -1, -1)
     return Arrays(

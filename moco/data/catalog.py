@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
 
 from moco.config import Data
 from moco.data.folder import Listing, list_folder
@@ -29,80 +33,44 @@ class SetFacts:
     provide: str = ""  # what to put there by hand
     downloads: bool = False
     files: bool = False  # image files on disk, which can be streamed; else arrays, always held in memory
+    folder: str = ""  # of its own under the shared folder of downloads, if it has one
+    archives: str = ""  # pattern of files under the root that `present` is unpacked from when it is not there
 
 
-def _torchvision(name: str, *arguments: str) -> str:
-    call = ", ".join(["'DIR'", *arguments, "download=True"])
-    return f'python -c "import torchvision; torchvision.datasets.{name}({call})" on a machine with a network'
+Load = Callable[[Data, Callable[[str], None]], Any]  # gives a moco.data.splits.ImageData
+
+_FACTS: dict[str, SetFacts] = {}
+_LOADERS: dict[str, Load] = {}
 
 
-SETS: dict[str, SetFacts] = {
-    "digits": SetFacts(1437, 360, 10, 8, "BSD-3-Clause with scikit-learn; UCI, CC BY 4.0"),
-    "digits4": SetFacts(575, 145, 4, 8, "as the digits, the first four classes of them"),
-    "shapes": SetFacts(4000, 1000, 10, None, "drawn by this package"),
-    "cifar10": SetFacts(
-        50_000,
-        10_000,
-        10,
-        32,
-        "no licence stated, research use; 170 MB",
-        present="cifar-10-batches-py",
-        provide=_torchvision("CIFAR10"),
-        downloads=True,
-    ),
-    "cifar100": SetFacts(
-        50_000,
-        10_000,
-        100,
-        32,
-        "no licence stated, research use; 169 MB",
-        present="cifar-100-python",
-        provide=_torchvision("CIFAR100"),
-        downloads=True,
-    ),
-    "stl10": SetFacts(
-        5_000,
-        8_000,
-        10,
-        96,
-        "from ImageNet, research use; 2.6 GB",
-        unlabelled=100_000,
-        present="stl10_binary",
-        provide=_torchvision("STL10"),
-        downloads=True,
-    ),
-    "fashion_mnist": SetFacts(
-        60_000,
-        10_000,
-        10,
-        28,
-        "MIT; 30 MB",
-        present="FashionMNIST",
-        provide=_torchvision("FashionMNIST"),
-        downloads=True,
-    ),
-    "imagenette": SetFacts(
-        9_469,
-        3_925,
-        10,
-        None,
-        "Apache-2.0; 0.1 to 1.6 GB by size",
-        present="{imagenette}",
-        provide=_torchvision("Imagenette", "size='{imagenette_size}'"),
-        downloads=True,
-        files=True,
-    ),
-    "imagenet": SetFacts(
-        1_281_167,
-        50_000,
-        1000,
-        None,
-        "research only, on request from image-net.org; 150 GB",
-        present="train",
-        provide="train/<class>/*.JPEG and val/<class>/*.JPEG, or the three ILSVRC2012 archives from image-net.org",
-        files=True,
-    ),
-}
+def image_set(facts: SetFacts) -> Callable[[Load], Load]:
+    """Register a loader, and what is known of its set, under the function's name. The loader imports torch in its body."""
+
+    def register(load: Load) -> Load:
+        _FACTS[load.__name__], _LOADERS[load.__name__] = facts, load
+        return load
+
+    return register
+
+
+def sets() -> dict[str, SetFacts]:
+    """Every set of a file in `moco/data/sets`, in the order of the files' names and of the definitions in them."""
+    _import_all()
+    return _FACTS
+
+
+def loader_of(name: str) -> Load:
+    """What reads the images of that set. Only for names of `sets()`."""
+    _import_all()
+    return _LOADERS[name]
+
+
+@cache
+def _import_all() -> None:
+    package = import_module("moco.data.sets")
+    for module in sorted(module.name for module in iter_modules(package.__path__)):
+        import_module(f"{package.__name__}.{module}")
+
 
 _IMAGENETTE = {"160px": 160, "320px": 320}
 
@@ -126,17 +94,17 @@ def root_of(data: Data) -> Path:
     if data.root:
         return Path(data.root).expanduser().absolute()
     shared = Path(os.environ.get("MOCO_DATA") or "~/.cache/moco").expanduser().absolute()
-    return shared / "imagenet" if data.name == "imagenet" else shared
+    return shared / facts.folder if (facts := sets().get(data.name)) else shared
 
 
 def present_path(data: Data) -> Path:
-    return root_of(data) / SETS[data.name].present.format(imagenette=imagenette_folder(data.image_size))
+    return root_of(data) / sets()[data.name].present.format(imagenette=imagenette_folder(data.image_size))
 
 
 def how_to_provide(data: Data) -> str:
     """One clause for error messages: the command or the files, and where they belong."""
-    provide = SETS[data.name].provide.format(imagenette_size=imagenette_size(data.image_size))
-    if SETS[data.name].downloads:
+    provide = sets()[data.name].provide.format(imagenette_size=imagenette_size(data.image_size))
+    if sets()[data.name].downloads:
         return f"run {provide.replace('DIR', str(root_of(data)))} and copy the folder here, or set data.root"
     return f"put {provide} into {root_of(data)}, or set data.root"
 
@@ -151,7 +119,7 @@ def training_images(data: Data) -> int:
     if data.name == FOLDER:
         total = _listed_once(data) if data.fingerprint else len(folder_listing(data).train_files)
         return total - held_out(total, data.validation_share)
-    facts = SETS[data.name]
+    facts = sets()[data.name]
     return facts.unlabelled or facts.train - held_out(facts.train, data.validation_share)
 
 
@@ -166,9 +134,9 @@ def resolve(data: Data) -> Data:
         listing = folder_listing(replace(data, fingerprint=""))
         _require_holdout(listing, data.validation_share)
         return replace(data, root=str(listing.root), fingerprint=listing.fingerprint)
-    facts = SETS[data.name]
+    facts = sets()[data.name]
     if data.stream and not facts.files:
-        streaming = ", ".join([FOLDER, *(name for name, f in SETS.items() if f.files)])
+        streaming = ", ".join([FOLDER, *(name for name, f in sets().items() if f.files)])
         raise ValueError(f"data.stream = True: {data.name} is always held in memory; only {streaming} can be streamed")
     if facts.present and not (facts.downloads and data.download):
         require_present(data)
@@ -177,14 +145,13 @@ def resolve(data: Data) -> Data:
 
 def require_present(data: Data) -> None:
     """Raises ValueError, in one sentence with the remedy, unless the set is on the disk."""
-    path = present_path(data)
-    archives = path.parent.glob("ILSVRC2012_img_train.tar")
-    if not path.is_dir() and not (data.name == "imagenet" and any(archives)):
+    path, archives = present_path(data), sets()[data.name].archives
+    if not path.is_dir() and not (archives and any(path.parent.glob(archives))):
         raise ValueError(f"data.name = {data.name}: {path} is not there; {how_to_provide(data)}")
 
 
 def _require_known(data: Data) -> None:
-    known = [*SETS, FOLDER]
+    known = [*sets(), FOLDER]
     if data.name not in known:
         close = difflib.get_close_matches(data.name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from moco.config import Data
-from moco.data.catalog import SETS, how_to_provide, imagenette_size, present_path, root_of
+from moco.data.catalog import how_to_provide, imagenette_size, present_path, root_of, sets
 from moco.data.decode import Log
 from moco.data.folder import Listing, list_folder
 from moco.data.splits import Arrays
@@ -25,20 +25,20 @@ from moco.data.splits import Arrays
 PATIENCE_SECONDS = 30.0  # without a byte from the server
 
 
-def arrays(data: Data, log: Log) -> Arrays:
-    """CIFAR-10, CIFAR-100, STL-10 or FashionMNIST. Raises ValueError, one sentence, when it cannot be had."""
+def arrays(read: Callable[[dict[str, Any]], Arrays], data: Data, log: Log) -> Arrays:
+    """What `read` makes of torchvision's set, by its arguments `root` and `download`. Raises ValueError, one sentence, when
+    it cannot be had."""
     with _fetching(data, log) as options:
-        read = {"cifar10": _cifar10, "cifar100": _cifar100, "stl10": _stl10, "fashion_mnist": _fashion}
-        return read[data.name](options)
+        return read(options)
 
 
-def _cifar10(options: dict[str, Any]) -> Arrays:
+def cifar10(options: dict[str, Any]) -> Arrays:
     from torchvision.datasets import CIFAR10
 
     return _cifar(CIFAR10, options)
 
 
-def _cifar100(options: dict[str, Any]) -> Arrays:
+def cifar100(options: dict[str, Any]) -> Arrays:
     from torchvision.datasets import CIFAR100
 
     return _cifar(CIFAR100, options)
@@ -55,14 +55,14 @@ def _cifar(dataset: Callable[..., Any], options: dict[str, Any]) -> Arrays:
     )
 
 
-def _fashion(options: dict[str, Any]) -> Arrays:
+def fashion_mnist(options: dict[str, Any]) -> Arrays:
     from torchvision.datasets import FashionMNIST
 
     train, test = FashionMNIST(train=True, **options), FashionMNIST(train=False, **options)
     return Arrays(train.data[:, None], train.targets, test.data[:, None], test.targets, tuple(train.classes))
 
 
-def _stl10(options: dict[str, Any]) -> Arrays:
+def stl10(options: dict[str, Any]) -> Arrays:
     """Files store columns first; torchvision's array is (N, 3, H, W) again."""
     from torchvision.datasets import STL10
 
@@ -77,12 +77,11 @@ def _stl10(options: dict[str, Any]) -> Arrays:
     return Arrays(images(train), labels(train), images(test), labels(test), tuple(train.classes), images(unlabelled))
 
 
-def listing(data: Data, log: Log) -> Listing:
-    """The files of Imagenette or ImageNet. Raises ValueError when they cannot be had or some are missing."""
+def listing(fetch: Callable[[Data, dict[str, Any]], Path], data: Data, log: Log) -> Listing:
+    """The files in the folder that `fetch` provides. Raises ValueError when they cannot be had or some are missing."""
     with _fetching(data, log) as options:
-        fetch = {"imagenette": _fetch_imagenette, "imagenet": _fetch_imagenet}[data.name]
         found = list_folder(fetch(data, options), fingerprint=False)
-    facts = SETS[data.name]
+    facts = sets()[data.name]
     counts = (len(found.classes), len(found.train_files), len(found.val_files))
     if counts != (facts.classes, facts.train, facts.test):
         raise ValueError(
@@ -93,7 +92,7 @@ def listing(data: Data, log: Log) -> Listing:
     return found
 
 
-def _fetch_imagenette(data: Data, options: dict[str, Any]) -> Path:
+def fetch_imagenette(data: Data, options: dict[str, Any]) -> Path:
     from torchvision.datasets import Imagenette
 
     if not present_path(data).is_dir():  # older releases of torchvision refuse to download what is there
@@ -101,7 +100,7 @@ def _fetch_imagenette(data: Data, options: dict[str, Any]) -> Path:
     return present_path(data)
 
 
-def _fetch_imagenet(data: Data, options: dict[str, Any]) -> Path:
+def fetch_imagenet(data: Data, options: dict[str, Any]) -> Path:
     """Never downloaded; the archives of image-net.org are unpacked if the folders are not there yet."""
     root = root_of(data)
     for split in ("train", "val"):
@@ -115,10 +114,10 @@ def _fetch_imagenet(data: Data, options: dict[str, Any]) -> Path:
 @contextlib.contextmanager
 def _fetching(data: Data, log: Log) -> Iterator[dict[str, Any]]:
     """The arguments for torchvision. One run of a sweep downloads, the others wait; a failure becomes a sentence."""
-    root, download = root_of(data), SETS[data.name].downloads and data.download
+    root, download = root_of(data), sets()[data.name].downloads and data.download
     there = present_path(data).exists()
     if download and not there:
-        log(f"downloading {data.name} to {root} ({SETS[data.name].licence})")
+        log(f"downloading {data.name} to {root} ({sets()[data.name].licence})")
     try:
         waiting = contextlib.nullcontext() if there else _lock(root / ".download.lock")
         with waiting, _patience(PATIENCE_SECONDS), contextlib.redirect_stdout(io.StringIO()):  # torchvision prints

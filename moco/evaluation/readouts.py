@@ -24,7 +24,7 @@ from moco.evaluation.frozen import unmoved
 from moco.evaluation.knn import knn_scores, neighbours
 from moco.evaluation.linear_probe import linear_probe
 from moco.evaluation.paper_probe import V1, Recipe, paper_probe, random_crops, v3
-from moco.evaluation.protocols import PROTOCOLS, Protocol, Readout, protocol
+from moco.evaluation.protocols import PROTOCOLS, Metric, Protocol, Readout, always, protocol, protocols, readout
 from moco.evaluation.retrieval import KS as PLACES
 from moco.evaluation.retrieval import missing_classes, retrieve
 from moco.evaluation.scores import score
@@ -49,9 +49,19 @@ __all__ = [
 LOGGER = logging.getLogger("moco")
 Value = TypeVar("Value", float, float | None)
 KS = (20, 200)
-CROPPED = ("linear_paper", "linear_v3")
 
 
+@readout(
+    "linear",
+    Metric(
+        "linear_top1",
+        title="linear top-1",
+        meaning="percent, at the end; learning rate and weight decay chosen on the validation split",
+        when="at_end",
+    ),
+    what="linear probe, the best of 48 on validation images",
+    at_end=always,
+)
 def linear(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`linear_top1`, `linear_top5`, `linear_macro_recall`, the recall of each class, and the pair that was chosen."""
     classes = len(features.classes)
@@ -67,6 +77,19 @@ def linear(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Re
         yield f"readout/linear_recall/{name}", recall
 
 
+@readout(
+    "knn",
+    Metric(
+        "knn20_top1",
+        title="kNN-20",
+        meaning="percent, at the end, k = 20",
+        when="at_end",
+        curve="percent, during training, on the images held out of train",
+    ),
+    Metric("knn200_top1", title="kNN-200", meaning="percent, at the end, k = 200", when="at_end"),
+    what="vote of the 20 and the 200 nearest",
+    at_end=always,
+)
 def knn(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`knn20_top1`, `knn200_top1` of both splits; the bank is the training split. Nothing is drawn: the seed is not read.
 
@@ -95,16 +118,36 @@ def projected(features: Features) -> Features:
     return features.projected
 
 
+@readout(
+    "few_label",
+    Metric(
+        "few_label_top1", title="few-label", meaning="percent, at the end, from a few labels per class", when="at_end"
+    ),
+    what="linear probe on n labels of each class",
+    at_end=always,
+)
 def few_labels(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`few_label_top1`, mean over the draws, and the strength of the regularisation that was chosen."""
     yield from _few("few_label", features, evaluation, seed, evaluation.few_label_per_class)
 
 
+@readout(
+    "few_label_1pct",
+    Metric(
+        "few_label_1pct_top1", title="1 % labels", meaning="percent, from 1 % of the labels, at least one per class"
+    ),
+    what="the same on 1 % of the labels",
+)
 def one_percent(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`few_label_1pct_top1`, and how many labels that are (`share_of_labels`)."""
     yield from share_of_labels("few_label_1pct", 0.01, features, evaluation, seed)
 
 
+@readout(
+    "few_label_10pct",
+    Metric("few_label_10pct_top1", title="10 % labels", meaning="percent, from 10 % of the labels"),
+    what="the same on 10 % of the labels",
+)
 def ten_percent(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`few_label_10pct_top1`, and how many labels that are (`share_of_labels`)."""
     yield from share_of_labels("few_label_10pct", 0.1, features, evaluation, seed)
@@ -141,6 +184,33 @@ def _few(
     yield f"test/{name}_top1", result.test_top1
 
 
+@readout(
+    "retrieval",
+    Metric(
+        "retrieval_map",
+        title="retrieval mAP",
+        meaning="mean average precision, percent; test images ask, the training images are ranked by cosine",
+    ),
+    Metric(
+        "retrieval_recall1",
+        title="retrieval R@1",
+        meaning="percent of test images whose nearest training image is of their class",
+        when="detail",
+    ),
+    Metric(
+        "retrieval_recall5",
+        title="retrieval R@5",
+        meaning="percent with one of their class among the nearest 5",
+        when="detail",
+    ),
+    Metric(
+        "retrieval_recall10",
+        title="retrieval R@10",
+        meaning="percent with one of their class among the nearest 10",
+        when="detail",
+    ),
+    what="test images ask, training images are ranked: mAP, recall@k",
+)
 def retrieval(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`retrieval_map`, `retrieval_recall1`, `5`, `10` of both splits; the gallery is the training split. Nothing is drawn.
 
@@ -173,33 +243,36 @@ def check_gallery(split: str, queries: Labelled, features: Features) -> None:
         )
 
 
-def linear_paper(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
-    """`linear_paper_top1`, `linear_paper_top5`: the protocol of v1 and v2, for comparison with their numbers."""
-    yield from _paper("linear_paper", features, seed, V1)
-
-
-def linear_v3(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
-    """`linear_v3_top1`, `linear_v3_top5`: the protocol of v3."""
-    transformer = features.network is not None and blocks_of(features.network.query.encoder) > 0
-    yield from _paper("linear_v3", features, seed, v3(len(features.train), transformer=transformer))
-
-
-def _paper(name: str, features: Features, seed: int, recipe: Recipe) -> Iterator[Readout]:
-    if features.crops is None:
-        raise ValueError(f"{name}: needs the images, to crop them anew every epoch; evaluate a run, not its features")
-    layer = paper_probe(features.crops, len(features.classes), seed, recipe=recipe)
-    with torch.no_grad():
-        scores = score(layer(features.test.features_ND), features.test.labels_N)
-    yield f"test/{name}_top1", scores.top1
-    yield f"test/{name}_top5", scores.top5
-
-
+@readout(
+    "finetune",
+    Metric(
+        "finetune_top1",
+        title="fine-tuned",
+        meaning="percent, after fine-tuning on a few labels; learning rate chosen on the validation split",
+        when="on_request",
+        curve="percent, after each epoch of fine-tuning on a few labels, if it is asked for",
+    ),
+    what="the whole network trained on n labels of each class",
+    reads_features=False,
+    at_end=lambda evaluation: evaluation.finetune,
+)
 def finetune(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`finetune_top1` after the last epoch, the setting that was chosen, and the validation curve: the top-1 after
     epoch e is `validation/finetune_top1@e`, which `curves` takes apart."""
     yield from _tuned("finetune", features, frozen=False)
 
 
+@readout(
+    "finetune_frozen",
+    Metric(
+        "finetune_frozen_top1",
+        title="fine-tuned, frozen",
+        meaning="percent, a classifier trained on a few labels over the frozen encoder, with augmentation",
+        curve="percent, after each epoch of the same with a frozen encoder",
+    ),
+    what="the same with the encoder frozen: the classifier alone",
+    reads_features=False,
+)
 def finetune_frozen(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """As `finetune`, with the encoder kept as it is."""
     yield from _tuned("finetune_frozen", features, frozen=True)
@@ -218,9 +291,47 @@ def _tuned(name: str, features: Features, *, frozen: bool) -> Iterator[Readout]:
     yield f"test/{name}_top1", tuned.test.top1
 
 
+@readout(
+    "linear_paper",
+    Metric(
+        "linear_paper_top1",
+        title="linear, lr 30",
+        meaning="percent, the protocol of the v1 and v2 papers: lr 30 on the features as they are",
+    ),
+    what="the papers' probe of v1 and v2: lr 30",
+    reads_crops=True,
+    at_end=lambda evaluation: evaluation.paper_protocol,
+)
+def linear_paper(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
+    """`linear_paper_top1`, `linear_paper_top5`: the protocol of v1 and v2, for comparison with their numbers."""
+    yield from _paper("linear_paper", features, seed, V1)
+
+
+@readout(
+    "linear_v3",
+    Metric("linear_v3_top1", title="linear, v3's", meaning="percent, the protocol of the v3 paper"),
+    what="the papers' probe of v3",
+    reads_crops=True,
+)
+def linear_v3(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
+    """`linear_v3_top1`, `linear_v3_top5`: the protocol of v3."""
+    transformer = features.network is not None and blocks_of(features.network.query.encoder) > 0
+    yield from _paper("linear_v3", features, seed, v3(len(features.train), transformer=transformer))
+
+
+def _paper(name: str, features: Features, seed: int, recipe: Recipe) -> Iterator[Readout]:
+    if features.crops is None:
+        raise ValueError(f"{name}: needs the images, to crop them anew every epoch; evaluate a run, not its features")
+    layer = paper_probe(features.crops, len(features.classes), seed, recipe=recipe)
+    with torch.no_grad():
+        scores = score(layer(features.test.features_ND), features.test.labels_N)
+    yield f"test/{name}_top1", scores.top1
+    yield f"test/{name}_top5", scores.top5
+
+
 def final_protocols(evaluation: Evaluation) -> tuple[str, ...]:
-    more = {"finetune": evaluation.finetune, "linear_paper": evaluation.paper_protocol}
-    return ("linear", "knn", "few_label", *(name for name, wanted in more.items() if wanted))
+    """Those that training ends with, in the order of their definition."""
+    return tuple(name for name, one in protocols().items() if one.at_end(evaluation))
 
 
 def final_readouts(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
@@ -229,18 +340,18 @@ def final_readouts(features: Features, evaluation: Evaluation, seed: int) -> Ite
         yield from PROTOCOLS[name](features, evaluation, seed)
 
 
-def features_for(protocols: Sequence[str], query: Projector, data: ImageData, config: Config) -> Features:
+def features_for(wanted: Sequence[str], query: Projector, data: ImageData, config: Config) -> Features:
     """What these protocols read, extracted once, on the device of the query encoder."""
     device = device_of(query)
-    if any(PROTOCOLS[name].reads_features for name in protocols):
+    if any(protocol(name).reads_features for name in wanted):
         plain = extract_all(query.encoder, data, config.augment, device)
     else:
         nothing = Labelled(torch.zeros(0, 0, device=device), torch.zeros(0, dtype=torch.int64, device=device))
         plain = Features(nothing, nothing, nothing, data.classes)
     plain = replace(plain, network=Network(query, data, config, device))
-    if "knn" in protocols and config.evaluation.knn_features == "projection":
+    if "knn" in wanted and config.evaluation.knn_features == "projection":
         plain = replace(plain, projected=extract_all(query, data, config.augment, device))
-    if any(name in protocols for name in CROPPED):
+    if any(protocol(name).reads_crops for name in wanted):
         plain = replace(plain, crops=random_crops(query.encoder, data.train, config, device))
     return plain
 

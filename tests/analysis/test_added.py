@@ -11,7 +11,7 @@ import pytest
 
 from analysis.ablation import ablation_table
 from analysis.cli import main
-from analysis.formats import CSV_COLUMNS
+from analysis.columns import CSV_COLUMNS
 from analysis.frame import load_sweep
 from analysis.verify import verify
 from experiments.store import schema

@@ -19,8 +19,8 @@ from analysis.formats import FORMATS, render
 from analysis.frame import load_sweep
 from analysis.stats import holm
 from analysis.table import Table
-from experiments.plan.baselines import baseline
 from experiments.plan.factors import check_levels, crossed, switched
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import plan
 from experiments.store import schema
 from tests.support.analysis_runs import manifest, readouts, write_manifest, write_run
@@ -59,7 +59,7 @@ def test_levels_are_read_from_the_names_of_the_arms() -> None:
 @pytest.mark.parametrize("name", ["temperature", "head_and_augmentation"])
 def test_in_the_shipped_sweeps_every_field_follows_one_factor(name: str) -> None:
     sweep = importlib.import_module(f"sweeps.{name}").SWEEP
-    planned = plan(sweep, baseline(sweep.base), base_name=sweep.base)
+    planned = plan(sweep, baseline_config(sweep.base), base_name=sweep.base)
     assert set(planned.factors) == set(planned.arms) - {schema.RANDOM_INIT}
     swapped = dict(planned.factors)
     one, other = list(swapped)[:2]

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from analysis import seal
+from analysis import ablation, stats
 from analysis.cli import main
 from analysis.seal import seals_in
 from analysis.verify import verify
 from experiments.store import schema
 from tests.support.analysis_runs import manifest, readouts, run_id, unfinished_store, write_manifest, write_run
 
+EXAMPLE = Path(__file__).parents[2] / "analysis/example/queue_size.md"
 FORMATS = ("md", "csv", "tex", "html")
 
 
@@ -120,24 +121,98 @@ def test_line_ends_of_another_system_are_no_edit(store: Path) -> None:
     assert verify(path, store) == []
 
 
-def test_other_code_is_named_together_with_what_it_makes_of_the_same_runs(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(seal, "code_version", lambda: "aaaaaaaaaaaa")
+def test_another_rule_for_a_claim_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written("md")
-    monkeypatch.setattr(seal, "code_version", lambda: "bbbbbbbbbbbb")
-    assert verify(path, store) == [
-        "statistics: code aaaaaaaaaaaa has become bbbbbbbbbbbb; the table it makes of these runs is the same"
-    ]
+    monkeypatch.setattr(stats, "RULE_VERSION", stats.RULE_VERSION + 1)
+    assert verify(path, store) == ["the rule for a claim: version was 1, is 2"]
 
 
-def test_the_code_version_is_that_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = seal.code_version()
-    assert len(here) == 12
-    monkeypatch.setattr(seal, "STATISTICS", seal.STATISTICS[:-1])
-    seal.code_version.cache_clear()
-    assert seal.code_version() != here
-    seal.code_version.cache_clear()
+def test_other_numbers_of_the_same_runs_are_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statistics code that measures every difference 0.25 points too high, for instance."""
+    path = written("md")
+    compare = ablation.compare
+
+    def biased(values: dict[int, float], baseline: dict[int, float], sequential: bool) -> stats.Comparison | None:
+        return compare({seed: value + 0.25 for seed, value in values.items()}, baseline, sequential=sequential)
+
+    monkeypatch.setattr(ablation, "compare", biased)
+    changes = verify(path, store)
+    assert all("of the same runs" in line for line in changes)
+    assert any(line.startswith("K=512: of the same runs difference was [") for line in changes)
+
+
+def test_wording_and_source_text_are_no_part_of_a_seal(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written("md")
+    monkeypatch.setattr(ablation, "notes", lambda *table: ("other words",))
+    monkeypatch.setattr(ablation, "answer", lambda *table: "another sentence")
+    assert verify(path, store) == []
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The runs that the table in analysis/example was made of, a seal of format 1, written down from its seal."""
+    root = tmp_path / "example"
+    (sealed,) = seals_in(EXAMPLE)
+    then = sealed.inputs
+    assert sealed.version == 1
+    names: dict[str, list[int]] = {}
+    for arm, seed, *_ in then["runs"]:
+        names.setdefault(arm, []).append(seed)
+    names = {then["baseline"]: names[then["baseline"]], **names}
+    planned = manifest(names, **then["plan"])
+    places = {(arm, seed): run for arm, seed, run, *_ in then["runs"]}
+    for cell in planned["cells"]:
+        cell["run_id"] = places[cell["arm"], cell["seed"]]
+    write_manifest(root, planned)
+    for run in then["runs"]:
+        arm, seed, name, _, *readouts_of, seconds, commits, hardware = run
+        test = {k: v for k, v in zip(schema.AT_END, readouts_of, strict=True) if v is not None}
+        attempts = [
+            {
+                "event": "start",
+                "commit": commit.partition("+")[0],
+                "uncommitted": commit.partition("+")[2] or None,
+                "hardware": on,
+            }
+            for commit, on in zip(commits, hardware * len(commits), strict=False)
+        ]
+        write_run(root, arm, seed, test, seconds=seconds, attempts=attempts).rename(root / name)
+    return root
+
+
+def test_a_table_sealed_in_format_1_still_holds(example: Path) -> None:
+    notes: list[str] = []
+    assert verify(EXAMPLE, example, notes.append) == []
+    assert notes == ["its seal is of format 1: numbers are compared, its hash of source files is not"]
+
+
+def test_a_changed_run_under_format_1_is_named(example: Path) -> None:
+    run = seals_in(EXAMPLE)[0].inputs["runs"][0]
+    path = example / run[2] / schema.RESULTS
+    results = json.loads(path.read_text())
+    results["test"][schema.LINEAR] = 12.5
+    path.write_text(json.dumps(results))
+    assert verify(EXAMPLE, example) == [f"{run[0]} seed {run[1]} ({run[2]}): linear_top1 was {run[4]}, is 12.5"]
+
+
+def test_tampering_under_format_1_is_found(example: Path, tmp_path: Path) -> None:
+    path = tmp_path / "edited.md"
+    path.write_text(EXAMPLE.read_text().replace("| 98.7 ± 0.3 |", "| 99.7 ± 0.3 |"))
+    (line,) = verify(path, example)
+    assert line.startswith("the file: its table was edited after it was made; line ")
+    assert "99.7" in line
+
+
+def test_other_statistics_under_format_1_are_found(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summarise = ablation.summarise
+
+    def biased(values: list[float]) -> stats.Summary | None:
+        return summarise([value + 1.0 for value in values])
+
+    monkeypatch.setattr(ablation, "summarise", biased)
+    changes = verify(EXAMPLE, example)
+    assert len(changes) == len({run[0] for run in seals_in(EXAMPLE)[0].inputs["runs"]})
+    assert all("the same runs make other numbers of" in line for line in changes)
 
 
 def test_a_text_with_several_tables_and_a_report_verify_too(store: Path) -> None:
@@ -165,7 +240,7 @@ def test_a_text_with_several_tables_and_a_report_verify_too(store: Path) -> None
             "<!-- sealed table -->\nx\n<!-- moco-seal 1 00 11 zz -->\n",
             "its seal is damaged or of another version",
         ),
-        ("newer.md", "<!-- sealed table -->\nx\n<!-- moco-seal 2 ff -->\n", "make the table again"),
+        ("newer.md", "<!-- sealed table -->\nx\n<!-- moco-seal 3 ff -->\n", "make the table again"),
     ],
 )
 def test_a_file_without_a_sound_seal_is_one_line(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis.frame import CELLS, curves, find_sweep, load_sweep, read_run
+from analysis.frame import cell_types, curves, find_sweep, load_sweep, read_run
 from experiments.store import schema
 from tests.support.analysis_runs import (
     manifest,
@@ -32,7 +32,7 @@ def test_every_planned_cell_is_a_row_in_the_state_it_is_in(tmp_path: Path) -> No
     planned = unfinished_store(tmp_path)
     read, cells = load_sweep(tmp_path, "queue_size")
     assert read == planned
-    assert cells.schema == CELLS
+    assert cells.schema == cell_types()
     assert cells.select("arm", "seed").rows() == [(c["arm"], c["seed"]) for c in planned["cells"]]
     rows = by_cell(tmp_path)
     assert [rows["K=256", s]["state"] for s in range(5)] == ["done", "failed", "running", "failed", "missing"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from experiments.plan.overrides import change_numbers
-from tests.benchmarks.registry import FILES, benchmark
+from tests.benchmarks.registry import benchmark_named, names
 from tests.benchmarks.result import PEERS, Benchmark, Options, as_json, as_text
 
 DESCRIPTION = """Measure ours against a peer, in turns, and print the ratio first. On a CPU rates are per
@@ -14,7 +14,7 @@ core-second (the CPU time of all threads), on a GPU per second. Numbers measured
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.description = DESCRIPTION
-    verb.add_argument("name", choices=FILES, metavar="NAME", help=", ".join(FILES))
+    verb.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
     verb.add_argument(
         "--against",
         choices=PEERS,
@@ -46,7 +46,7 @@ def measure(options: argparse.Namespace) -> int:
     if options.threads < 1:
         raise ValueError(f"--threads {options.threads}: must be at least 1")
     check(options.against)
-    chosen = benchmark(options.name)
+    chosen = benchmark_named(options.name)
     settings = change_numbers(chosen.settings, options.set, chosen.least)
     check_obeyed(chosen, options)
     compute_on(options.device, options.threads)

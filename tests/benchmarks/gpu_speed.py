@@ -27,7 +27,7 @@ from moco.evaluation.features import Labelled
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.linear_probe import linear_probe
 from moco.methods import moco_v3_vit
-from tests.benchmarks.step import Precision, Way, ours_of, peer_of, random_views, v2
+from tests.benchmarks.suite.step import Precision, Way, ours_of, peer_of, random_views, v2
 
 Report = Callable[..., None]
 SECONDS = 1.5  # of each timed row, after its first steps

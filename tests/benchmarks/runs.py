@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from experiments.launch.launch import Launch
-from experiments.plan.baselines import baseline
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import Cell, make_cell
 from experiments.state.state import state_of
 from experiments.store import schema
@@ -20,7 +20,7 @@ from experiments.store.run import RunDirectory
 
 def digits_cells(count: int, epochs: int) -> list[Cell]:
     """Seeds 0 to count - 1 of the digits' baseline."""
-    base = baseline("digits")
+    base = baseline_config("digits")
     config = replace(base, train=replace(base.train, epochs=epochs, device="cpu"))
     return [make_cell("digits", seed, config) for seed in range(count)]
 

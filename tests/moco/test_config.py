@@ -28,7 +28,7 @@ from moco.config import (
     Shared,
     ViT,
 )
-from moco.data.catalog import SETS
+from moco.data.catalog import sets
 
 METHODS = [m.moco_v1, m.moco_v2, m.moco_v2plus, m.moco_v3, m.moco_v3_vit]
 METHODS += [m.end_to_end, m.memory_bank, m.simclr, m.supcon, m.supervised]
@@ -99,7 +99,7 @@ def test_every_method_is_a_difference_that_fits_the_digits(method: Callable[[], 
 def test_unlabelled_sets_are_those_of_the_catalog() -> None:
     from moco.config.run import UNLABELLED
 
-    assert set(UNLABELLED) == {name for name, facts in SETS.items() if facts.unlabelled}
+    assert set(UNLABELLED) == {name for name, facts in sets().items() if facts.unlabelled}
 
 
 def test_a_part_of_another_kind_is_named_with_the_way_out() -> None:

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from experiments.plan.baselines import BASELINES, digits
+from experiments.plan.baselines import digits
 from experiments.plan.baselines_published import cifar10_moco_v3_vit, imagenet_moco_v3_resnet50
 from experiments.plan.configs import config_of, create
+from experiments.plan.registry import baselines
 from experiments.store.run import RunDirectory
 from moco.config import Config
 from moco.config.plain import from_plain, run_id, to_plain
 from moco.methods import memory_bank, simclr, supervised
 
-EVERY = pytest.mark.parametrize("name", BASELINES)
+EVERY = pytest.mark.parametrize("name", baselines())
 
 
 def written(config: Config) -> Any:
@@ -42,7 +43,7 @@ def group_at(plain: Any, path: tuple[str, ...]) -> Any:
 
 @EVERY
 def test_what_was_written_is_read_back_with_its_identity(name: str) -> None:
-    config = BASELINES[name]()
+    config = baselines()[name]()
     read = from_plain(Config, written(config))
     assert read == config
     assert run_id(read) == run_id(config)
@@ -51,7 +52,7 @@ def test_what_was_written_is_read_back_with_its_identity(name: str) -> None:
 @EVERY
 def test_a_missing_field_is_an_error_and_never_todays_default(name: str) -> None:
     """But for cosmetic fields, which change no result."""
-    config = BASELINES[name]()
+    config = baselines()[name]()
     for path, cosmetic in places(config):
         plain = written(config)
         del group_at(plain, path[:-1])[path[-1]]
@@ -192,7 +193,7 @@ def test_several_damages_at_once_are_still_one_line(seed: int) -> None:
     """Fields taken away, added, and given strange values, at random: a config or one line, never another error."""
     draw = random.Random(seed)
     for _ in range(50):
-        config = BASELINES[draw.choice(list(BASELINES))]()
+        config = baselines()[draw.choice(list(baselines()))]()
         plain, known = written(config), [path for path, _ in places(config)]
         for path in draw.sample(known, 3):
             try:

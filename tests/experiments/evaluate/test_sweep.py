@@ -31,7 +31,7 @@ from experiments.evaluate.worker import report
 from experiments.plan.configs import config_of
 from experiments.run.machine import Slot
 from experiments.state.state import state_of
-from experiments.store import schema
+from experiments.store import metrics, schema
 from experiments.store.run import RunDirectory
 from experiments.store.states import is_alive
 from experiments.tracking.mirror import Sent, mirror_of
@@ -39,7 +39,7 @@ from moco import checkpoint
 from moco.config import Evaluation
 from moco.data import load
 from moco.evaluation.features import Features, extract_all
-from moco.evaluation.protocols import PROTOCOLS, Protocol
+from moco.evaluation.protocols import PROTOCOLS, Metric, Protocol
 from moco.model import build_query
 from tests.support.judged_runs import LABEL, Evaluate, base, copied, evaluate, finished, planned
 from tests.support.stand_in_judge import FINE, judge, judge_with_pid
@@ -178,10 +178,19 @@ def cannot(features: Features, evaluation: Evaluation, seed: int) -> Iterator[tu
     yield
 
 
+@pytest.fixture
+def readouts_forgotten() -> Iterator[None]:
+    """What a test taught the store is unknown to the next."""
+    known = [metrics._RECORDS[key] for key in metrics.READOUTS]
+    yield
+    metrics.relearn(known, dict(metrics.PROTOCOLS))
+
+
+@pytest.mark.usefixtures("readouts_forgotten")
 def test_what_a_run_had_gained_before_an_error_is_said_and_brought_to_mlflow(
     run: RunDirectory, evaluate: Evaluate
 ) -> None:
-    evaluate.patch.setitem(PROTOCOLS, "cannot", Protocol(__name__, "cannot", ("cannot_top1",), "never"))
+    evaluate.patch.setitem(PROTOCOLS, "cannot", Protocol(cannot, (Metric("cannot_top1", "cannot", "never"),), "never"))
     evaluate.patch.setenv("MOCO_TRACKING", "on")
     evaluate.patch.setenv("MLFLOW_TRACKING_URI", "")
     said = evaluate(run.path.parent, run.run_id, "--protocol", "retrieval", "cannot", code=1)
@@ -462,7 +471,7 @@ def test_a_classifier_of_other_classes_is_one_line(run: RunDirectory, evaluate: 
 WRONG = [
     (
         ["judged", "--protocol", "retreival"],
-        "protocol retreival: there is no such protocol, the choices are knn, linear,",
+        "protocol retreival: there is no such protocol, the choices are linear, knn,",
     ),
     (["judged", "--set", "train.epochs=1"], "--set: changes what --baseline NAME says, and there is none"),
     (["judged", "--baseline", "digits"], "--baseline digits: gives images to one file or run; judged names 3"),

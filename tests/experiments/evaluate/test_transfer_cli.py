@@ -17,8 +17,8 @@ from experiments.evaluate.transfer.run import record_of
 from experiments.evaluate.transfer.spec import Job, changed, log_file, record_file
 from experiments.evaluate.transfer.table import markdown, rows_of
 from experiments.evaluate.transfer.worker import report
-from experiments.plan.baselines import baseline
 from experiments.plan.configs import create
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import make_cell
 from experiments.state.find import Found
 from experiments.store import schema
@@ -44,7 +44,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(seed: int = 0) -> Config:
-    base = baseline("digits")
+    base = baseline_config("digits")
     return replace(
         base,
         encoder=ResNet(depth=8, stem="strided", width=8, batch_norm_splits=8),
@@ -94,10 +94,10 @@ def test_an_untrained_encoder_has_the_weights_that_the_run_began_with(
 def test_the_worker_says_what_is_wrong_with_a_run_and_goes_on(runs: Path) -> None:
     job = Job(changed(recipe_for("segmentation", "scenes"), SHORT[1:]))
     vit = replace(
-        baseline("digits"),
+        baseline_config("digits"),
         data=Data(name="digits", image_size=16),
         encoder=ViT(width=16, depth=1, heads=2, patch=4),
-        key_encoder=replace(baseline("digits").key_encoder, shuffle=False),
+        key_encoder=replace(baseline_config("digits").key_encoder, shuffle=False),
     )
     outcome = report(finished(runs, vit), job)
     assert "need the maps of a ResNet; this encoder is a vision transformer" in outcome["error"]

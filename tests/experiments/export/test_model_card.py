@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from experiments.export.export import export
-from experiments.export.model_card import PAPERS, nearest
+from experiments.export.model_card import nearest, papers
 from experiments.plan.baselines import digits
 from experiments.plan.configs import create
 from experiments.plan.manifest import write_manifest
@@ -98,7 +98,7 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
 
 def test_the_differences_to_the_papers_recipe_are_all_there(tmp_path: Path) -> None:
     config = base(ResNet(depth=8, width=4, stem="small"))
-    name, changed = nearest(config, PAPERS)
+    name, changed = nearest(config, papers())
     assert name.startswith("imagenet_moco_v")
     *_, card = export(done(tmp_path / "runs", config, 97.5).path, ["safetensors"], tmp_path / "out")
     part = card.read_text().partition(f"`{name}`, the nearest of the papers:")[2].partition("\n## ")[0]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from experiments.plan.baselines import BASELINES, baseline, digits
+from experiments.plan.baselines import digits
+from experiments.plan.registry import baseline_config, baselines
 from experiments.plan.sweep import Sweep, covers, difference, plan, random_init
 from moco.config import (
     SGD,
@@ -146,10 +147,10 @@ def test_a_supervised_base_has_an_untrained_row_with_the_default_head() -> None:
     assert random_init(base).head == Head()
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", baselines())
 def test_every_baseline_has_an_untrained_row_that_is_untrained_in_the_same_way(name: str) -> None:
     """The encoder, the pixels that it is fed with and the readouts are the base's own."""
-    base, row = baseline(name), random_init(baseline(name))
+    base, row = baseline_config(name), random_init(baseline_config(name))
     assert (row.data, row.augment, row.encoder, row.evaluation) == (
         base.data,
         base.augment,

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import sweeps
-from experiments.plan.baselines import BASELINES, baseline, digits
+from experiments.plan.baselines import digits
+from experiments.plan.registry import baseline_config, baselines
 from experiments.plan.sweep import Sweep, plan
 from moco.config import SGD, Config
 from moco.config.plain import canonical_json, run_id
@@ -52,9 +53,11 @@ def shipped() -> dict[str, Sweep]:
 
 def identities() -> dict[str, Any]:
     """As the file has it."""
-    planned = {name: plan(sweep, baseline(sweep.base), base_name=sweep.base) for name, sweep in shipped().items()}
+    planned = {
+        name: plan(sweep, baseline_config(sweep.base), base_name=sweep.base) for name, sweep in shipped().items()
+    }
     return {
-        "baselines": {name: run_id(make()) for name, make in BASELINES.items()},
+        "baselines": {name: run_id(make()) for name, make in baselines().items()},
         "numbers": {name: run_id(config) for name, config in NUMBERS.items()},
         "sweeps": {name: {cell.name: cell.run_id for cell in made.cells()} for name, made in planned.items()},
         "digits in full": json.loads(canonical_json(digits())),

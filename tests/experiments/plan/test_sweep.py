@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from experiments.plan import expectation
-from experiments.plan.baselines import baseline, digits
+from experiments.plan.baselines import digits
 from experiments.plan.factors import factorial
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import Plan, Sweep, difference, plan, random_init
 from experiments.store import schema
 from moco.config import Config, Cosine, Head, InfoNCE, Queue, Step
@@ -199,7 +200,7 @@ ARMS = {
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_shipped_sweep_is_an_ablation_of_its_own_base_with_these_arms(name: str) -> None:
     value = shipped(name)
-    planned = plan(value, baseline(value.base), base_name=value.base)
+    planned = plan(value, baseline_config(value.base), base_name=value.base)
     assert list(planned.arms) == [*ARMS[name], schema.RANDOM_INIT]
     assert value.name == name
     assert value.seeds == 3
@@ -208,21 +209,23 @@ def test_a_shipped_sweep_is_an_ablation_of_its_own_base_with_these_arms(name: st
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_shipped_sweep_also_fits_the_other_baselines(name: str) -> None:
     for base_name in ("digits", "shapes", "cifar10_moco_v1", "cifar10_moco_v2"):
-        assert plan(shipped(name), baseline(base_name), base_name=base_name).baseline
+        assert plan(shipped(name), baseline_config(base_name), base_name=base_name).baseline
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_published_numbers_stand_beside_arms_that_the_paper_s_own_base_has(name: str) -> None:
     value = shipped(name)
-    base = baseline("imagenet_moco_v1")
+    base = baseline_config("imagenet_moco_v1")
     assert set(value.published) <= set(value.arms(base))
     assert "arXiv" in value.published_source
 
 
 def test_queue_sizes_grow_with_the_data() -> None:
     value = shipped("queue_size")
-    assert list(value.arms(baseline("shapes"))) == [f"K={k}" for k in (128, 256, 512, 1024, 2048)]
-    assert list(value.arms(baseline("cifar10_moco_v1"))) == [f"K={k}" for k in (1024, 2048, 4096, 8192, 16384, 32768)]
+    assert list(value.arms(baseline_config("shapes"))) == [f"K={k}" for k in (128, 256, 512, 1024, 2048)]
+    assert list(value.arms(baseline_config("cifar10_moco_v1"))) == [
+        f"K={k}" for k in (1024, 2048, 4096, 8192, 16384, 32768)
+    ]
     own = replace(digits(), negatives=Queue(300))
     assert list(value.arms(own)) == ["K=128", "K=256", "K=300", "K=512", "K=1024"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from experiments.plan.baselines import baseline
 from experiments.plan.configs import create
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import make_cell
 from experiments.run.worker import attempt
 from experiments.search.launch import begin
@@ -206,7 +206,7 @@ def test_confirmation_ranks_by_fresh_seeds_and_the_winner_can_be_pasted(tmp_path
     trial = next(t for t in record["trials"] if f"trial-{t['number']}" == winner)
     config: Config = from_plain(Config, trial["config"])
     assert run_id(pasted) == run_id(config)
-    assert baseline("digits") != pasted
+    assert baseline_config("digits") != pasted
     assert label
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import hashlib
 import io
 import pickle
@@ -14,7 +15,8 @@ import torch
 from torchvision import datasets
 
 from moco.config import Data
-from moco.data import SETS, load
+from moco.data import load
+from moco.data.catalog import sets
 from tests.support.data_files import bilinear, picture
 
 RANDOM = np.random.default_rng(0)
@@ -119,9 +121,9 @@ def test_imagenette_must_be_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ValueError, match=r"holds 2 classes, 6 training and 4 validation images instead of 10, 9,469 and"
     ):
         load(data, ignore)
-    facts = SETS["imagenette"]
-    whole = facts.__class__(6, 4, 2, None, facts.licence, present=facts.present, provide=facts.provide, files=True)
-    monkeypatch.setitem(SETS, "imagenette", whole)
+    facts = sets()["imagenette"]
+    whole = replace(facts, train=6, test=4, classes=2)
+    monkeypatch.setitem(sets(), "imagenette", whole)
     assert load(data, ignore).test.labels_N.tolist() == [0, 0, 1, 1]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks.augment import crops_of, pictures, to_pil
+from tests.benchmarks.suite.augment import crops_of, pictures, to_pil
 from moco.data.decode import Unreadable, open_rgb, to_tensor
 from moco.data.splits import Streamed
 from moco.data.loader import resized_crop

@@ -76,7 +76,7 @@ def test_no_choice_looks_at_the_test_split() -> None:
 
 def test_an_unknown_protocol_is_one_line_with_the_choices() -> None:
     expected = (
-        r"^protocol linaer: there is no .* knn, linear, few_label, few_label_1pct, few_label_10pct, retrieval, finetune, "
+        r"^protocol linaer: there is no .* linear, knn, few_label, few_label_1pct, few_label_10pct, retrieval, finetune, "
         r"finetune_frozen, linear_paper, linear_v3; did you mean linear\?$"
     )
     with pytest.raises(ValueError, match=expected):

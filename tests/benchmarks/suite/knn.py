@@ -15,7 +15,8 @@ from moco.evaluation.features import Labelled
 from moco.evaluation.knn import knn_scores
 from moco.randomness import generator
 from tests.benchmarks.peak import extra_bytes
-from tests.benchmarks.result import Benchmark, Options, Result, compared
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result, compared
 from tests.benchmarks.rounds import Contender, clock_of, interleave
 
 SPREAD = 3.0  # of a class around its centre of unit variance: neighbours of several classes vote
@@ -24,11 +25,10 @@ MIB = 2**20
 Predict = Callable[[], Tensor]
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    sizes = {"bank": 50_000, "queries": 256, "dim": 128, "k": 200, "classes": 1_000, "few_classes": 10}
-    return {"knn": Benchmark("knn", "exact kNN predictions; with many classes, then with few", run, sizes)}
-
-
+@benchmark(
+    "exact kNN predictions; with many classes, then with few",
+    {"bank": 50_000, "queries": 256, "dim": 128, "k": 200, "classes": 1_000, "few_classes": 10},
+)
 def run(options: Options) -> list[Result]:
     return [
         one(options, options.whole("classes"), wanted=3.0),

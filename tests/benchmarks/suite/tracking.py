@@ -15,11 +15,12 @@ from statistics import median
 
 from experiments.launch.launch import TRACKING, tracking
 from experiments.launch.options import Place
-from experiments.plan.baselines import baseline
 from experiments.plan.manifest import write_manifest
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import Cell, Plan, Sweep, plan
 from experiments.run.machine import THREADS
-from tests.benchmarks.result import Benchmark, Options, Result
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result
 from tests.benchmarks.rounds import CPU, WALL, Kind, Measured, Turn
 from tests.benchmarks.runs import empty_store, environment, in_pool, seconds_of
 
@@ -35,11 +36,6 @@ QUESTION = Sweep(
 )
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    compares = "training with MLflow's mirror beside it against training without, one run at a time"
-    return {"tracking": Benchmark("tracking", compares, run, {"runs": 2, "epochs": 40}, rounds=3, obeys=("threads",))}
-
-
 @dataclass(frozen=True)
 class Watched:
     """`turn.wall`: seconds that the runs trained, `turn.cpu`: CPU seconds of their processes; `mirror`: of the other one."""
@@ -48,6 +44,12 @@ class Watched:
     mirror: float
 
 
+@benchmark(
+    "training with MLflow's mirror beside it against training without, one run at a time",
+    {"runs": 2, "epochs": 40},
+    rounds=3,
+    obeys=("threads",),
+)
 def run(options: Options) -> list[Result]:
     turns: dict[str, list[Watched]] = {name: [] for name in SWITCH}
     for number in range(options.rounds):
@@ -98,7 +100,7 @@ def watched(switch: str, options: Options) -> Watched:
 
 
 def planned_runs(options: Options) -> Plan:
-    base = baseline("digits")
+    base = baseline_config("digits")
     config = replace(base, train=replace(base.train, epochs=options.whole("epochs"), device="cpu"))
     return plan(QUESTION, config, base_name="digits", seeds=options.whole("runs"))
 

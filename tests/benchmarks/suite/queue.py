@@ -6,22 +6,23 @@ from dataclasses import replace
 
 import torch
 
-from experiments.plan.baselines import baseline
+from experiments.plan.registry import baseline_config
 from moco.config import Queue
 from moco.data import load
 from moco.trainer import Trainer
 from tests.benchmarks.growth import grows
-from tests.benchmarks.result import Benchmark, Options, Result
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result
 from tests.benchmarks.rounds import Contender, clock_of, interleave
 
 DOUBLINGS = (1, 2, 4, 8)
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    compares = "the time of a MoCo step on the shapes against the length of the queue"
-    return {"queue": Benchmark("queue", compares, run, {"keys": 256, "steps": 4}, obeys=("device", "threads"))}
-
-
+@benchmark(
+    "the time of a MoCo step on the shapes against the length of the queue",
+    {"keys": 256, "steps": 4},
+    obeys=("device", "threads"),
+)
 def run(options: Options) -> list[Result]:
     sizes = [options.whole("keys") * factor for factor in DOUBLINGS]
     contenders = [Contender(str(size), Steps(size, options), options.whole("steps")) for size in sizes]
@@ -34,7 +35,7 @@ class Steps:
     """A turn: some steps of a run whose queue holds `size` keys, on the same batch each time."""
 
     def __init__(self, size: int, options: Options) -> None:
-        base = baseline("shapes")
+        base = baseline_config("shapes")
         config = replace(base, negatives=Queue(size), train=replace(base.train, device=options.device))
         self.trainer = Trainer(config, load(config.data, lambda said: None), torch.device(options.device))
         self.batch, self.steps = next(self.trainer.batches.epoch(0)), options.whole("steps")

@@ -26,7 +26,8 @@ from moco.data.loader import Batches, Crops
 from moco.data.splits import Split, Streamed
 from moco.methods import AUGMENT_V2
 from moco.randomness import generator
-from tests.benchmarks.result import Benchmark, Options, Result, compared
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result, compared
 from tests.benchmarks.rounds import Contender, Measured, clock_of, interleave
 
 LARGE = (500, 375)  # pixels of the files: ImageNet's usual size
@@ -34,12 +35,11 @@ QUALITY = 90
 Views = Callable[[Image.Image], list[Tensor]]  # of one picture
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    sizes = {"batch": 512, "side": 32, "files": 64, "large_side": 224, "compile": 1}
-    compares = "images through MoCo v2's two views, against Pillow, one at a time"
-    return {"augment": Benchmark("augment", compares, run, sizes, least={"files": 0, "compile": 0})}
-
-
+@benchmark(
+    "images through MoCo v2's two views, against Pillow, one at a time",
+    {"batch": 512, "side": 32, "files": 64, "large_side": 224, "compile": 1},
+    least={"files": 0, "compile": 0},
+)
 def run(options: Options) -> list[Result]:
     return [*small(options), *(large(options) if options.whole("files") else [])]
 

@@ -13,19 +13,20 @@ from experiments.plan.sweep import Cell
 from experiments.run.machine import THREADS
 from experiments.store.states import child_environment
 from tests.benchmarks.growth import grows
-from tests.benchmarks.result import Benchmark, Options, Result, compared
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result, compared
 from tests.benchmarks.rounds import WALL, Clock, Contender, interleave
 from tests.benchmarks.runs import check_done, digits_cells, empty_store, environment, in_pool
 
 DEFAULT_THREADS = {THREADS: None, "MKL_NUM_THREADS": None}
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    sizes = {"runs": 8, "epochs": 40, "growth_runs": 4, "growth_epochs": 4}
-    compares = "digits runs in the pool against the same one after the other with default threads"
-    return {"sweep": Benchmark("sweep", compares, run, sizes, rounds=1, obeys=())}
-
-
+@benchmark(
+    "digits runs in the pool against the same one after the other with default threads",
+    {"runs": 8, "epochs": 40, "growth_runs": 4, "growth_epochs": 4},
+    rounds=1,
+    obeys=(),
+)
 def run(options: Options) -> list[Result]:
     cells = digits_cells(options.whole("runs"), options.whole("epochs"))
     contenders = [

@@ -10,7 +10,8 @@ from statistics import median
 
 from experiments.run.machine import THREADS, make_slots
 from experiments.store.states import child_environment
-from tests.benchmarks.result import Benchmark, Options, Result
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result
 from tests.benchmarks.runs import digits_cells, empty_store, environment, in_pool, seconds_of
 
 DRY_RUN = ("-m", "sweeps.queue_size", "--dry-run")
@@ -18,11 +19,11 @@ MOST_OUTSIDE = 0.15
 MOST_SECONDS = 1.0
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    compares = "a digits run's time outside training against all of it; --dry-run against one second"
-    return {"startup": Benchmark("startup", compares, run, {"runs": 8, "epochs": 40}, obeys=("threads",))}
-
-
+@benchmark(
+    "a digits run's time outside training against all of it; --dry-run against one second",
+    {"runs": 8, "epochs": 40},
+    obeys=("threads",),
+)
 def run(options: Options) -> list[Result]:
     return [outside_training(options), dry_run(options)]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from experiments.plan.baselines import baseline
+from experiments.plan.registry import baseline_config
 from moco.augment import normalise
 from moco.config import Augment
 from moco.data import load
@@ -27,18 +27,13 @@ from moco.evaluation.linear_probe import GRID, Pair, linear_probe
 from moco.evaluation.scores import score
 from moco.randomness import generator
 from moco.trainer import Trainer
-from tests.benchmarks.augment import to_pil
-from tests.benchmarks.result import Benchmark, Options, Result, compared
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result, compared
 from tests.benchmarks.rounds import Contender, clock_of, interleave
+from tests.benchmarks.suite.augment import to_pil
 
 PEER_LR = 0.1  # for a batch of 256, which is lightly's default; the authors' 30 is for ImageNet features
 MOMENTUM = 0.9
-
-
-def benchmarks() -> dict[str, Benchmark]:
-    sizes = {"side": 32, "pretrain_epochs": 5, "epochs": 100, "timed_epochs": 5, "batch": 256}
-    compares = "a linear probe on the digits: 48 settings at once, then one, against one setting through the backbone"
-    return {"probe": Benchmark("probe", compares, run, sizes, least={"pretrain_epochs": 0})}
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,11 @@ class Task:
         return top1
 
 
+@benchmark(
+    "a linear probe on the digits: 48 settings at once, then one, against one setting through the backbone",
+    {"side": 32, "pretrain_epochs": 5, "epochs": 100, "timed_epochs": 5, "batch": 256},
+    least={"pretrain_epochs": 0},
+)
 def run(options: Options) -> list[Result]:
     task = pretrained(options)
     timed = options.whole("timed_epochs")
@@ -98,7 +98,7 @@ def against_backbone(
 
 def pretrained(options: Options) -> Task:
     """A MoCo encoder of the digits after a few epochs: real features, in seconds."""
-    base = baseline("digits")
+    base = baseline_config("digits")
     config = replace(
         base,
         data=replace(base.data, image_size=options.whole("side")),

@@ -12,19 +12,19 @@ import sys
 from statistics import median
 
 from tests.benchmarks.peak import extra_bytes
-from tests.benchmarks.result import Benchmark, Options, Result
-from tests.benchmarks.step import Precision, ours_of, peer_of, random_views, resnet50
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result
+from tests.benchmarks.suite.step import Precision, ours_of, peer_of, random_views, resnet50
 
 MIB = 2**20
 STEPS = 3  # the optimiser's state is there from the second on
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    what = "peak memory of a ResNet-50 step at 224 px, above the bare process"
-    return {"memory": Benchmark("memory", what, run, {"batch": 8})}
-
-
+@benchmark(
+    "peak memory of a ResNet-50 step at 224 px, above the bare process",
+    {"batch": 8},
+)
 def run(options: Options) -> list[Result]:
     names = [*PRECISIONS, options.against]
     seen: dict[str, list[float]] = {name: [] for name in names}

@@ -22,7 +22,8 @@ from moco.methods import moco_v2, moco_v3_vit
 from moco.trainer import Trainer
 from tests.benchmarks.ceiling import arithmetic_share
 from tests.benchmarks.plain import Step, plain_step, plain_v3_step
-from tests.benchmarks.result import Benchmark, Options, Result, compared
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result, compared
 from tests.benchmarks.rounds import Contender, Measured, clock_of, interleave
 
 Views = tuple[Tensor, Tensor]
@@ -80,12 +81,14 @@ def vit_small(batch: int) -> Case:
     return Case("ViT-S/16 v3, 224 px", config, (1.4, 1.4), steps=1)
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    what = "a training step: images (two views each) through our trainer, the plain step, lightly's"
-    settings = {"narrow": 1, "resnet18": 1, "resnet50": 0, "vit_small": 0, "batch": 0, "compile": 0, "graphs": 0}
-    return {"step": Benchmark("step", what, run, settings, least=dict.fromkeys(settings, 0))}
+SETTINGS = {"narrow": 1, "resnet18": 1, "resnet50": 0, "vit_small": 0, "batch": 0, "compile": 0, "graphs": 0}
 
 
+@benchmark(
+    "a training step: images (two views each) through our trainer, the plain step, lightly's",
+    SETTINGS,
+    least=dict.fromkeys(SETTINGS, 0),
+)
 def run(options: Options) -> list[Result]:
     if not cases(options):
         raise ValueError("step: no network is left; set one of narrow, resnet18, resnet50, vit_small to 1")

@@ -22,19 +22,19 @@ from torch.utils.data import DataLoader, Dataset
 from moco import config as c
 from moco.data import load
 from moco.train import Record, train
-from tests.benchmarks.augment import Views, collate, peer_views, to_pil
 from tests.benchmarks.plain import Step
-from tests.benchmarks.result import Benchmark, Options, Result, compared
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result, compared
 from tests.benchmarks.rounds import Contender, clock_of, interleave
-from tests.benchmarks.step import narrow, peer_step
+from tests.benchmarks.suite.augment import Views, collate, peer_views, to_pil
+from tests.benchmarks.suite.step import narrow, peer_step
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    sizes = {"epochs": 2, "batch": 128, "compile": 0}
-    what = "images through whole epochs of a digits-sized training: data, steps and bookkeeping"
-    return {"train": Benchmark("train", what, run, sizes, least={"compile": 0})}
-
-
+@benchmark(
+    "images through whole epochs of a digits-sized training: data, steps and bookkeeping",
+    {"epochs": 2, "batch": 128, "compile": 0},
+    least={"compile": 0},
+)
 def run(options: Options) -> list[Result]:
     config = recipe(options)
     pictures = [to_pil(image) for image in pre_training_images(config)]

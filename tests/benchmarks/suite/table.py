@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from experiments.plan.baselines import baseline
 from experiments.plan.manifest import write_manifest
+from experiments.plan.registry import baseline_config
 from experiments.plan.sweep import Cell, Plan, Sweep, plan
 from experiments.store import schema
 from experiments.store.files import replace_json
@@ -20,21 +20,19 @@ from experiments.store.states import child_environment
 from moco.config import Config, InfoNCE
 from moco.config.plain import to_plain
 from tests.benchmarks.growth import grows
-from tests.benchmarks.result import Benchmark, Options, Result
+from tests.benchmarks.registry import benchmark
+from tests.benchmarks.result import Options, Result
 from tests.benchmarks.runs import empty_store, in_pool
 
 ARMS = (0.005, 0.01, 0.02, 0.05)  # of the temperature: any four arms will do
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    sizes = {"runs": 100, "epochs": 1}
-    return {
-        "table": Benchmark(
-            "table", "the time of a table against its number of runs", run, sizes, least={"runs": len(ARMS)}, obeys=()
-        )
-    }
-
-
+@benchmark(
+    "the time of a table against its number of runs",
+    {"runs": 100, "epochs": 1},
+    least={"runs": len(ARMS)},
+    obeys=(),
+)
 def run(options: Options) -> list[Result]:
     points = []
     with empty_store() as root:
@@ -62,7 +60,7 @@ def planned(seeds: int, epochs: int) -> Plan:
         varies=("loss.temperature",),
         baseline=f"T={ARMS[0]}",
     )
-    base = baseline("digits")
+    base = baseline_config("digits")
     short = replace(base, train=replace(base.train, epochs=epochs, device="cpu"))
     return plan(asked, short, base_name="digits", seeds=seeds)
 

@@ -1,0 +1,1 @@
+"""The benchmarks: a file each, of the benchmark's name, with one function under `@benchmark`."""
