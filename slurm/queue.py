@@ -6,7 +6,7 @@ import getpass
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slurm.submit import ask, sentence
+from slurm.submit import array_of, ask, sentence
 
 ASKED_AT_ONCE = 200  # jobs in one question to sacct
 FIELDS = ("State", "ExitCode", "Elapsed", "MaxRSS", "NodeList")
@@ -30,12 +30,12 @@ def live_arrays(jobs: Sequence[str]) -> list[Array]:
     said = ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r")
     if said is None or said.returncode != 0:
         raise ValueError(f"squeue: {sentence(said.stderr) if said else 'no answer'}; nothing was changed")
-    wanted = {job.partition("_")[0] for job in jobs}
+    wanted = {array_of(job) for job in jobs}
     found: dict[str, list[tuple[str, str, str]]] = {}
     for line in said.stdout.splitlines():
         id, state, reason = line.strip().split("|", 2)
-        if id.partition("_")[0] in wanted:
-            found.setdefault(id.partition("_")[0], []).append((id, state, reason))
+        if array_of(id) in wanted:
+            found.setdefault(array_of(id), []).append((id, state, reason))
     return [_array(job, lines) for job, lines in found.items()]
 
 
@@ -43,16 +43,6 @@ def _array(job: str, lines: Sequence[tuple[str, str, str]]) -> Array:
     waiting = [reason for _, state, reason in lines if state == "PENDING"]
     behind = len(waiting) == len(lines) and all(reason == NO_LIMIT_YET for reason in waiting)
     return Array(job, len(lines) - len(waiting), len(waiting), "_" in lines[0][0], behind)
-
-
-def shares(arrays: Sequence[Array], total: int) -> dict[str, int]:
-    """A throttle for each array, so that together they run `total` at a time; at least one each.
-
-    Those that wait for another one get it whole: it has ended by then.
-    """
-    now = [array.job for array in arrays if not array.behind]
-    split = {job: max(1, total // len(now) + (n < total % len(now))) for n, job in enumerate(now)}
-    return {array.job: split.get(array.job, total) for array in arrays if array.elements}
 
 
 def throttle(array: str, at_a_time: int) -> str | None:
@@ -71,11 +61,6 @@ def accounting() -> str | None:
     if said is None:
         return "sacct is not there, or does not answer"
     return sentence(said.stderr) if said.returncode or "disabled" in said.stderr else None
-
-
-def accounted(job: str) -> Mapping[str, str] | None:
-    """What sacct knows of a job or array element; None without accounting, which is no error: states do not need it."""
-    return accounts([job]).get(job)
 
 
 def accounts(jobs: Sequence[str]) -> dict[str, Mapping[str, str]]:

@@ -135,7 +135,7 @@ def _submit_all(submission: Submission, work: Work, paths: Sequence[Path]) -> li
     size, ids = max_array_size(), list[str]()
     for first in range(0, len(paths), size):
         # A throttle holds for one array only.
-        after = ids[-1].partition("_")[0] if ids and submission.throttle else None
+        after = array_of(ids[-1]) if ids and submission.throttle else None
         executor = _executor(replace(submission, after=after))
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what the exception says, too
             ids += [job.job_id for job in executor.map_array(work, [str(path) for path in paths[first : first + size]])]
@@ -211,15 +211,24 @@ def settings() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", said.stdout if said else "", re.MULTILINE))
 
 
-def queue_states() -> dict[str, str] | None:
-    """Job or array element -> Slurm's state, of all jobs of this user that Slurm remembers; None if it does not answer.
+def queue_states(owner: str | None = None) -> dict[str, str] | None:
+    """Job or array element -> Slurm's state, of all jobs of a user that Slurm remembers; None if it does not answer.
+
+    `owner`: by default this user.
 
     Jobs that ended stay for a while (MinJobAge, five minutes by default). Needs no accounting.
     """
-    said = ask("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T")
+    said = ask(
+        "squeue", "--noheader", "--array", "--states=all", f"--user={owner or getpass.getuser()}", "--format=%i|%T"
+    )
     if said is None or said.returncode != 0:
         return None
     return dict(line.strip().split("|", 1) for line in said.stdout.splitlines() if "|" in line)
+
+
+def array_of(job: str) -> str:
+    """Of an element "12_3" its array "12"; of a single job itself."""
+    return job.partition("_")[0]
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from experiments.evaluate.pool import Pool
 from experiments.evaluate.progress import Progress
 from experiments.launch.cli import INTERRUPTED, base_configs
 from experiments.launch.launch import tracking_off
+from experiments.launch.profiles import Profile, load_profile
 from experiments.run import distributed
 from experiments.run.machine import make_slots
 from experiments.state.find import Found, cells_of, find
@@ -32,7 +33,6 @@ from experiments.tracking.lookup import run_id_of
 from experiments.tracking.store import URI_VARIABLE
 from moco.config import Config
 from moco.evaluation.protocols import protocol
-from slurm.profiles import Profile, load_profile
 
 WIDTH = len("readout/retrieval_within_test_recall1")  # of the names in a column that is printed bit by bit
 

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from experiments.launch import adaptive
 from experiments.launch.launch_plan import Prospect
+from experiments.launch.profiles import Profile, load_profile, profile_names
 from experiments.plan.baselines import BASELINES, baseline
 from experiments.plan.manifest import write_manifest
 from experiments.plan.overrides import apply
@@ -32,7 +33,6 @@ from experiments.run.machine import share_a_gpu, slots_on_gpus
 from experiments.store import schema
 from experiments.store.run import RunDirectory, runs_root
 from moco.config import Config
-from slurm.profiles import Profile, load_profile, profile_names
 
 CLUSTERS = ("local", "debug")
 INTERRUPTED = 130

@@ -24,12 +24,14 @@ from experiments.launch.launch import Launch, print_table, summary, tracking, tr
 from experiments.launch.launch_plan import Prospect
 from experiments.launch.local import View
 from experiments.launch.pack import elements_at_a_time, submit_packed
+from experiments.launch.profiles import Profile, load_profile
 from experiments.launch.progress import Progress
 from experiments.launch.snapshot import Snapshot, forget_unused
 from experiments.launch.submissions import names, record
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell
 from experiments.run import provenance
+from experiments.run.cluster import CLUSTER_VARIABLE, Submission, array_of, cluster_named, new_folder, this_user
 from experiments.state.find import Found
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
@@ -39,9 +41,6 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.tracking.job import LABEL
 from experiments.tracking.store import URI_VARIABLE, user_uri
 from moco.config import check_processes
-from slurm.profiles import Profile, load_profile
-from slurm.sight import look, seen_by
-from slurm.submit import Submission, cancel, new_folder, withdraw
 
 LOOK_SECONDS = 1.0
 SMALL_FILES = 24 * 1024  # bytes that a submission writes for each run beside what it knows of the machine
@@ -125,10 +124,14 @@ def submit_cells(
         code.write(root)
         launch.enqueue()
         ids = submit_packed(submission, paths)
-        in_threads(lambda noted: _note_job(RunDirectory(noted[0]), noted[1]), zip(paths, ids, strict=True))
+        submitted = schema.Status(cluster=profile.cluster, owner=this_user())
+        in_threads(
+            lambda one: _note_job(RunDirectory(one[0]), {**submitted, "job": one[1]}), zip(paths, ids, strict=True)
+        )
     except BaseException:
-        withdraw(submission)
-        cancel([only_if] if only_if else [])
+        cluster = cluster_named(profile.cluster)
+        cluster.withdraw(submission)
+        cluster.cancel([only_if] if only_if else [])
         _as_before(before, fresh)
         raise
     jobs = {path.name: id for path, id in zip(paths, ids, strict=True)}
@@ -137,6 +140,7 @@ def submit_cells(
             root,
             launch.title,
             profile=profile.name,
+            cluster=profile.cluster,
             code=code.hash,
             command=launch.environment["command"],
             planned=planned or names(launch.cells),
@@ -170,6 +174,7 @@ def environment_on_node(profile: Profile, code: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONSAFEPATH": "1",  # the folder of the submission, often the checkout, stays behind the copy
         "PYTHONUNBUFFERED": "1",
+        CLUSTER_VARIABLE: profile.cluster,
         job.MAX_REQUEUES: str(profile.max_requeues),
     }
 
@@ -211,16 +216,16 @@ def _forget(run: RunDirectory) -> None:
             shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _note_job(run: RunDirectory, id: str) -> None:
+def _note_job(run: RunDirectory, job: schema.Status) -> None:
     """A worker that was faster has noted it itself."""
     with suppress(Busy), run.locked():
         status = run.status() or schema.Status()
         if status.get("state") == schema.QUEUED:
-            run.write_status({**status, "job": id})
+            run.write_status({**status, **job})
 
 
 def say_how_to_follow(label: str, jobs: Mapping[str, str], profile: Profile, max_parallel: int | None) -> None:
-    arrays = list(dict.fromkeys(id.partition("_")[0] for id in jobs.values()))
+    arrays = list(dict.fromkeys(array_of(id) for id in jobs.values()))
     throttle, name = max_parallel or profile.array_parallelism, shlex.quote(label)
     at_a_time = f", {throttle} at a time" if throttle else ""
     print(f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}{at_a_time}")
@@ -339,12 +344,12 @@ def looked_at(root: Path, profile: Profile) -> str | None:
 
     Raises Unseen, a ValueError, if they do not.
     """
-    folder = root / schema.SLURM_FOLDER / SIGHT
-    if seen_by(folder, profile) is not None:
+    folder, cluster = root / schema.SLURM_FOLDER / SIGHT, cluster_named(profile.cluster)
+    if cluster.seen_by(folder, profile) is not None:
         return None
-    found = look(folder, profile, tell=lambda line: print("\n".join(paragraph(line)), flush=True))
-    if found.node is not None:
-        print(f"{found.node} sees it", flush=True)
+    job, node = cluster.look(folder, profile, lambda line: print("\n".join(paragraph(line)), flush=True))
+    if node is not None:
+        print(f"{node} sees it", flush=True)
         return None
-    print(f"no node is free yet: the runs start if job {found.job} ends well, otherwise Slurm drops them", flush=True)
-    return found.job
+    print(f"no node is free yet: the runs start if job {job} ends well, otherwise Slurm drops them", flush=True)
+    return job

@@ -24,7 +24,7 @@ from experiments.run.machine import Slot
 from experiments.run.worker import TAKEN
 from experiments.run.zygote import Zygote
 from experiments.state.state import RunState, state_of
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.files import age_of, now
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import AT_REST, child_environment, handling, is_alive, process_started
@@ -209,22 +209,26 @@ def record_death(run: RunDirectory, code: int | None) -> None:
     with suppress(Busy), run.locked():
         status, attempts = run.status() or {}, run.attempts()
         began = status.get("state") == schema.RUNNING
-        state, reason = _verdict(began, code, run.path / schema.LOG)
+        state, reason, cause = _verdict(began, code, run.path / schema.LOG)
         if began and attempts and attempts[-1]["event"] == "start":
             number, seconds = attempts[-1]["attempt"], round(age_of(attempts[-1]["time"]), 3)
-            end = schema.Attempt(event="end", attempt=number, time=now(), state=state, reason=reason, seconds=seconds)
+            end = schema.Attempt(event="end", attempt=number, time=now(), state=state, seconds=seconds)
+            end["reason"], end["cause"] = reason, cause
             run.append_attempt(end)
-        run.write_status({**status, "state": state, "reason": reason})
+        run.write_status({**status, "state": state, "reason": reason, "cause": cause})
 
 
-def _verdict(began: bool, code: int | None, log: Path) -> tuple[str, str]:
+def _verdict(began: bool, code: int | None, log: Path) -> tuple[str, str, str]:
+    """State, reason, cause."""
     if code is not None and -code in STOP_SIGNALS:
-        return schema.PREEMPTED, f"stopped by {signal.Signals(-code).name}"
+        return schema.PREEMPTED, f"stopped by {signal.Signals(-code).name}", causes.STOPPED
     if code is not None and code < 0:
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return schema.LOST, f"killed by {signal.Signals(-code).name}{hint}"
+        return schema.LOST, f"killed by {signal.Signals(-code).name}{hint}", causes.KILLED
     how = "ended" if code is None else f"ended with exit code {code}"
-    return (schema.LOST, how) if began else (schema.FAILED, f"{how} before it began: {last_line(log)}")
+    if began:
+        return schema.LOST, how, causes.KILLED
+    return schema.FAILED, f"{how} before it began: {last_line(log)}", causes.ERROR
 
 
 def last_line(log: Path) -> str:

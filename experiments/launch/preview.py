@@ -15,9 +15,8 @@ from experiments.launch.pack import elements
 from experiments.launch.snapshot import Snapshot
 from experiments.launch.submissions import difference, names, submissions
 from experiments.plan.sweep import Cell
+from experiments.run.cluster import Profile, Submission, cluster_named
 from experiments.run.machine import visible_gpus
-from slurm.profiles import Profile
-from slurm.submit import Submission, script, start_estimate
 
 
 class Preview:
@@ -30,8 +29,9 @@ class Preview:
             code = Snapshot.of_this_code()
             title = prospect.planned.label
             self.submission: Submission = submission_of(self.root, title, profile, max_parallel, code)
-            self.script = script(self.submission, elements(profile, len(prospect.to_run)))
-            self.when = start_estimate(profile, self.script)
+            cluster = cluster_named(profile.cluster)
+            self.script = cluster.script(self.submission, elements(profile, len(prospect.to_run)))
+            self.when = cluster.start_estimate(profile, self.script)
 
     def text(self) -> str:
         if self.script is None:

@@ -93,7 +93,7 @@ def forget_unused(root: Path) -> list[str]:
         if submission["code"] in old and any(_waits(root, run, job) for run, job in submission["jobs"].items()):
             del old[submission["code"]]
     for judging in all_submitted(root):
-        if judging["code"] in old and any(live(job, judging["time"]) for job in set(judging["jobs"].values())):
+        if judging["code"] in old and any(live(job, judging) for job in set(judging["jobs"].values())):
             del old[judging["code"]]
     for path in old.values():
         shutil.rmtree(path, ignore_errors=True)

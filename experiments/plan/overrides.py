@@ -89,10 +89,11 @@ def no_such_field(path: str, known: Sequence[str]) -> str:
     if members:
         return f"{path}: a group, not a field; its fields are {', '.join(members)}"
     near = _abbreviated(path, known) or get_close_matches(path, known, n=2, cutoff=0.75) or _same_last_name(path, known)
+    if near:
+        return f"{path}: no such field; did you mean {' or '.join(near)}?"
     groups = dict.fromkeys(k.partition(".")[0] for k in known)
-    return f"{path}: no such field; " + (
-        f"did you mean {' or '.join(near)}?" if near else f"the groups are {', '.join(groups)}"
-    )
+    kind = "groups" if any("." in k for k in known) else "fields"
+    return f"{path}: no such field; the {kind} are {', '.join(groups)}"
 
 
 def _abbreviated(path: str, known: Sequence[str]) -> list[str]:

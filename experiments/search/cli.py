@@ -17,9 +17,11 @@ from typing import NoReturn
 
 from experiments.launch import cli
 from experiments.launch.grid import paragraph
+from experiments.launch.profiles import Profile, load_profile, profile_names
 from experiments.plan.baselines import BASELINES
 from experiments.plan.parser import Parser
 from experiments.plan.sweep import training_images
+from experiments.run.cluster import cluster_named
 from experiments.run.machine import make_slots
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
 from experiments.search.space import words
@@ -29,7 +31,6 @@ from experiments.store.files import now
 from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
 from experiments.store.search_record import finished, read_record, record_path
-from slurm.profiles import Profile, load_profile, profile_names
 
 INTERRUPTED = 130
 EPILOG = (
@@ -251,7 +252,7 @@ def _on_slurm(
     if not options.wait:
         return 0
     with tracking(path.parent.parent, record["label"]):
-        seen_to_the_end = follow(path, jobs)
+        seen_to_the_end = follow(path, jobs, cluster_named(profile.cluster))
         record = closing(path, address)
     if not seen_to_the_end:
         print("not followed any more; the jobs go on")

@@ -71,7 +71,7 @@ def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
 def _unknown(name: str, known: Sequence[str]) -> str:
     if name in ("task", "data"):
         return f"--set {name}: has a flag of its own, --{name}"
-    return no_such_field(name, known).replace("the groups are", "the fields are")
+    return no_such_field(name, known)
 
 
 def record_file(run: Path, job: Job) -> Path:

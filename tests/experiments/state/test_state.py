@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments.state.state import RunState, state_of
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.files import replace_json
 from experiments.store.run import RunDirectory
 from experiments.store.states import host, is_alive, process_started
@@ -106,7 +106,7 @@ def test_facts_come_with_the_state(tmp_path: Path) -> None:
     say(
         run, schema.FAILED, reason="diverged: ...", diverged=True, step=30, total_steps=120, images_per_s=9.5, knn=71.25
     )
-    assert state_of(run.path) == RunState(schema.FAILED, "diverged: ...", True, 30, 120, 9.5, 71.25)
+    assert state_of(run.path) == RunState(schema.FAILED, "diverged: ...", True, 30, 120, 9.5, 71.25, causes.DIVERGED)
     assert state_of(run.path).share == 0.25
 
 
