@@ -21,7 +21,7 @@ from typing import Any
 
 from experiments.launch.estimate import bytes_in_words, disk_free
 from experiments.launch.grid import paragraph
-from experiments.launch.profiles import Profile, load_profile, profile_names
+from experiments.launch.profiles import Profile, Settings, load_profile, profile_names
 from experiments.launch.snapshot import Snapshot
 from experiments.plan.parser import AddVerb
 from experiments.run import provenance
@@ -41,7 +41,7 @@ from experiments.run.stop import TIME_LIMIT_SIGNAL
 from experiments.store import schema
 from experiments.store.files import read_json, replace_json, replace_text
 from experiments.store.manifests import all_manifests
-from experiments.store.run import RunDirectory, runs_root
+from experiments.store.run import RunDirectory
 from experiments.store.states import host
 
 # A short job that shows what the nodes of a profile can do: the login side asks by files, the node answers by files.
@@ -266,7 +266,7 @@ def disk(root: Path) -> Finding:
 
 def mlflow(root: Path, profile: Profile | None) -> Finding:
     """Not essential: what it misses is brought over by the next sync."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (profile.tracking if profile else None)
+    uri = Settings.of(profile).tracking
     if profile is not None and profile.tracking_mode == "off":
         return Finding("MLflow", OK, f"off in profile {profile.name}")
     if uri and uri.startswith("http"):
@@ -402,11 +402,9 @@ def register(add: AddVerb) -> None:
 def doctor(options: argparse.Namespace, command: str) -> int:
 
     profile = load_profile(options.cluster) if options.cluster else None
-    if profile and profile.runs_root and not os.environ.get("MOCO_RUNS"):
-        os.environ["MOCO_RUNS"] = os.path.expanduser(profile.runs_root)
 
     def tell(finding: Finding) -> None:
         first, *rest = paragraph(str(finding))
         print("\n".join([first, *(f"{'':<9}{line}" for line in rest)]), flush=True)
 
-    return 0 if examine(runs_root(), profile, options.patience, tell) else 1
+    return 0 if examine(Settings.of(profile).root, profile, options.patience, tell) else 1

@@ -7,12 +7,12 @@ nothing was added. 130: interrupted, the same command goes on; of a file nothing
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from experiments.evaluate.add import DEFAULT, check_done, complete, evaluate_run, headlines, judgements, known, missing
@@ -20,17 +20,16 @@ from experiments.evaluate.pool import Pool
 from experiments.evaluate.progress import Progress
 from experiments.launch.cli import INTERRUPTED, base_configs
 from experiments.launch.launch import tracking_off
-from experiments.launch.profiles import Profile, load_profile
+from experiments.launch.profiles import Profile, Settings, load_profile
 from experiments.run import distributed
 from experiments.run.machine import make_slots
 from experiments.state.find import Found, cells_of, find
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
-from experiments.store.run import Busy, RunDirectory, runs_root
+from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
 from experiments.tracking.lookup import run_id_of
-from experiments.tracking.store import URI_VARIABLE
 from moco.config import Config
 from moco.evaluation.protocols import protocol
 
@@ -55,13 +54,14 @@ def _evaluate(options: argparse.Namespace) -> int:
             "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"
         )
     base = base_configs(options.baseline, options.set)[0] if options.baseline else None
-    profile = None if options.cluster in (None, "local") else _profile(options.cluster)
+    profile = None if options.cluster in (None, "local") else load_profile(options.cluster)
+    settings = Settings.of(profile)
     path = Path(options.target)
     if path.exists():
         single = path.is_dir() and (path / schema.CONFIG).exists()
         return _run(path.absolute(), protocols, options, base) if single else _file(path, protocols, options, base)
-    root = runs_root()
-    found = find(root, options.target, tracked=run_id_of)
+    root = settings.root
+    found = find(root, options.target, tracked=partial(run_id_of, uri=settings.tracking))
     if len(found) == 1:
         return _run(root / found[0].run_id, protocols, options, base)
     if base is not None:
@@ -69,15 +69,6 @@ def _evaluate(options: argparse.Namespace) -> int:
             f"--baseline {options.baseline}: gives images to one file or run; {options.target} names {len(found)}"
         )
     return _sweep(root, found, protocols, options, profile)
-
-
-def _profile(name: str) -> Profile:
-    """It may also say where runs live, and which MLflow remembers them."""
-    profile = load_profile(name)
-    for variable, value in (("MOCO_RUNS", profile.runs_root), (URI_VARIABLE, profile.tracking)):
-        if value and not os.environ.get(variable):
-            os.environ[variable] = os.path.expanduser(value)
-    return profile
 
 
 def _only_here(options: argparse.Namespace) -> None:

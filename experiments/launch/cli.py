@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import shlex
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import NoReturn
 
 from experiments.launch import adaptive
 from experiments.launch.launch_plan import Prospect
-from experiments.launch.profiles import Profile, load_profile, profile_names
+from experiments.launch.profiles import Profile, Settings, load_profile, profile_names
 from experiments.plan.baselines import BASELINES, baseline
 from experiments.plan.manifest import write_manifest
 from experiments.plan.overrides import apply
@@ -128,7 +127,8 @@ def carry_out(sweep: Sweep, options: argparse.Namespace, command: str) -> int:
     options.baseline = options.baseline or (profile and profile.baseline) or sweep.base
     base, preset = base_configs(options.baseline, options.set)
     planned = plan(sweep, base, base_name=options.baseline, preset=preset, seeds=options.seeds)
-    prospect = Prospect.of(planned, planned.choose(options.only), runs_root(), retry=options.retry, force=options.force)
+    root = Settings.of(profile).root
+    prospect = Prospect.of(planned, planned.choose(options.only), root, retry=options.retry, force=options.force)
     if options.calibrate:
         from experiments.launch.calibration import calibrate
 
@@ -168,7 +168,9 @@ def _until_significant(
         return cluster.submit_and_follow(new, profile, command, options.max_parallel, wait=True, only_if=look)
 
     most, at_once = options.max_seeds or adaptive.MAX_SEEDS, options.max_parallel or 1
-    return adaptive.Rounds(planned, start, runs_root(), options.only, options.retry, command, most, at_once).run(seeds)
+    return adaptive.Rounds(
+        planned, start, Settings.of(profile).root, options.only, options.retry, command, most, at_once
+    ).run(seeds)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -195,14 +197,11 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _profile(options: argparse.Namespace) -> Profile | None:
-    """Of the cluster, which may also say where runs live; None on this machine."""
+    """Of the cluster; None on this machine."""
     if options.cluster in CLUSTERS:
         options.max_parallel = options.max_parallel or (options.pack and slots_on_gpus(options.pack))
         return None
     profile = load_profile(options.cluster)
-    for name, value in (("MOCO_RUNS", profile.runs_root), ("MLFLOW_TRACKING_URI", profile.tracking)):
-        if value and not os.environ.get(name):
-            os.environ[name] = os.path.expanduser(value)
     return replace(profile, pack=options.pack or profile.pack)
 
 

@@ -24,7 +24,7 @@ from experiments.launch.launch import Launch, print_table, summary, tracking, tr
 from experiments.launch.launch_plan import Prospect
 from experiments.launch.local import View
 from experiments.launch.pack import elements_at_a_time, submit_packed
-from experiments.launch.profiles import Profile, load_profile
+from experiments.launch.profiles import Profile, Settings, load_profile
 from experiments.launch.progress import Progress
 from experiments.launch.snapshot import Snapshot, forget_unused
 from experiments.launch.submissions import names, record
@@ -39,7 +39,7 @@ from experiments.store.files import in_threads, read_json, replace_json
 from experiments.store.manifests import read_manifest
 from experiments.store.run import Busy, RunDirectory
 from experiments.tracking.job import LABEL
-from experiments.tracking.store import URI_VARIABLE, user_uri
+from experiments.tracking.store import URI_VARIABLE
 from moco.config import check_processes
 
 LOOK_SECONDS = 1.0
@@ -90,7 +90,8 @@ def submit_and_follow(
         print(f"nothing to submit: {len(queued(prospect))} are queued or running", flush=True)
     if not wait:
         return 0
-    with tracking(root, label) if profile.tracking_mode != "off" else nullcontext():
+    uri = Settings.of(profile).tracking
+    with tracking(root, label, uri) if profile.tracking_mode != "off" else nullcontext():
         seen_to_the_end = follow(label, [*prospect.to_run, *queued(prospect)], root)
     if not seen_to_the_end:
         print("not followed any more; the jobs go on")
@@ -163,7 +164,7 @@ def submission_of(root: Path, title: str, profile: Profile, max_parallel: int | 
 
 def _mirrored_by_jobs(profile: Profile, label: str) -> dict[str, str]:
     """Where MLflow is a server that has an address; what is embedded beside the runs, a login node writes alone."""
-    if profile.tracking_mode != "direct" or tracking_off() or (address := user_uri()) is None:
+    if profile.tracking_mode != "direct" or tracking_off() or (address := Settings.of(profile).tracking) is None:
         return {}
     return {LABEL: label, URI_VARIABLE: address}
 

@@ -23,6 +23,7 @@ from experiments.store import schema
 from experiments.store.files import in_threads, json_text
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
+from experiments.tracking.store import URI_VARIABLE
 
 SYNC_LOG = "mlflow-sync.log"
 TRACKING = "MOCO_TRACKING"  # off: journals only, `python -m experiments sync` brings them to MLflow later
@@ -84,8 +85,11 @@ def enqueue(root: Path, cell: Cell, environment: dict[str, Any] | str) -> None:
 
 
 @contextmanager
-def tracking(root: Path, label: str) -> Iterator[None]:
-    """Mirror the sweep to MLflow from a process of its own for as long as the block lasts, and once more at its end."""
+def tracking(root: Path, label: str, uri: str | None = None) -> Iterator[None]:
+    """Mirror the sweep to MLflow from a process of its own for as long as the block lasts, and once more at its end.
+
+    `uri`: of the server or database, where the environment does not name one.
+    """
     if tracking_off():
         yield
         return
@@ -96,7 +100,7 @@ def tracking(root: Path, label: str) -> Iterator[None]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=child_environment(MOCO_RUNS=str(root)),
+            env=child_environment(MOCO_RUNS=str(root), **({URI_VARIABLE: uri} if uri else {})),
         )
     try:
         yield

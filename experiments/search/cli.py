@@ -7,7 +7,6 @@ command goes on. `--dry-run` imports neither torch nor optuna.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import NoReturn
 
 from experiments.launch import cli
 from experiments.launch.grid import paragraph
-from experiments.launch.profiles import Profile, load_profile, profile_names
+from experiments.launch.profiles import Profile, Settings, load_profile, profile_names
 from experiments.plan.baselines import BASELINES
 from experiments.plan.parser import Parser
 from experiments.plan.sweep import training_images
@@ -28,7 +27,6 @@ from experiments.search.space import words
 from experiments.search.storage import STORAGE, address_of, named
 from experiments.store import schema
 from experiments.store.files import now
-from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
 from experiments.store.search_record import finished, read_record, record_path
 
@@ -101,7 +99,7 @@ def carry_out(search: Search, options: argparse.Namespace, command: str) -> int:
         raise ValueError(f"--workers {options.workers}: must be at least 1")
     planned = plan(search, base_name, options.set)
     address = address_of(options.storage, nodes=profile is not None)
-    path = record_path(runs_root(), planned.label)
+    path = record_path(Settings.of(profile).root, planned.label)
     record = _record(planned, path, options, command, address)
     if options.confirm is not None:
         from experiments.search.result import confirm
@@ -114,7 +112,7 @@ def carry_out(search: Search, options: argparse.Namespace, command: str) -> int:
 
 
 def _profile(options: argparse.Namespace) -> Profile | None:
-    """Of the cluster, which may also say where runs live; None on this machine."""
+    """Of the cluster; None on this machine."""
     if options.cluster == "local":
         return None
     clusters = ["local", *profile_names()]
@@ -128,9 +126,6 @@ def _profile(options: argparse.Namespace) -> Profile | None:
             f"--cluster {profile.name}: it gives a run {profile.processes} processes, a search worker is one; "
             "choose a profile with one GPU"
         )
-    for name, value in (("MOCO_RUNS", profile.runs_root), ("MLFLOW_TRACKING_URI", profile.tracking)):
-        if value and not os.environ.get(name):
-            os.environ[name] = os.path.expanduser(value)
     return profile
 
 
@@ -203,23 +198,23 @@ def _search(
 ) -> int:
     from experiments.search.launch import begin
 
-    cells = options.warm_start and _finished_cells(options.warm_start)
+    cells = options.warm_start and _finished_cells(path.parent.parent, options.warm_start)
     record = begin(path, record, address, cells or [])
     left = record["budget"] - len(finished(record))
     if left <= 0:
         print(f"{record['label']}: nothing to start, {len(finished(record))} of {record['budget']} trials finished")
-        return _table(record)
+        return _table(record, path)
     print(f"{record['label']}: {left} of {record['budget']} trials to go in {path.parent.parent}", flush=True)
     if profile is not None:
         return _on_slurm(record, path, options, profile, address)
     return _here(record, path, min(left, options.workers or left), options.workers, address)
 
 
-def _finished_cells(sweep: str) -> list[schema.Cell]:
+def _finished_cells(root: Path, sweep: str) -> list[schema.Cell]:
     """Of a sweep's plan. Raises ValueError for a name that no sweep has."""
     from experiments.tracking.sync import manifests
 
-    return [cell for manifest in manifests(runs_root(), sweep)[:1] for cell in manifest["cells"]]
+    return [cell for manifest in manifests(root, sweep)[:1] for cell in manifest["cells"]]
 
 
 def _here(record: SearchRecord, path: Path, runs: int, workers: int | None, address: str | None) -> int:
@@ -238,7 +233,7 @@ def _here(record: SearchRecord, path: Path, runs: int, workers: int | None, addr
     if not completed:
         print(f"interrupted: {len(finished(record))} of {record['budget']} trials finished; the same command goes on")
         return INTERRUPTED
-    return _table(record)
+    return _table(record, path)
 
 
 def _on_slurm(
@@ -251,20 +246,20 @@ def _on_slurm(
     jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address)
     if not options.wait:
         return 0
-    with tracking(path.parent.parent, record["label"]):
+    with tracking(path.parent.parent, record["label"], Settings.of(profile).tracking):
         seen_to_the_end = follow(path, jobs, cluster_named(profile.cluster))
         record = closing(path, address)
     if not seen_to_the_end:
         print("not followed any more; the jobs go on")
         return INTERRUPTED
-    return _table(record)
+    return _table(record, path)
 
 
-def _table(record: SearchRecord) -> int:
+def _table(record: SearchRecord, path: Path) -> int:
     from experiments.search.launch import print_table
 
     count, name = len(finished(record)), record["name"]
-    print_table(runs_root(), record["label"])
+    print_table(path.parent.parent, record["label"])
     if record["failure"]:
         print(f"given up: {record['failure']}")
     if count < record["budget"]:

@@ -76,14 +76,16 @@ def store_id(runs_root: Path) -> str:
     return file.read_text().strip()
 
 
-def ensure_store(runs_root: Path) -> str:
+def ensure_store(runs_root: Path, uri: str | None = None) -> str:
     """Make the embedded store unless it exists, and return its address (or that of the user's own server).
+
+    `uri`: of the server or database, where the environment does not name one.
 
     Two processes that first-touch a fresh database destroy it: both migrate, and neither a retry nor `mlflow db
     upgrade` repairs it. So it is made by one, under a lock, beside its final name, and moved there whole: a kill leaves
     no half.
     """
-    uri = user_uri()
+    uri = user_uri() or uri
     if uri is not None:
         if not is_server(uri):
             _ready(runs_root, uri)
@@ -118,12 +120,12 @@ def _create_database(database: Path) -> None:
     unfinished.replace(database)
 
 
-def open_store(runs_root: Path) -> MlflowClient:
+def open_store(runs_root: Path, uri: str | None = None) -> MlflowClient:
     """A client of the embedded store or of the user's server. Raises mlflow's own error when that cannot be reached."""
     quiet()
     from mlflow import MlflowClient
 
-    return MlflowClient(ensure_store(runs_root))
+    return MlflowClient(ensure_store(runs_root, uri))
 
 
 def experiment_id(client: MlflowClient, runs_root: Path, label: str, tags: dict[str, str]) -> str:
