@@ -76,7 +76,7 @@ def address(node: str) -> str:
 
 def _slurms_address(node: str) -> str:
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             ["scontrol", "--oneliner", "show", "node", node],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -85,7 +85,7 @@ def _slurms_address(node: str) -> str:
             check=False,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        said = ""
-    if found := re.search(r"\bNodeAddr=(\S+)", said):
+        result = ""
+    if found := re.search(r"\bNodeAddr=(\S+)", result):
         return found[1]
     raise ValueError(f"{node}: this node's address is not to be found; set MASTER_ADDR in the profile's environment")

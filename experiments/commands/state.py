@@ -85,7 +85,7 @@ class Standing:
 
     def _never_begun(self) -> Iterator[str]:
         """Jobs that ended before their run began: what the first of them has to say."""
-        cells = [c for c in self.manifest["cells"] if self.state(c).state == schema.MISSING and self.state(c).reason]
+        cells = [c for c in self.manifest["cells"] if self.state(c).state == schema.MISSING and self.state(c).cause]
         yield from self._listed(cells, _reason)
         for cell in cells[:1]:
             yield from never_begun(self.root, cell["run_id"])

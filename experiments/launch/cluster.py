@@ -1,6 +1,6 @@
 """A launch on a cluster: submit what is to run as one array, return at once; follow it with the local progress display.
 
-The directories say "queued" before Slurm hears of them, and say what they said before if Slurm refuses. The jobs run a
+Run directories become "queued" before their jobs are submitted, and are as they were if the cluster refuses. The jobs run a
 copy of the code as it is now (`experiments.launch.snapshot`).
 """
 
@@ -192,7 +192,7 @@ def check_room(launch: Launch, code: Snapshot) -> None:
 
 
 def _as_before(statuses: Mapping[Path, schema.Status | None], fresh: set[Path]) -> None:
-    """What this launch made goes, so that a full disk has room for what it changed."""
+    """Restore the statuses. Directories that this launch made are removed first, for a full disk needs room."""
     for path in fresh:
         _forget(RunDirectory(path))
     for path, status in ((path, status) for path, status in statuses.items() if path not in fresh):
@@ -274,7 +274,7 @@ AGAIN = (schema.FAILED, schema.CANCELLED, schema.LOST, schema.PREEMPTED)
 
 def may_go_again(state: RunState) -> bool:
     """Also a job that ended before its run began; what was never submitted is for the sweep's own command."""
-    return state.state in AGAIN or (state.state == schema.MISSING and state.reason is not None)
+    return state.state in AGAIN or (state.state == schema.MISSING and state.cause is not None)
 
 
 def start_again(root: Path, runs: Sequence[Found], command: str) -> int:

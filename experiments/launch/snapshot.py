@@ -107,6 +107,6 @@ def _age(path: Path) -> float:
 
 
 def _waits(root: Path, run_id: str, job: str) -> bool:
-    """The run's last word is that this very job has it; it may come back and need its code."""
+    """The run's status names this job: it may come back and need its code."""
     status = RunDirectory(root / run_id).status() or schema.Status()
     return status.get("job") == job and status.get("state") not in AT_REST

@@ -30,9 +30,6 @@ REMEDY = {
 GROUPS = {
     causes.OUT_OF_MEMORY: MEMORY,
     causes.DIVERGED: DIVERGED,
-    causes.JOB_ENDED: NODE,
-    causes.KILLED: NODE,
-    causes.PEER_LOST: NODE,
     causes.TIME_LIMIT: STOPPED,
     causes.NOT_REQUEUED: STOPPED,
     causes.STOPPED: STOPPED,

@@ -153,10 +153,13 @@ def _judge(run: RunDirectory, status: schema.Status, queue: Queue) -> _Judged:
     state, reason = judge(run.path, status, finished=lambda: run.results() is not None, of_job=of_job)
     if state == status.get("state") and reason == status.get("reason"):
         return _Judged(state, reason, causes.cause_of(status))
-    if phase is not None and phase.phase == ENDED and state not in (schema.QUEUED, schema.RUNNING):
-        memory = phase.word == "OUT_OF_MEMORY"
-        return _Judged(state, reason, causes.OUT_OF_MEMORY if memory else causes.JOB_ENDED)
-    return _Judged(state, reason, causes.KILLED if state == schema.LOST else None)
+    if state not in TO_RUN or reason is None:
+        return _Judged(state, reason)
+    if phase is not None and phase.word == "OUT_OF_MEMORY":
+        return _Judged(state, reason, causes.OUT_OF_MEMORY)
+    if phase is not None and phase.phase in (GONE, ENDED):
+        return _Judged(state, reason, causes.JOB_ENDED)
+    return _Judged(state, reason, causes.KILLED if state == schema.LOST else causes.LAUNCHER_ENDED)
 
 
 def _by_phase(run: RunDirectory, status: schema.Status, written: str, found: Phase) -> tuple[str, str | None]:

@@ -17,7 +17,8 @@ OUT_OF_MEMORY: Final = "out_of_memory"
 STUCK: Final = "stuck"  # several jobs in a row, each until its time limit, without a further step
 PEER_LOST: Final = "peer_lost"  # another process of the run is gone
 KILLED: Final = "killed"  # the process ended without saying why
-JOB_ENDED: Final = "job_ended"  # the cluster says that the job has ended
+JOB_ENDED: Final = "job_ended"  # the job has left the queue of its cluster, the run had not ended
+LAUNCHER_ENDED: Final = "launcher_ended"  # the run waited for a launcher of a machine that is gone
 ERROR: Final = "error"
 
 # Records that were written before there was the field: how their reason begins -> cause. The first that fits holds.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from experiments.state.state import state_of
 from experiments.store import causes, schema
 from tests.support import plain_cluster
 from tests.support.slurm_cluster import STAND_IN, VERBS, job_of, run, runs, states
-from tests.support.stand_in_runs import steps, wait_until
+from tests.support.stand_in_runs import ROOT, steps, wait_until
 
 POOL = (sys.executable, "-m", "tests.support.stand_in", "sweep", "--set", "train.device=cpu")
 
@@ -126,3 +127,20 @@ def test_a_dry_run_says_what_would_be_sent(root: Path) -> None:
 def test_a_cluster_that_is_none_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"^cluster = 'no.such': must be slurm, or a module with an object CLUSTER \("):
         cluster_named("no.such")
+
+
+def test_slurm_stands_behind_the_interface() -> None:
+    """Its imports, its variables and the form of its job ids are each known in one place."""
+    sources = {
+        str(path.relative_to(ROOT)): path.read_text()
+        for room in ("experiments", "analysis", "slurm", "sweeps", "moco")
+        for path in (ROOT / room).rglob("*.py")
+    }
+
+    def having(pattern: str) -> set[str]:
+        return {name for name, text in sources.items() if re.search(pattern, text, re.MULTILINE)}
+
+    importing = {name for name in having(r"^\s*(from|import) slurm\b") if not name.startswith("slurm/")}
+    assert importing == {"experiments/run/cluster.py", "experiments/launch/profiles.py"}
+    assert having(r"\"SLURM_(?!CONF)[A-Z_]+\"") == {"slurm/step.py"}
+    assert having(r"job\w*\.partition\(\"_\"\)|\bid\.partition\(\"_\"\)") == {"slurm/submit.py"}

@@ -96,7 +96,8 @@ def test_a_queue_lives_as_long_as_its_launcher(tmp_path: Path) -> None:
     say(run, schema.QUEUED, pid=os.getpid(), started=process_started(os.getpid()))
     assert state_of(run.path).state == schema.QUEUED
     say(run, schema.QUEUED, pid=os.getpid(), started=1)  # an earlier process of that number
-    assert state_of(run.path) == RunState(schema.MISSING, "was queued by a launcher that has ended")
+    reason = "was queued by a launcher that has ended"
+    assert state_of(run.path) == RunState(schema.MISSING, reason, cause=causes.LAUNCHER_ENDED)
     say(run, schema.QUEUED, pid=os.getpid(), started=1, step=40, total_steps=100)
     assert state_of(run.path).state == schema.PREEMPTED
 
