@@ -46,8 +46,9 @@ from experiments.store.states import host
 
 # A short job that shows what the nodes of a profile can do: the login side asks by files, the node answers by files.
 #
-# ping-1, pong-1... what either side sees of the other's files, and its clock signal the job got SIGUSR2 requeue the
-# job asked for its requeue, and what Slurm said
+#     ping.json, re-ping.json    what either side sees of the other's files, and its clock
+#     re-signal.json             the job got the signal that announces its time limit
+#     requeue.json, re-requeue.json    the job is to ask for its requeue; what the cluster replied
 
 
 SECONDS = 10.0  # that the job waits for the next question

@@ -142,7 +142,7 @@ def test_of_two_commands_at_once_the_second_sees_what_the_first_has_submitted(ma
             wait_until(lambda: has_open(second, lock) or second.poll() is not None)
             job = slurm("sbatch", "--parsable", "--partition=dev", "--output=/dev/null", "--wrap=true")
             jobs = {run.run_id: job for run in runs}
-            record(root, LABEL, profile="dev", code="x", protocols=["retrieval"], jobs=jobs)
+            record(root, LABEL, profile="dev", cluster="slurm", code="x", protocols=["retrieval"], jobs=jobs)
         said, _ = second.communicate(timeout=120)
         assert said.splitlines()[-2:] == [
             f"2 runs wait in job {job} already (retrieval); scancel {job} ends it",
@@ -262,7 +262,7 @@ def test_jobs_bring_what_they_add_to_the_mlflow_of_the_profile(made: Path, tmp_p
             assert has == {(run.results() or {})["test"][headline] for run in runs}
 
 
-WORK = "import sys; from experiments.evaluation.cluster import work; work(sys.argv[1])"
+WORK = "import sys; from experiments.evaluate.cluster import work; work(sys.argv[1])"
 
 
 def test_a_job_waits_for_one_that_judges_the_same_run_by_other_protocols(made: Path, tmp_path: Path) -> None:
