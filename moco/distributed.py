@@ -20,18 +20,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from moco.errors import PeerFailed, PeerLost
+
 GATHERING = timedelta(minutes=10)  # in which all processes must have come
 # With one that lives but does not answer: longer than any readout that others wait for. One that dies is noticed at once.
 PATIENCE = timedelta(minutes=60)
 REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-class PeerLost(RuntimeError):
-    """Another process of the run is gone, or does not answer, and nobody knows why."""
-
-
-class PeerFailed(RuntimeError):
-    """Another process of the run ended with an error, which is the text."""
 
 
 _stores: list[Any] = []  # of the group, while there is one: words that outlive the process that left them

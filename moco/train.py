@@ -18,8 +18,9 @@ from moco.config.plain import to_plain
 from moco.data import load
 from moco.data.loader import Batch
 from moco.data.splits import ImageData
+from moco.errors import Diverged
 from moco.evaluation.readouts import curves, final_values, validation_values
-from moco.trainer import Diverged, Trainer, choose_device, uncompiled
+from moco.trainer import Trainer, choose_device, uncompiled
 
 CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.pt"
 __all__ = ["CHECKPOINT", "ENCODER", "Diverged", "Record", "Resumed", "train"]

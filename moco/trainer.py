@@ -25,6 +25,7 @@ from moco.data.ahead import MAKING
 from moco.data.loader import Batch, Batches
 from moco.data.splits import ImageData
 from moco.distributed import size
+from moco.errors import Diverged, FieldError
 from moco.model import Direction, Method, Outcome, build
 from moco.negatives import KeyQueue, Sample
 from moco.optim import build_optimiser, scaled_lr, set_rates
@@ -75,14 +76,6 @@ PROBE_IMAGES = 64  # whose keys are followed to see how fast the key encoder mov
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Diverged(ArithmeticError):
-    """The loss is not finite any more."""
-
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"diverged: the loss is {loss} at step {step}; lower optim.lr or raise loss.temperature")
-        self.step = step
-
-
 def choose_device(name: str) -> torch.device:
     """Raises ValueError for a name that is none, and for a GPU that is not there."""
     name = distributed.local_device(name)
@@ -92,9 +85,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"train.device = {name}: must be auto, cpu, cuda or cuda:N")
+        raise FieldError("train.device", name, "must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not 0 <= (device.index or 0) < gpus:  # torch keeps 8 bits: 999 arrives as -25
-        raise ValueError(f"train.device = {name}: torch sees {gpus} CUDA GPUs here; choose auto or cpu, or another N")
+        raise FieldError("train.device", name, f"torch sees {gpus} CUDA GPUs here; choose auto or cpu, or another N")
     return device
 
 

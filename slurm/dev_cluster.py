@@ -23,123 +23,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-# Accounting for the throw-away Slurm: a MariaDB in its folder, on a loopback port and with a password of its own, and
-# slurmdbd in front of it. With it `sacct` answers; nothing of ours needs that, it only adds to what is known.
-
-
-DATABASE_FLAGS = ("--no-defaults", "--skip-log-bin", "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M")
-SQL = """\
-CREATE DATABASE slurm;
-CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY '{password}';
-GRANT ALL ON slurm.* TO 'slurm'@'127.0.0.1';
-"""
-ACCOUNTING_CONF = """\
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-DbdHost=localhost
-DbdAddr=127.0.0.1
-DbdPort={port}
-SlurmUser=root
-LogFile={folder}/slurmdbd.log
-PidFile={folder}/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort={database_port}
-StorageUser=slurm
-StoragePass={password}
-StorageLoc=slurm
-"""
-SETTINGS = """\
-JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=1
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={port}
-AccountingStoragePass={folder}/munge.socket"""
-
-
-class Accounting:
-    """The processes are found again by their pid files in `folder`, as all of the cluster are."""
-
-    PROGRAMS = ("slurmdbd", "mariadbd", "sacct")
-    PACKAGES = "slurmdbd mariadb-server"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.data = folder, folder / "database"
-
-    def write(self, port: int, database_port: int) -> str:
-        """Its own files; returns the lines for slurm.conf."""
-        password = secrets.token_hex(16)
-        _secret(self.folder / "accounts.sql", SQL.format(password=password))
-        conf = ACCOUNTING_CONF.format(folder=self.folder, port=port, database_port=database_port, password=password)
-        _secret(self.folder / "slurmdbd.conf", conf)
-        self.flags = [f"--datadir={self.data}", "--user=root", f"--port={database_port}", "--bind-address=127.0.0.1"]
-        return SETTINGS.format(port=port, folder=self.folder)
-
-    def start(self, daemon: Callable[..., None], until: Callable[..., None]) -> None:
-        """Before the controller. `daemon` runs what puts itself into the background, `until` waits."""
-        self._make_database()
-        self._start_database()
-        until(self._database_is_up, "the database of the accounts")
-        daemon("slurmdbd")
-        until(lambda: self._known(daemon), "slurmdbd")
-
-    def _make_database(self) -> None:
-        made = subprocess.run(
-            ["mariadb-install-db", *DATABASE_FLAGS, "--user=root", f"--datadir={self.data}", "--skip-test-db"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.folder,
-        )
-        if made.returncode:
-            raise ValueError(f"mariadb-install-db: {(made.stderr or made.stdout).strip().splitlines()[-1]}")
-
-    def _start_database(self) -> None:
-        files = {"socket": "mariadb.socket", "pid-file": "mariadbd.pid", "init-file": "accounts.sql"}
-        flags = [f"--{flag}={self.folder / name}" for flag, name in files.items()]
-        with (self.folder / "mariadbd.log").open("w") as log:
-            subprocess.Popen(
-                [_mariadbd(), *DATABASE_FLAGS, *self.flags, *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=self.folder,
-            )
-
-    def _database_is_up(self) -> bool:
-        """It listens after it has run its init file."""
-        port = int(self.flags[2].partition("=")[2])
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def _known(self, daemon: Callable[..., None]) -> bool:
-        """The cluster has its accounts."""
-        try:
-            daemon("sacctmgr", "--immediate", "add", "cluster", "dev")
-        except ValueError:
-            return False
-        return True
-
-
-def _mariadbd() -> str:
-    """Also where an ordinary user's PATH does not lead."""
-    return shutil.which("mariadbd") or "/usr/sbin/mariadbd"
-
-
-def _secret(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text)
-
-
 NODES = ("n0", "n1")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
-DAEMONS = (*PROGRAMS, *Accounting.PROGRAMS)
+ACCOUNTING_PROGRAMS, ACCOUNTING_PACKAGES = ("slurmdbd", "mariadbd", "sacct"), "slurmdbd mariadb-server"
+DAEMONS = (*PROGRAMS, *ACCOUNTING_PROGRAMS)
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 PATIENCE = 60.0  # seconds, for a daemon to answer or to go
 
@@ -183,11 +70,42 @@ PartitionName=dev Nodes={names} Default=YES DefaultTime=60 MaxTime=INFINITE Stat
 """
 
 
+DATABASE_FLAGS = ("--no-defaults", "--skip-log-bin", "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M")
+SQL = """\
+CREATE DATABASE slurm;
+CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY '{password}';
+GRANT ALL ON slurm.* TO 'slurm'@'127.0.0.1';
+"""
+ACCOUNTING_CONF = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser=root
+LogFile={folder}/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database_port}
+StorageUser=slurm
+StoragePass={password}
+StorageLoc=slurm
+"""
+SETTINGS = """\
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket"""
+
+
 def refusal(*, accounting: bool = False) -> str | None:
     """Why there can be no cluster here, with what to do; None if there can."""
     for programs, packages in (
         (PROGRAMS, "slurm-wlm munge"),
-        (Accounting.PROGRAMS if accounting else (), Accounting.PACKAGES),
+        (ACCOUNTING_PROGRAMS if accounting else (), ACCOUNTING_PACKAGES),
     ):
         missing = [name for name in programs if shutil.which(name, path=_path()) is None]
         if missing:
@@ -256,7 +174,7 @@ class DevCluster:
         self._daemon("slurmd", "-N", node, "-f", str(self.conf))
 
     def kill_node(self, node: str) -> None:
-        """Its daemon dies without a word. What it had started goes on, as behind a broken network."""
+        """Kill its daemon. What it had started goes on, as behind a broken network."""
         self._end(f"{self.folder}/slurmd-{node}.pid", signal.SIGKILL)
 
     def _end(self, pid_file: str, how: signal.Signals) -> None:
@@ -342,10 +260,10 @@ class DevCluster:
 
     def _daemon(self, *command: str) -> None:
         """Each puts itself into the background when it is ready to serve."""
-        said = self._run(*command)
-        if said.returncode != 0:
-            words = (said.stderr or said.stdout).strip().splitlines() or ["no word"]
-            raise ValueError(f"{command[0]} did not start: {words[-1]} (logs in {self.folder})")
+        result = self._run(*command)
+        if result.returncode != 0:
+            lines = (result.stderr or result.stdout).strip().splitlines() or ["it printed nothing"]
+            raise ValueError(f"{command[0]} did not start: {lines[-1]} (logs in {self.folder})")
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -368,6 +286,81 @@ class DevCluster:
             if time.monotonic() > deadline:
                 raise ValueError(f"waited {patience:.0f} s in vain for {what}; logs in {self.folder}")
             time.sleep(0.1)
+
+
+class Accounting:
+    """A MariaDB in the cluster's folder, on a loopback port and with a password of its own, and slurmdbd in front of it.
+
+    With it `sacct` answers. Its processes are found again by their pid files in `folder`, as all of the cluster are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.data, self.database_port = folder, folder / "database", 0
+
+    def write(self, port: int, database_port: int) -> str:
+        """Write its own files; returns the lines for slurm.conf."""
+        self.database_port = database_port
+        password = secrets.token_hex(16)
+        _secret(self.folder / "accounts.sql", SQL.format(password=password))
+        conf = ACCOUNTING_CONF.format(folder=self.folder, port=port, database_port=database_port, password=password)
+        _secret(self.folder / "slurmdbd.conf", conf)
+        return SETTINGS.format(port=port, folder=self.folder)
+
+    def start(self, daemon: Callable[..., None], until: Callable[..., None]) -> None:
+        """Before the controller. `daemon` runs a program that puts itself into the background, `until` waits."""
+        self._make_database()
+        self._start_database()
+        until(self._database_is_up, "the database of the accounts")
+        daemon("slurmdbd")
+        until(lambda: self._add_cluster(daemon), "slurmdbd")
+
+    def _make_database(self) -> None:
+        made = subprocess.run(
+            ["mariadb-install-db", *DATABASE_FLAGS, "--user=root", f"--datadir={self.data}", "--skip-test-db"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+        )
+        if made.returncode:
+            raise ValueError(f"mariadb-install-db: {(made.stderr or made.stdout).strip().splitlines()[-1]}")
+
+    def _start_database(self) -> None:
+        files = {"socket": "mariadb.socket", "pid-file": "mariadbd.pid", "init-file": "accounts.sql"}
+        flags = [f"--datadir={self.data}", "--user=root", f"--port={self.database_port}", "--bind-address=127.0.0.1"]
+        flags += [f"--{flag}={self.folder / name}" for flag, name in files.items()]
+        program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"  # an ordinary user's PATH may lack it
+        with (self.folder / "mariadbd.log").open("w") as log:
+            subprocess.Popen(
+                [program, *DATABASE_FLAGS, *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+
+    def _database_is_up(self) -> bool:
+        """It listens after it has run its init file."""
+        try:
+            socket.create_connection(("127.0.0.1", self.database_port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _add_cluster(self, daemon: Callable[..., None]) -> bool:
+        """False while slurmdbd does not take it yet."""
+        try:
+            daemon("sacctmgr", "--immediate", "add", "cluster", "dev")
+        except ValueError:
+            return False
+        return True
+
+
+def _secret(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
 
 
 def _state(pid: int) -> str:

@@ -24,7 +24,7 @@ from typing import Any, get_type_hints
 
 SHIPPED = Path(__file__).parent / "profiles"
 TRACKING_MODES = ("direct", "spool", "off")
-ONE_WORD = ("partition", "account", "qos", "gres", "constraint")
+ONE_WORD = ("cluster", "partition", "account", "qos", "gres", "constraint")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Profile:
     tracking: str | None = None  # address of an MLflow server
     tracking_mode: str = "direct"  # spool: `sync` on the login node brings over what jobs wrote down; off: no MLflow
     baseline: str | None = None  # where --baseline is not given
+    cluster: str = "slurm"  # or the dotted name of a module that holds another one (experiments.run.cluster)
 
     def __post_init__(self) -> None:
         for name in ONE_WORD:

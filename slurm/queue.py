@@ -6,7 +6,7 @@ import getpass
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slurm.submit import ask, sentence
+from slurm.submit import array_of, ask, sentence
 
 ASKED_AT_ONCE = 200  # jobs in one question to sacct
 FIELDS = ("State", "ExitCode", "Elapsed", "MaxRSS", "NodeList")
@@ -27,15 +27,15 @@ class Array:
 
 def live_arrays(jobs: Sequence[str]) -> list[Array]:
     """Those of these jobs that Slurm still has to work on, array by array. Raises ValueError without an answer."""
-    said = ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r")
-    if said is None or said.returncode != 0:
-        raise ValueError(f"squeue: {sentence(said.stderr) if said else 'no answer'}; nothing was changed")
-    wanted = {job.partition("_")[0] for job in jobs}
+    result = ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r")
+    if result is None or result.returncode != 0:
+        raise ValueError(f"squeue: {sentence(result.stderr) if result else 'no answer'}; nothing was changed")
+    wanted = {array_of(job) for job in jobs}
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for line in said.stdout.splitlines():
+    for line in result.stdout.splitlines():
         id, state, reason = line.strip().split("|", 2)
-        if id.partition("_")[0] in wanted:
-            found.setdefault(id.partition("_")[0], []).append((id, state, reason))
+        if array_of(id) in wanted:
+            found.setdefault(array_of(id), []).append((id, state, reason))
     return [_array(job, lines) for job, lines in found.items()]
 
 
@@ -45,37 +45,22 @@ def _array(job: str, lines: Sequence[tuple[str, str, str]]) -> Array:
     return Array(job, len(lines) - len(waiting), len(waiting), "_" in lines[0][0], behind)
 
 
-def shares(arrays: Sequence[Array], total: int) -> dict[str, int]:
-    """A throttle for each array, so that together they run `total` at a time; at least one each.
-
-    Those that wait for another one get it whole: it has ended by then.
-    """
-    now = [array.job for array in arrays if not array.behind]
-    split = {job: max(1, total // len(now) + (n < total % len(now))) for n, job in enumerate(now)}
-    return {array.job: split.get(array.job, total) for array in arrays if array.elements}
-
-
 def throttle(array: str, at_a_time: int) -> str | None:
     """How many of its elements may run at a time from now on; running ones go on. Returns why not, None if it is done."""
-    said = ask("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={at_a_time}")
-    if said is None:
+    result = ask("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={at_a_time}")
+    if result is None:
         return "scontrol did not answer"
     # Of an array of which a part has ended, Slurm says so for that part, "No error" for the rest, and exits with an error.
-    complaints = [part for part in sentence(said.stderr).split("; ") if not part.endswith(FINE)]
-    return "; ".join(complaints) if said.returncode and complaints else None
+    complaints = [part for part in sentence(result.stderr).split("; ") if not part.endswith(FINE)]
+    return "; ".join(complaints) if result.returncode and complaints else None
 
 
 def accounting() -> str | None:
     """Why sacct has nothing to say; None where it has."""
-    said = ask("sacct", "--noheader", "--jobs=1", "--format=JobID")
-    if said is None:
+    result = ask("sacct", "--noheader", "--jobs=1", "--format=JobID")
+    if result is None:
         return "sacct is not there, or does not answer"
-    return sentence(said.stderr) if said.returncode or "disabled" in said.stderr else None
-
-
-def accounted(job: str) -> Mapping[str, str] | None:
-    """What sacct knows of a job or array element; None without accounting, which is no error: states do not need it."""
-    return accounts([job]).get(job)
+    return sentence(result.stderr) if result.returncode or "disabled" in result.stderr else None
 
 
 def accounts(jobs: Sequence[str]) -> dict[str, Mapping[str, str]]:
@@ -84,10 +69,10 @@ def accounts(jobs: Sequence[str]) -> dict[str, Mapping[str, str]]:
     wanted = list(dict.fromkeys(jobs))
     for first in range(0, len(wanted), ASKED_AT_ONCE):
         names = ",".join(wanted[first : first + ASKED_AT_ONCE])
-        said = ask("sacct", "--noheader", "--parsable2", f"--jobs={names}", f"--format=JobID,{','.join(FIELDS)}")
-        if said is None or said.returncode != 0 or "disabled" in said.stderr:
+        result = ask("sacct", "--noheader", "--parsable2", f"--jobs={names}", f"--format=JobID,{','.join(FIELDS)}")
+        if result is None or result.returncode != 0 or "disabled" in result.stderr:
             return {}
-        for line in said.stdout.splitlines():
+        for line in result.stdout.splitlines():
             job, *facts = line.split("|")
             if len(facts) == len(FIELDS):  # a job's own line comes first, then those of its steps, 12_0.batch
                 found.setdefault(job.partition(".")[0], []).append(dict(zip(FIELDS, facts, strict=True)))

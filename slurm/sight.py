@@ -106,14 +106,14 @@ def _script(question: Path, answer: Path) -> str:
 
 def _submit(profile: Profile, script: str) -> str:
     """As small as it can be on the nodes of the profile; where a site takes no small ones, as large as a run."""
-    said = None
+    result = None
     for size in (SMALL, {"time": "1"}):
         options = [f"--{name}={value}" for name, value in {**profile.options(), **size}.items()]
         where = ("--job-name=moco-sight", "--output=/dev/null", "--chdir=/", "--no-requeue", "--parsable")
-        said = ask("sbatch", *options, *where, text=script)
-        if said is not None and said.returncode == 0:
-            return said.stdout.strip().partition(";")[0]
-    words = sentence(said.stderr) if said else f"sbatch did not answer within {ASK_SECONDS:.0f} s"
+        result = ask("sbatch", *options, *where, text=script)
+        if result is not None and result.returncode == 0:
+            return result.stdout.strip().partition(";")[0]
+    words = sentence(result.stderr) if result else f"sbatch did not answer within {ASK_SECONDS:.0f} s"
     raise Refused(f"profile {profile.name}: {words}")
 
 
@@ -136,16 +136,16 @@ def _wait(job: str, profile: Profile, folder: Path, answer: Path, patience: floa
 
 def _state(job: str) -> tuple[str, str]:
     """Slurm's state, GONE for a job that it knows no more, and its reason; UNKNOWN without an answer."""
-    said = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
-    if said is None or (said.returncode and "Invalid job id" not in said.stderr):
+    result = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
+    if result is None or (result.returncode and "Invalid job id" not in result.stderr):
         return "UNKNOWN", ""
-    state, _, reason = said.stdout.strip().partition("|")
+    state, _, reason = result.stdout.strip().partition("|")
     return (state, reason) if state else ("GONE", "")
 
 
 def _why(job: str, profile: Profile, folder: Path, state: str) -> str:
-    said = ask("scontrol", "--oneliner", "show", "job", job)
-    facts = dict(re.findall(r"\b(\w+)=(\S*)", said.stdout if said else ""))
+    result = ask("scontrol", "--oneliner", "show", "job", job)
+    facts = dict(re.findall(r"\b(\w+)=(\S*)", result.stdout if result else ""))
     node, root = facts.get("BatchHost") or "a node", folder.parent.parent
     remedy = "set MOCO_RUNS, or runs_root in the profile, to a folder that all machines share; nothing was submitted"
     if facts.get("ExitCode", "").partition(":")[0] == str(NOT_SEEN):

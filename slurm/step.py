@@ -1,4 +1,4 @@
-"""The tasks of one job step as the processes of one run: Slurm's variables in torchrun's words.
+"""Which job this process is part of, and which process of a run: Slurm's variables, read here alone.
 
 Imports nothing but the standard library.
 """
@@ -9,9 +9,28 @@ import re
 import socket
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 LOWEST_PORT, PORTS = 10_000, 20_000  # below the ports that systems hand out by themselves
 ASK_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class JobHere:
+    """The job of this process: how often it has come back into the queue, and which of its processes this is."""
+
+    id: str  # "123", or "123_4" in an array
+    restarts: int
+    process: int  # from 0
+
+
+def job_here(variables: Mapping[str, str]) -> JobHere | None:
+    """None outside of a job."""
+    array, task = variables.get("SLURM_ARRAY_JOB_ID"), variables.get("SLURM_ARRAY_TASK_ID")
+    id = f"{array}_{task}" if array and task else variables.get("SLURM_JOB_ID")
+    if not id:
+        return None
+    return JobHere(id, int(variables.get("SLURM_RESTART_COUNT", "0")), int(variables.get("SLURM_PROCID", "0")))
 
 
 def torchrun_variables(variables: Mapping[str, str]) -> dict[str, str]:
@@ -57,7 +76,7 @@ def address(node: str) -> str:
 
 def _slurms_address(node: str) -> str:
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             ["scontrol", "--oneliner", "show", "node", node],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -66,7 +85,7 @@ def _slurms_address(node: str) -> str:
             check=False,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        said = ""
-    if found := re.search(r"\bNodeAddr=(\S+)", said):
+        result = ""
+    if found := re.search(r"\bNodeAddr=(\S+)", result):
         return found[1]
     raise ValueError(f"{node}: this node's address is not to be found; set MASTER_ADDR in the profile's environment")

@@ -1,4 +1,4 @@
-"""Runs as elements of Slurm arrays, by submitit; and what Slurm says of them, by squeue alone.
+"""Submit runs as elements of Slurm arrays, by submitit; ask for their states, by squeue; cancel and requeue them.
 
 Of submitit only the submission is used: its arrays, its pickle of a function's *name*, its way back into Python on the
 node. Its job states need sacct and its requeue acts inside a signal handler, so both are our own.
@@ -32,7 +32,7 @@ NO_CONFIGURATION = "; this machine belongs to no Slurm: python -m slurm.dev_clus
 NOT_SEEN = 78  # exit code of a job on a node that does not see a folder it needs
 PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel")
 
-# Slurm's words for a job that will not run again by itself. A word that is not here is no proof of death: sites have more.
+# States of a job that will not run again by itself. Others are no proof of an end: sites have more.
 ENDED = frozenset(
     ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
 )
@@ -61,18 +61,18 @@ def start_estimate(profile: Profile, script: str | None = None) -> str:
     """
     check_programs()
     options = [f"--{name}={value}" for name, value in profile.options().items()] if script is None else []
-    said = ask("sbatch", "--test-only", *options, text=script or "#!/bin/sh\ntrue\n")
-    if said is None:
+    result = ask("sbatch", "--test-only", *options, text=script or "#!/bin/sh\ntrue\n")
+    if result is None:
         raise Refused(f"profile {profile.name}: sbatch --test-only did not answer within {ASK_SECONDS:.0f} s")
-    if said.returncode != 0:
-        hint = NO_CONFIGURATION if "configuration source" in said.stderr else ""
-        raise Refused(f"profile {profile.name}: {sentence(said.stderr)}{hint}")
-    return sentence(said.stderr or said.stdout)
+    if result.returncode != 0:
+        hint = NO_CONFIGURATION if "configuration source" in result.stderr else ""
+        raise Refused(f"profile {profile.name}: {sentence(result.stderr)}{hint}")
+    return sentence(result.stderr or result.stdout)
 
 
-def sentence(said: str) -> str:
-    """What the programs of Slurm say, in one line and without their names."""
-    lines = [re.sub(r"^s\w+: (error: |fatal: )?", "", line.strip()) for line in said.splitlines()]
+def sentence(text: str) -> str:
+    """Output of a program of Slurm in one line, without the program's name."""
+    lines = [re.sub(r"^s\w+: (error: |fatal: )?", "", line.strip()) for line in text.splitlines()]
     return "; ".join(line for line in lines if line) or "no reason given"
 
 
@@ -135,7 +135,7 @@ def _submit_all(submission: Submission, work: Work, paths: Sequence[Path]) -> li
     size, ids = max_array_size(), list[str]()
     for first in range(0, len(paths), size):
         # A throttle holds for one array only.
-        after = ids[-1].partition("_")[0] if ids and submission.throttle else None
+        after = array_of(ids[-1]) if ids and submission.throttle else None
         executor = _executor(replace(submission, after=after))
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what the exception says, too
             ids += [job.job_id for job in executor.map_array(work, [str(path) for path in paths[first : first + size]])]
@@ -201,25 +201,34 @@ def _must_see(folder: Path) -> str:
 
 def max_array_size() -> int:
     """Elements that one array may have."""
-    said = settings().get("MaxArraySize", "")
-    return max(1, int(said)) if said.isdigit() else 1000
+    result = settings().get("MaxArraySize", "")
+    return max(1, int(result)) if result.isdigit() else 1000
 
 
 def settings() -> dict[str, str]:
     """Of the cluster, as its controller has them; none if it does not answer."""
-    said = ask("scontrol", "show", "config")
-    return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", said.stdout if said else "", re.MULTILINE))
+    result = ask("scontrol", "show", "config")
+    return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", result.stdout if result else "", re.MULTILINE))
 
 
-def queue_states() -> dict[str, str] | None:
-    """Job or array element -> Slurm's state, of all jobs of this user that Slurm remembers; None if it does not answer.
+def queue_states(owner: str | None = None) -> dict[str, str] | None:
+    """Job or array element -> Slurm's state, of all jobs of a user that Slurm remembers; None if it does not answer.
+
+    `owner`: by default this user.
 
     Jobs that ended stay for a while (MinJobAge, five minutes by default). Needs no accounting.
     """
-    said = ask("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T")
-    if said is None or said.returncode != 0:
+    result = ask(
+        "squeue", "--noheader", "--array", "--states=all", f"--user={owner or getpass.getuser()}", "--format=%i|%T"
+    )
+    if result is None or result.returncode != 0:
         return None
-    return dict(line.strip().split("|", 1) for line in said.stdout.splitlines() if "|" in line)
+    return dict(line.strip().split("|", 1) for line in result.stdout.splitlines() if "|" in line)
+
+
+def array_of(job: str) -> str:
+    """Of an element "12_3" its array "12"; of a single job itself."""
+    return job.partition("_")[0]
 
 
 def cancel(ids: Sequence[str]) -> None:
@@ -235,10 +244,10 @@ def requeue(job: str) -> str | None:
     """
     if shutil.which("scontrol") is None:
         return "there is no scontrol on this node"
-    said = ask("scontrol", "requeue", job)
-    if said is None:
+    result = ask("scontrol", "requeue", job)
+    if result is None:
         return "scontrol did not answer"
-    return sentence(said.stderr) if said.returncode else None
+    return sentence(result.stderr) if result.returncode else None
 
 
 def log_of(folder: Path, job: str) -> Path | None:
@@ -247,7 +256,7 @@ def log_of(folder: Path, job: str) -> Path | None:
 
 
 def ask(*command: str, text: str = "") -> subprocess.CompletedProcess[str] | None:
-    """What a program of Slurm says, given `text` on its standard input; None where there is no answer."""
+    """Run a program of Slurm with `text` as its standard input; None where it is not there or does not answer in time."""
     try:
         return subprocess.run(command, input=text, capture_output=True, text=True, timeout=ASK_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -23,17 +23,18 @@ OURS: dict[str, set[str]] = {
     "experiments": {"experiments", "moco.data.catalog"},  # the front door, and `python -m experiments`
     "experiments.store": set(),
     "experiments.plan": {"experiments.store", "moco.config", "moco.methods", "moco.data.catalog"},
-    "experiments.run": {"experiments.store", "experiments.plan", "moco", "slurm.step"},
-    "experiments.state": {"experiments.store", "slurm"},
+    "experiments.run": {"experiments.store", "experiments.plan", "experiments.run.cluster", "moco"},
+    "experiments.run.cluster": {"slurm"},  # the one door to it
+    "experiments.state": {"experiments.store", "experiments.run.cluster"},
     "experiments.tracking": {"experiments.store", "experiments.state", "experiments.plan", "moco"},
 }
 _BELOW = {f"experiments.{room}" for room in ("store", "plan", "run", "state", "tracking")}
 OURS |= {
-    "experiments.launch": {*_BELOW, "moco", "slurm"},
-    "experiments.evaluate": {*_BELOW, "experiments.launch", "moco", "slurm"},
-    "experiments.search": {*_BELOW, "experiments.launch", "moco", "slurm"},
+    "experiments.launch": {*_BELOW, "moco"},
+    "experiments.evaluate": {*_BELOW, "experiments.launch", "moco"},
+    "experiments.search": {*_BELOW, "experiments.launch", "moco"},
     "experiments.export": {*_BELOW, "experiments.launch", "experiments.evaluate", "moco"},
-    "experiments.commands": {"experiments", "moco", "slurm", "analysis"},
+    "experiments.commands": {"experiments", "moco", "analysis"},
     "analysis": {"experiments.store"},
     "sweeps": {"experiments", "moco.config", "moco.methods"},
 }
@@ -67,12 +68,8 @@ MOST_FLOORS = 9
 WORKERS = {  # of ours, in processes of their own
     "experiments": {"sync"},  # follows a sweep into MLflow
     "experiments.run.worker": set[str](),
-    "experiments.evaluate.worker": set[str](),
-    "experiments.evaluate.transfer.worker": set[str](),
     "experiments.search.worker": set[str](),
-    "experiments.launch.calibration": set[str](),
     "experiments.launch.job": set[str](),
-    "experiments.launch.pack": set[str](),
     "experiments.tracking.job": set[str](),
     "experiments.commands.doctor": set[str](),
 }

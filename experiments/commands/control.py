@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.launch.cluster import may_go_again, start_again
 from experiments.launch.grid import paragraph
 from experiments.plan.parser import AddVerb
+from experiments.run.cluster import DEFAULT, Array, Cluster, array_of, cluster_named
 from experiments.state.failures import REMEDY, Ended, ended_early, grouped
 from experiments.state.find import ANY, Found, find, sweeps_named
 from experiments.state.state import state_of, states_of
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.files import read_json
 from experiments.store.run import Busy, RunDirectory, runs_root
 from experiments.store.states import AT_REST
@@ -48,24 +49,24 @@ def register(add: AddVerb) -> None:
 
 def cancel(options: argparse.Namespace, command: str) -> int:
     """Running ones save and leave at their next step; the others are marked at once and not started any more."""
-    root, told = runs_root(), 0
-    jobs: list[str] = []
+    root, count = runs_root(), 0
+    jobs: dict[str, list[str]] = {}  # cluster -> job ids
     for run in find(root, options.target, options.arm, tracked=run_id_of):
         state = state_of(root / run.run_id)
         if state.state in AT_REST or state.state == schema.MISSING:
             continue
         directory = RunDirectory(root / run.run_id)
         directory.request_cancel()
-        told += 1
-        if state.state == schema.QUEUED and (job := (directory.status() or {}).get("job")):
-            jobs.append(job)
+        count += 1
+        status = directory.status() or schema.Status()
+        if state.state == schema.QUEUED and (job := status.get("job")):
+            jobs.setdefault(status.get("cluster", DEFAULT), []).append(job)
         print(f"{run.name}  {ASKED if state.state == schema.RUNNING else _mark_cancelled(directory)}")
-    if jobs:  # one that begins in this moment finds the request
+    for cluster, ids in jobs.items():  # a job that begins in this moment finds the request
         from experiments.launch.pack import emptied
-        from slurm.submit import cancel as take_from_queue
 
-        take_from_queue(emptied(root, jobs))
-    if not told:
+        cluster_named(cluster).cancel(emptied(root, ids))
+    if not count:
         print(f"{options.target}: nothing there is queued, running or stopped midway")
     return 0
 
@@ -76,31 +77,39 @@ def _mark_cancelled(run: RunDirectory) -> str:
         with run.locked():
             status = run.status() or schema.Status()
             if status.get("state") not in AT_REST:
-                run.write_status({**status, "state": schema.CANCELLED, "reason": "cancelled on request"})
+                reason, cause = "cancelled on request", causes.CANCELLED
+                run.write_status({**status, "state": schema.CANCELLED, "reason": reason, "cause": cause})
             return (run.status() or {}).get("state", schema.MISSING)
     except Busy:
         return ASKED
 
 
 def throttle(options: argparse.Namespace, command: str) -> int:
-    """Live, by Slurm's own throttle of arrays. Several arrays of one sweep share the number."""
-    from slurm import queue
-
+    """By the cluster's own throttle of arrays, while they run. Several arrays of one sweep share the number."""
     if options.most < 1:
         raise ValueError(f"throttle {options.most}: must be at least 1; python -m experiments cancel stops runs")
     if not sweeps_named(root := runs_root(), options.target):
         find(root, options.target, tracked=run_id_of)  # says what is near
         raise ValueError(f"{options.target}: names runs, not a sweep; a throttle holds for a sweep")
-    jobs = _jobs(root, find(root, options.target, tracked=run_id_of))
-    arrays = queue.live_arrays(list(jobs))
-    if not arrays:
+    paths = [root / run.run_id for run in find(root, options.target, tracked=run_id_of)]
+    jobs: dict[str, dict[str, Path]] = {}  # cluster -> job -> a run that it has, had or will have
+    for path in paths:
+        status = RunDirectory(path).status() or schema.Status()
+        if job := status.get("job"):
+            jobs.setdefault(status.get("cluster", DEFAULT), {})[job] = path
+    arrays = {name: cluster_named(name).arrays(list(of_cluster)) for name, of_cluster in jobs.items()}
+    if not any(arrays.values()):
         print(f"{options.target}: no job of it is in the queue")
         return 1
-    packs = {job.partition("_")[0]: path for job, path in jobs.items()}
-    code = 0
-    for array, share in queue.shares(arrays, options.most).items():
-        pack = (read_json(packs[array] / schema.ENVIRONMENT) or {}).get("pack", 1)
-        why = queue.throttle(array, max(1, share // pack))
+    return max(_throttle(cluster_named(name), arrays[name], jobs[name], options.most) for name in jobs)
+
+
+def _throttle(cluster: Cluster, arrays: Sequence[Array], jobs: Mapping[str, Path], most: int) -> int:
+    """The exit code. Slurm counts jobs, we count runs: a job may have several."""
+    runs, code = {array_of(job): path for job, path in jobs.items()}, 0
+    for array, share in shares(arrays, most).items():
+        pack = (read_json(runs[array] / schema.ENVIRONMENT) or {}).get("pack", 1)
+        why = cluster.throttle(array, max(1, share // pack))
         print(f"job {array}: {why or f'{max(pack, share // pack * pack)} at a time'}")
         code = 1 if why else code
     for single in (array for array in arrays if not array.elements):
@@ -108,10 +117,14 @@ def throttle(options: argparse.Namespace, command: str) -> int:
     return code
 
 
-def _jobs(root: Path, runs: Sequence[Found]) -> dict[str, Path]:
-    """Job -> a run that it has, had or will have."""
-    paths = [root / run.run_id for run in runs]
-    return {job: path for path in paths if (job := (RunDirectory(path).status() or schema.Status()).get("job"))}
+def shares(arrays: Sequence[Array], total: int) -> dict[str, int]:
+    """A throttle for each array, so that together they run `total` at a time; at least one each.
+
+    Those that wait for another one get it whole: it has ended by then.
+    """
+    now = [array.job for array in arrays if not array.behind]
+    split = {job: max(1, total // len(now) + (n < total % len(now))) for n, job in enumerate(now)}
+    return {array.job: split.get(array.job, total) for array in arrays if array.elements}
 
 
 def retry(options: argparse.Namespace, command: str) -> int:
@@ -131,15 +144,15 @@ def retry(options: argparse.Namespace, command: str) -> int:
 
 
 def _print_causes(ended: Sequence[Ended]) -> None:
-    told = ""
+    last = ""
     for cause, error, runs in grouped(ended):
-        if cause != told:
+        if cause != last:
             number = sum(one.cause == cause for one in ended)
             print(
                 f"{cause}: {number} {'run' if number == 1 else 'runs'}"
                 + (f" ({REMEDY[cause]})" if cause in REMEDY else "")
             )
-            told = cause
+            last = cause
         print("\n".join(paragraph(f"{len(runs)} x {error}", "  ")))
         print("\n".join(paragraph(_named(runs), "      ")))
 

@@ -25,43 +25,47 @@ from experiments.launch.options import Place
 from experiments.launch.snapshot import Snapshot
 from experiments.plan.parser import AddVerb
 from experiments.run import provenance
+from experiments.run.cluster import (
+    CLUSTER_VARIABLE,
+    ENDED,
+    WAITING,
+    Cluster,
+    Profile,
+    Submission,
+    cluster_named,
+    load_profile,
+    new_folder,
+    profile_names,
+    this_cluster,
+    this_job,
+    this_user,
+)
+from experiments.run.stop import TIME_LIMIT_SIGNAL
 from experiments.store import schema
 from experiments.store.files import read_json, replace_json, replace_text
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory
 from experiments.store.states import host
-from slurm.profiles import Profile, load_profile, profile_names
-from slurm.queue import accounting
-from slurm.submit import (
-    ENDED,
-    Submission,
-    ask,
-    check_programs,
-    log_of,
-    new_folder,
-    queue_states,
-    requeue,
-    start_estimate,
-    submit,
-)
 
 # A short job that shows what the nodes of a profile can do: the login side asks by files, the node answers by files.
 #
-# ping-1, pong-1... what either side sees of the other's files, and its clock signal the job got SIGUSR2 requeue the
-# job asked for its requeue, and what Slurm said
+#     ping.json, re-ping.json    what either side sees of the other's files, and its clock
+#     re-signal.json             the job got the signal that announces its time limit
+#     requeue.json, re-requeue.json    the job is to ask for its requeue; what the cluster replied
 
 
 SECONDS = 10.0  # that the job waits for the next question
+REQUEUE_SECONDS = 40.0  # until a job that asked for it is back in the queue: its processes end first
 LOOK_SECONDS = 0.1
 PING, PONG, SIGNAL, REQUEUE = "ping.json", "pong.json", "signal.json", "requeue.json"
 
 
 def work(path: str) -> None:
     """On the node: answer until nothing is asked any more."""
-    if os.environ.get("SLURM_PROCID", "0") != "0":  # of several processes of a run, one answers
+    if (here := this_job()) is not None and here.process:  # of several processes of a run, one answers
         return
-    folder, heard = Path(path), list[int]()
-    signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    folder, signals = Path(path), list[int]()
+    signal.signal(TIME_LIMIT_SIGNAL, lambda number, frame: signals.append(number))
     answered: set[str] = set()
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
@@ -70,9 +74,9 @@ def work(path: str) -> None:
                 answered.add(question)
                 replace_json(folder / f"re-{question}", answer(), sync=True)
                 deadline = time.monotonic() + SECONDS
-        if heard and SIGNAL not in answered:
+        if signals and SIGNAL not in answered:
             answered.add(SIGNAL)
-            replace_json(folder / f"re-{SIGNAL}", {"signal": heard[0]}, sync=True)
+            replace_json(folder / f"re-{SIGNAL}", {"signal": signals[0]}, sync=True)
             deadline = time.monotonic() + SECONDS
         time.sleep(LOOK_SECONDS)
 
@@ -84,13 +88,12 @@ def _pong() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "code": provenance.SNAPSHOT in {path.name for path in Path(__file__).resolve().parents[2].iterdir()},
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "scontrol": shutil.which("scontrol") is not None,
     }
 
 
 def _requeue_answer() -> dict[str, Any]:
     job = provenance.job()
-    return {"refused": "it is no job" if job is None else requeue(job)}
+    return {"refused": "it is no job" if job is None else this_cluster().requeue(job)}
 
 
 @dataclass
@@ -103,6 +106,7 @@ class Checkup:
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
+        self.cluster: Cluster = cluster_named(self.profile.cluster)
         self.folder = self.root / schema.SLURM_FOLDER / f"doctor-{os.getpid()}-{time.time_ns()}"
 
     @contextmanager
@@ -117,22 +121,23 @@ class Checkup:
                 short,
                 new_folder(self.folder),
                 "doctor",
-                environment={**paths, "PYTHONSAFEPATH": "1"},
+                environment={**paths, "PYTHONSAFEPATH": "1", CLUSTER_VARIABLE: self.profile.cluster},
                 needs=(self.folder,),
             )
-            (self.job,) = submit(submission, work, [self.folder])
+            (self.job,) = self.cluster.submit(submission, work, [self.folder])
             yield
         finally:
             if self.job:
-                ask("scancel", self.job)
+                self.cluster.cancel([self.job])
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def state(self) -> str:
-        return (queue_states() or {}).get(self.job or "", "GONE")
+    def phase(self) -> tuple[str, str]:
+        """Of the job, and the cluster's own word for it."""
+        return (self.cluster.phases(this_user()) or {}).get(self.job or "", ("", "GONE"))
 
     def begun(self, patience: float) -> bool:
         """Wait until the job runs, or has ended."""
-        return self._until(lambda: self.state() not in ("PENDING", "CONFIGURING"), patience)
+        return self._until(lambda: self.phase()[0] != WAITING, patience)
 
     def ask(self, question: str, patience: float = SECONDS) -> dict[str, Any] | None:
         """Put a question; None without an answer in time."""
@@ -141,20 +146,20 @@ class Checkup:
 
     def answer(self, question: str, patience: float = SECONDS) -> dict[str, Any] | None:
         found = self.folder / f"re-{question}"
-        self._until(lambda: found.exists() or self.state() in ENDED, patience)
+        self._until(lambda: found.exists() or self.phase()[0] == ENDED, patience)
         answer: dict[str, Any] | None = read_json(found)
         return answer
 
     def send_signal(self) -> dict[str, Any] | None:
-        ask("scancel", f"--signal={signal.SIGUSR2.name.removeprefix('SIG')}", self.job or "")
+        self.cluster.signal(self.job or "", TIME_LIMIT_SIGNAL.name)
         return self.answer(SIGNAL)
 
     def back_in_the_queue(self) -> bool:
-        return self._until(lambda: self.state() in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "COMPLETING"), SECONDS)
+        return self._until(lambda: self.phase()[0] == WAITING, REQUEUE_SECONDS)
 
-    def said(self) -> str | None:
-        """The job's own last line."""
-        log = log_of(self.folder, self.job or "")
+    def last_line(self) -> str | None:
+        """Of what the job has printed."""
+        log = self.cluster.log(self.folder, self.job or "")
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
         return lines[-1] if lines else None
 
@@ -265,7 +270,7 @@ def disk(root: Path) -> Finding:
 
 def mlflow(root: Path, profile: Profile | None) -> Finding:
     """Not essential: what it misses is brought over by the next sync."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (profile.tracking if profile else None)
+    uri = Place.of(profile).tracking
     if profile is not None and profile.tracking_mode == "off":
         return Finding("MLflow", OK, f"off in profile {profile.name}")
     if uri and uri.startswith("http"):
@@ -275,11 +280,11 @@ def mlflow(root: Path, profile: Profile | None) -> Finding:
         return Finding("MLflow", OK, f"{uri or 'embedded, made by the first sweep'}")
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            (said,) = connection.execute("pragma quick_check(1)").fetchone()
+            (result,) = connection.execute("pragma quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        said = str(error)
+        result = str(error)
     remedy = "move it away, python -m experiments sync builds it again from the runs"
-    return Finding("MLflow", OK if said == "ok" else PROBLEM, f"{database}: {said}", remedy, essential=False)
+    return Finding("MLflow", OK if result == "ok" else PROBLEM, f"{database}: {result}", remedy, essential=False)
 
 
 def _server(uri: str) -> Finding:
@@ -295,17 +300,18 @@ def _server(uri: str) -> Finding:
 
 
 def cluster(root: Path, profile: Profile, patience: float) -> Iterator[Finding]:
+    there = cluster_named(profile.cluster)
     try:
-        check_programs()
-        if queue_states() is None:
+        there.check()
+        if there.phases(this_user()) is None:
             yield Finding("squeue", PROBLEM, "no answer", "is the controller up, SLURM_CONF right? scontrol ping tells")
             return
         yield Finding("squeue", OK, "answers")
-        yield Finding("sbatch", OK, start_estimate(profile))
+        yield Finding("sbatch", OK, there.start_estimate(profile))
     except ValueError as error:
         yield Finding("sbatch", PROBLEM, str(error), f"correct the profile {profile.name}")
         return
-    reason = accounting()
+    reason = there.accounting()
     yield Finding("sacct", OK, "accounting is there" if reason is None else f"{reason}; nothing here needs it")
     yield from _job(Checkup(root, profile), patience)
 
@@ -343,13 +349,13 @@ def _node(job: Checkup) -> Iterator[Finding]:
     signalled = job.send_signal() is not None
     remedy = "runs would not save before the time limit; is a wrapper in `setup` catching SIGUSR2?"
     yield Finding("signal", OK if signalled else PROBLEM, "SIGUSR2 is delivered" if signalled else "no SIGUSR2", remedy)
-    yield _requeue(job, pong["scontrol"])
+    yield _requeue(job)
 
 
 def _unseen(job: Checkup) -> Finding:
-    said, state = job.said(), job.state()
+    line, (_, state) = job.last_line(), job.phase()
     words = (
-        f"job {job.job} ended ({state}), it said: {said}" if said else f"job {job.job} ended ({state}) without a log"
+        f"job {job.job} ended ({state}), it said: {line}" if line else f"job {job.job} ended ({state}) without a log"
     )
     remedy = (
         f"can the nodes see {job.root} and this Python? Set MOCO_RUNS, or runs_root in the profile, to a shared folder"
@@ -372,10 +378,8 @@ def _clocks(there: float, asked: float, heard: float, disk_ahead: float) -> Find
     return Finding("clocks", OK if skew < SKEW_SECONDS else PROBLEM, words, remedy)
 
 
-def _requeue(job: Checkup, scontrol: bool) -> Finding:
+def _requeue(job: Checkup) -> Finding:
     remedy = "runs stop at their time limit and wait for the sweep's command, which goes on from their checkpoints"
-    if not scontrol:
-        return Finding("requeue", PROBLEM, "no scontrol on the node", remedy, essential=False)
     answer = job.ask(REQUEUE)
     if answer is None:
         answer = {"refused": None if job.back_in_the_queue() else "no answer"}

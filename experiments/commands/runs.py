@@ -20,6 +20,7 @@ from experiments.store import schema
 from experiments.store.metrics import PROTOCOLS
 from experiments.store.run import Busy, RunDirectory, runs_root
 from experiments.tracking.lookup import run_id_of
+from moco.errors import Diverged
 
 EVALUATE = """A run, and each finished run of a sweep, gains the readouts that it lacks: in its journal, results.json,
 MLflow and the tables. Of a file the readouts are only printed."""
@@ -122,7 +123,7 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
             print(f"{busy}; nothing started")
             return 1
         except Exception as error:
-            if not (isinstance(error, ValueError) or type(error).__name__ == "Diverged"):  # those say it in one line
+            if not isinstance(error, ValueError | Diverged):  # those say it in one line
                 traceback.print_exc()
             print(f"log: {root / cell.run_id / schema.LOG}")
             return 1

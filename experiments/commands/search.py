@@ -19,6 +19,7 @@ from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, cluster_profile
 from experiments.plan.parser import AddVerb, Parser, add_set, command_line
 from experiments.plan.registry import baselines
+from experiments.run.cluster import Profile, cluster_named, profile_names
 from experiments.run.machine import make_slots
 from experiments.search.address import STORAGE, address_of, named
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
@@ -29,7 +30,6 @@ from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
 from experiments.store.search_record import finished, read_record, record_named, record_path
 from moco.data.catalog import training_images
-from slurm.profiles import Profile, profile_names
 
 if TYPE_CHECKING:
     from experiments.launch.process import Work
@@ -282,7 +282,7 @@ def _on_cluster(
     if not options.wait:
         return 0
     with tracking(options.place, record["label"]):
-        seen_to_the_end = follow(path, jobs)
+        seen_to_the_end = follow(path, jobs, cluster_named(profile.cluster))
         record = closing(path, address)
     if not seen_to_the_end:
         print("not followed any more; the jobs go on")

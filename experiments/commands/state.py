@@ -6,11 +6,11 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -19,6 +19,7 @@ from rich.text import Text
 from experiments.launch.grid import counts, grid, paragraph
 from experiments.launch.options import INTERRUPTED
 from experiments.plan.parser import AddVerb
+from experiments.run.cluster import DEFAULT, cluster_named
 from experiments.state.find import ANY, Found, find, mlflow_runs, sweeps_named
 from experiments.state.state import RunState, state_of, states_of
 from experiments.store import schema
@@ -27,8 +28,6 @@ from experiments.store.run import RunDirectory, runs_root
 from experiments.store.schema import Cell, Manifest
 from experiments.store.states import AT_REST
 from experiments.tracking.lookup import run_id_of
-from slurm.queue import accounted, accounts
-from slurm.submit import log_of
 
 # Where a sweep stands, for eyes and for programs: what `status` prints. Changes nothing.
 
@@ -86,7 +85,7 @@ class Standing:
 
     def _never_begun(self) -> Iterator[str]:
         """Jobs that ended before their run began: what the first of them has to say."""
-        cells = [c for c in self.manifest["cells"] if self.state(c).state == schema.MISSING and self.state(c).reason]
+        cells = [c for c in self.manifest["cells"] if self.state(c).state == schema.MISSING and self.state(c).cause]
         yield from self._listed(cells, _reason)
         for cell in cells[:1]:
             yield from never_begun(self.root, cell["run_id"])
@@ -108,10 +107,10 @@ class Standing:
 
 def never_begun(root: Path, run_id: str) -> list[str]:
     """Why a job may have ended before its run began: its own last line, or the likely reason for there being none."""
-    job = (RunDirectory(root / run_id).status() or schema.Status()).get("job")
-    if not job:
+    status = RunDirectory(root / run_id).status() or schema.Status()
+    if not (job := status.get("job")):
         return []
-    log = log_of(root / schema.SLURM_FOLDER, job)
+    log = cluster_named(status.get("cluster", DEFAULT)).log(root / schema.SLURM_FOLDER, job)
     said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
     if said:
         return [f"    job {job} said: {said[-1]}"]
@@ -237,7 +236,7 @@ def _plain(root: Path, target: str | None) -> list[dict[str, Any]]:
         return found
     runs = find(root, target, tracked=run_id_of)
     jobs = {run.run_id: _job(root / run.run_id) for run in runs}
-    facts = accounts([job for job in jobs.values() if job])
+    facts = _accounts(jobs.values())
     return [
         {
             "run_id": run.run_id,
@@ -245,8 +244,8 @@ def _plain(root: Path, target: str | None) -> list[dict[str, Any]]:
             "seed": run.seed,
             "label": run.label,
             **asdict(state_of(root / run.run_id)),
-            "job": jobs[run.run_id],
-            "accounting": facts.get(jobs[run.run_id] or ""),  # by sacct's names; null where Slurm keeps no accounts
+            "job": job.id if (job := jobs[run.run_id]) else None,
+            "accounting": facts.get(job),  # by sacct's names; null where the cluster keeps no accounts
         }
         for run in runs
     ]
@@ -263,14 +262,15 @@ def _run_lines(root: Path, run: Found) -> Iterator[str]:
             yield f"  attempt {line['attempt']}: {line['time']} on {line['host']}, process {line['pid']}"
         else:
             yield f"  attempt {line['attempt']}: {line['time']} {line['state']}, {line.get('reason') or 'as planned'}"
-    if job := (directory.status() or schema.Status()).get("job"):
-        yield from _job_lines(root, run, state, job)
+    status = directory.status() or schema.Status()
+    if id := status.get("job"):
+        yield from _job_lines(root, run, state, Job(status.get("cluster", DEFAULT), id))
 
 
-def _job_lines(root: Path, run: Found, state: RunState, job: str) -> Iterator[str]:
-    """What Slurm's accounting adds, where there is one; and why a job may have ended before the run began."""
-    yield f"  job: {job}"
-    if facts := accounted(job):
+def _job_lines(root: Path, run: Found, state: RunState, job: Job) -> Iterator[str]:
+    """What the cluster's accounting adds, where there is one; and why a job may have ended before the run began."""
+    yield f"  job: {job.id}"
+    if facts := _accounts([job]).get(job):
         yield f"  accounting: {', '.join(f'{name} {value}' for name, value in facts.items())}"
     if state.state == schema.MISSING:
         yield from never_begun(root, run.run_id)
@@ -315,27 +315,46 @@ def _log(run: Path) -> Path | None:
     own = run / schema.LOG
     if own.exists():
         return own
-    job = (RunDirectory(run).status() or schema.Status()).get("job")
-    return log_of(run.parent / schema.SLURM_FOLDER, job) if job else None
+    status = RunDirectory(run).status() or schema.Status()
+    if not (job := status.get("job")):
+        return None
+    return cluster_named(status.get("cluster", DEFAULT)).log(run.parent / schema.SLURM_FOLDER, job)
 
 
 def find_runs(options: argparse.Namespace, command: str) -> int:
     root = runs_root()
     found = find(root, options.target, tracked=run_id_of)
     last = {run.run_id: _job(root / run.run_id) for run in found}
-    facts = accounts([job for job in last.values() if job])
+    facts = _accounts(last.values())
     for run in found:
-        job = f"  job {last[run.run_id]}{_in_accounts(facts.get(last[run.run_id] or ''))}" if last[run.run_id] else ""
+        job = f"  job {one.id}{_in_accounts(facts.get(one))}" if (one := last[run.run_id]) else ""
         mlflow = "".join(f"  mlflow {id}" for id in mlflow_runs(root, run.run_id))
         print(f"{run.run_id}  {state_of(root / run.run_id).state:<9}  {run.name}  {run.label or '-'}{job}{mlflow}")
     return 0
 
 
-def _job(path: Path) -> str | None:
-    """The Slurm job that has the run, or had it last."""
+class Job(NamedTuple):
+    cluster: str
+    id: str
+
+
+def _job(path: Path) -> Job | None:
+    """The job that has the run, or had it last."""
     directory = RunDirectory(path)
-    jobs = [line["job"] for line in directory.attempts() if line.get("job")]
-    return (directory.status() or {}).get("job") or (jobs[-1] if jobs else None)
+    records: list[schema.Status | schema.Attempt] = [directory.status() or {}, *reversed(directory.attempts())]
+    return next((Job(one.get("cluster", DEFAULT), id) for one in records if (id := one.get("job"))), None)
+
+
+def _accounts(jobs: Iterable[Job | None]) -> dict[Job | None, Mapping[str, str]]:
+    """What the clusters' accounting knows of these jobs; each cluster is asked once."""
+    by_cluster: dict[str, list[str]] = defaultdict(list)
+    for job in filter(None, jobs):
+        by_cluster[job.cluster].append(job.id)
+    return {
+        Job(name, id): facts
+        for name, ids in by_cluster.items()
+        for id, facts in cluster_named(name).accounts(ids).items()
+    }
 
 
 def _in_accounts(facts: Mapping[str, str] | None) -> str:

@@ -29,10 +29,10 @@ from experiments.plan.parser import Parser, add_set, command_line
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Sweep, plan
 from experiments.run import distributed
+from experiments.run.cluster import Profile, profile_names
 from experiments.run.machine import share_a_gpu, slots_on_gpus
 from experiments.store import schema
 from experiments.store.run import RunDirectory, runs_root
-from slurm.profiles import Profile, profile_names
 
 if TYPE_CHECKING:
     from experiments.launch.process import Work

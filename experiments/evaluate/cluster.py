@@ -1,6 +1,6 @@
-"""The runs of a sweep, judged by jobs of a cluster: an array whose elements take a few runs each, one after the other.
+"""Readouts for the runs of a sweep, added by jobs of a cluster: an array whose elements take a few runs each.
 
-A job that is killed leaves what it has added; the same command submits what is still missing and no live job brings.
+A job that is killed leaves what it has added; the same command submits what is missing and no live job will add.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from experiments.launch.job import RunFailed
 from experiments.launch.snapshot import Snapshot
 from experiments.launch.submissions import one_at_a_time, waiting
 from experiments.launch.submissions import record_evaluation as record
+from experiments.run.cluster import Profile, array_of, cluster_named
 from experiments.store import schema
 from experiments.store.run import RunDirectory
 from experiments.tracking.job import LABEL, mirroring
-from slurm.profiles import Profile
-from slurm.submit import cancel, submit, withdraw
 
+JUDGED = "judged"  # instead of an error
 RUNS_PER_JOB = 8  # where neither --max-parallel nor the profile says how many jobs there may be
 
 
@@ -38,7 +38,7 @@ def submit_and_say(
     if not jobs:
         print("nothing to submit")
         return
-    arrays = list(dict.fromkeys(id.partition("_")[0] for id in jobs.values()))
+    arrays = list(dict.fromkeys(array_of(id) for id in jobs.values()))
     print(
         f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}; when it has ended, the same command "
         "submits what is left"
@@ -51,7 +51,7 @@ def submit_and_say(
 def submit_missing(
     root: Path, label: str, paths: Sequence[Path], protocols: Sequence[str], profile: Profile, jobs: int | None
 ) -> dict[str, str]:
-    """What the runs lack and no live job brings, said and submitted; returns run id -> job id, none if nothing is left.
+    """Submit what the runs lack and no live job will add; returns run id -> job id, empty if nothing is left.
 
     Raises Refused, with nothing submitted, and ValueError for a profile of several processes.
     """
@@ -73,12 +73,12 @@ def submit_missing(
 def _say_what_waits(
     lacks: Mapping[Path, Sequence[str]], coming: Mapping[str, Mapping[str, str]]
 ) -> dict[Path, list[str]]:
-    """Returns what nobody brings, of the runs of which there is such."""
+    """Say which readouts jobs in the queue will add; returns run -> those that none of them will."""
     there: dict[str, dict[Path, list[str]]] = {}
     for path, names in lacks.items():
         for name in names:
             if name in (bringing := coming.get(path.name, {})):
-                there.setdefault(bringing[name].partition("_")[0], {}).setdefault(path, []).append(name)
+                there.setdefault(array_of(bringing[name]), {}).setdefault(path, []).append(name)
     for job, runs in there.items():
         protocols = ", ".join(dict.fromkeys(chain.from_iterable(runs.values())))
         print(f"{len(runs)} runs wait in job {job} already ({protocols}); scancel {job} ends it")
@@ -89,7 +89,7 @@ def _say_what_waits(
 def _submit(
     root: Path, label: str, paths: Sequence[Path], protocols: Sequence[str], profile: Profile, jobs: int | None
 ) -> dict[str, str]:
-    code = Snapshot.of_this_code()
+    code, cluster = Snapshot.of_this_code(), cluster_named(profile.cluster)
     submission = submission_of(root, label, profile, jobs, code)
     looking = looked_at(root, profile)  # last: what refuses before it leaves no job behind
     submission = replace(submission, only_if=looking)
@@ -101,13 +101,15 @@ def _submit(
         files[0].parent.mkdir(parents=True)
         for file, share in zip(files, shares, strict=True):
             file.write_text("".join(f"{line}\n" for line in (" ".join(protocols), *share)))
-        ids = submit(submission, work, files)
+        ids = cluster.submit(submission, work, files)
         submitted = {path.name: id for id, share in zip(ids, shares, strict=True) for path in share}
-        record(root, label, profile=profile.name, code=code.hash, protocols=protocols, jobs=submitted)
+        record(
+            root, label, profile=profile.name, cluster=cluster.name, code=code.hash, protocols=protocols, jobs=submitted
+        )
         return submitted
     except BaseException:
-        withdraw(submission)
-        cancel([looking] if looking else [])
+        cluster.withdraw(submission)
+        cluster.cancel([looking] if looking else [])
         raise
 
 
@@ -115,30 +117,30 @@ def work(file: str) -> dict[str, str]:
     """What an element does; returns run id -> what is wrong with it, if anything. Raises RunFailed if any failed."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the time limit: what is done by then is done
     head, *runs = Path(file).read_text().splitlines()
-    said = {}
+    results = {}
     for run in map(Path, runs):
         outcome = report(run, head.split(), wait=True)  # for a job with other protocols
-        said[run.name] = outcome.get("error") or "judged"
-        print(f"{run.name}: {said[run.name]}", flush=True)
+        results[run.name] = outcome.get("error") or JUDGED
+        print(f"{run.name}: {results[run.name]}", flush=True)
     _bring_to_mlflow(Path(runs[0]).parent)
-    failed = [id for id, words in said.items() if words != "judged"]
+    failed = [id for id, result in results.items() if result != JUDGED]
     if failed:
         raise RunFailed(f"{len(failed)} of {len(runs)} runs: {', '.join(failed)}")
-    return said
+    return results
 
 
 def _bring_to_mlflow(root: Path) -> None:
-    """After the work: a finished sweep is looked at once. Of jobs that end together one looks and one waits for it; the
-    others may go, as the look of the waiting one has not begun and will show theirs, too."""
+    """After the work. Of jobs that end together one brings the sweep over and one waits to do it again; the others leave,
+    for what they have added is there when the waiting one begins."""
     if not (label := os.environ.get(LABEL)):
         return
     slurm = root / schema.SLURM_FOLDER
-    with (slurm / f".{label}.next").open("a") as turn, (slurm / f".{label}.look").open("a") as look:
+    with (slurm / f".{label}.next").open("a") as turn, (slurm / f".{label}.look").open("a") as busy:
         try:
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        fcntl.flock(look, fcntl.LOCK_EX)
+        fcntl.flock(busy, fcntl.LOCK_EX)
         fcntl.flock(turn, fcntl.LOCK_UN)
         with mirroring(root):
             pass

@@ -23,6 +23,7 @@ from experiments.launch.launch import tracking_off
 from experiments.launch.options import INTERRUPTED, LOCAL, Place
 from experiments.plan.overrides import base_configs
 from experiments.run import distributed
+from experiments.run.cluster import Profile, load_profile
 from experiments.run.machine import make_slots
 from experiments.run.readouts import readouts_of
 from experiments.state.find import Found, cells_of, find
@@ -33,7 +34,6 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
 from experiments.tracking.lookup import run_id_of
 from moco.config import Config
-from slurm.profiles import Profile, load_profile
 
 ShowTable = Callable[[Path, str, str], None]  # prints the table of the sweep with that label, by that readout
 

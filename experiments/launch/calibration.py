@@ -20,14 +20,13 @@ from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.process import Starter, Work, last_line
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell
+from experiments.run.cluster import ENDED, Cluster, Profile, Submission, cluster_named, new_folder, this_user
 from experiments.run.machine import hardware
 from experiments.store.files import now, read_json, replace_json
 from experiments.store.run import RunDirectory
 from experiments.store.schema import CALIBRATION_FOLDER, CONFIG, PACE, SLURM_FOLDER
 from moco.config import Config
 from moco.config.plain import to_plain
-from slurm.profiles import Profile
-from slurm.submit import ENDED, Submission, cancel, log_of, new_folder, queue_states, submit
 
 STEPS, LAP = 20, 5  # steps; the first lap warms up and does not count
 LOOK_SECONDS = 0.5
@@ -116,31 +115,31 @@ def _there(root: Path, folders: Sequence[Path], profile: Profile) -> list[str]:
     from experiments.launch.cluster import environment_on_node
     from experiments.launch.snapshot import Snapshot
 
-    code = Snapshot.of_this_code().write(root)
+    code, cluster = Snapshot.of_this_code().write(root), cluster_named(profile.cluster)
     submission = Submission(
         profile, new_folder(root / SLURM_FOLDER), "calibration", environment=environment_on_node(profile, code)
     )
-    jobs = dict(zip(submit(submission, work, folders), folders, strict=True))
+    jobs = dict(zip(cluster.submit(submission, work, folders), folders, strict=True))
     print(f"job {', '.join(jobs)} on {profile.name}", flush=True)
     try:
-        _wait_for(jobs)
+        _wait_for(cluster, jobs)
     except KeyboardInterrupt:
-        cancel(list(jobs))
+        cluster.cancel(list(jobs))
         raise
-    return [_last_words(root, job) for job, folder in jobs.items() if not (folder / PACE).exists()]
+    return [_last_words(cluster, root, job) for job, folder in jobs.items() if not (folder / PACE).exists()]
 
 
-def _wait_for(jobs: dict[str, Path]) -> None:
+def _wait_for(cluster: Cluster, jobs: dict[str, Path]) -> None:
     """Until each has its pace or has left the queue; an answer that does not come says nothing."""
     while True:
-        states = queue_states()
+        phases = cluster.phases(this_user())
         open_ = [job for job, folder in jobs.items() if not (folder / PACE).exists()]
-        if states is not None and all(states.get(job, "COMPLETED") in ENDED for job in open_):
+        if phases is not None and all(job not in phases or phases[job][0] == ENDED for job in open_):
             return
         time.sleep(LOOK_SECONDS)
 
 
-def _last_words(root: Path, job: str) -> str:
-    log = log_of(root / SLURM_FOLDER, job)
+def _last_words(cluster: Cluster, root: Path, job: str) -> str:
+    log = cluster.log(root / SLURM_FOLDER, job)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
     return f"job {job}: {lines[-1].strip()}" if lines else f"job {job} left no log"

@@ -1,6 +1,6 @@
 """A launch on a cluster: submit what is to run as one array, return at once; follow it with the local progress display.
 
-The directories say "queued" before Slurm hears of them, and say what they said before if Slurm refuses. The jobs run a
+Run directories become "queued" before their jobs are submitted, and are as they were if the cluster refuses. The jobs run a
 copy of the code as it is now (`experiments.launch.snapshot`).
 """
 
@@ -31,6 +31,16 @@ from experiments.launch.submissions import names, record
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell
 from experiments.run import provenance
+from experiments.run.cluster import (
+    CLUSTER_VARIABLE,
+    Profile,
+    Submission,
+    array_of,
+    cluster_named,
+    load_profile,
+    new_folder,
+    this_user,
+)
 from experiments.state.find import Found
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
@@ -40,9 +50,6 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.tracking.job import LABEL
 from experiments.tracking.store import URI_VARIABLE, user_uri
 from moco.config import check_processes
-from slurm.profiles import Profile, load_profile
-from slurm.sight import look, seen_by
-from slurm.submit import Submission, cancel, new_folder, withdraw
 
 LOOK_SECONDS = 1.0
 SMALL_FILES = 24 * 1024  # bytes that a submission writes for each run beside what it knows of the machine
@@ -119,10 +126,14 @@ def submit_cells(
         code.write(root)
         launch.enqueue()
         ids = submit_packed(submission, paths)
-        in_threads(lambda noted: _note_job(RunDirectory(noted[0]), noted[1]), zip(paths, ids, strict=True))
+        submitted = schema.Status(cluster=profile.cluster, owner=this_user())
+        in_threads(
+            lambda one: _note_job(RunDirectory(one[0]), {**submitted, "job": one[1]}), zip(paths, ids, strict=True)
+        )
     except BaseException:
-        withdraw(submission)
-        cancel([only_if] if only_if else [])
+        cluster = cluster_named(profile.cluster)
+        cluster.withdraw(submission)
+        cluster.cancel([only_if] if only_if else [])
         _as_before(before, fresh)
         raise
     jobs = {path.name: id for path, id in zip(paths, ids, strict=True)}
@@ -131,6 +142,7 @@ def submit_cells(
             root,
             launch.title,
             profile=profile.name,
+            cluster=profile.cluster,
             code=code.hash,
             command=launch.environment["command"],
             planned=planned or names(launch.cells),
@@ -164,6 +176,7 @@ def environment_on_node(profile: Profile, code: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONSAFEPATH": "1",  # the folder of the submission, often the checkout, stays behind the copy
         "PYTHONUNBUFFERED": "1",
+        CLUSTER_VARIABLE: profile.cluster,
         job.MAX_REQUEUES: str(profile.max_requeues),
     }
 
@@ -180,7 +193,7 @@ def check_room(launch: Launch, code: Snapshot) -> None:
 
 
 def _as_before(statuses: Mapping[Path, schema.Status | None], fresh: set[Path]) -> None:
-    """What this launch made goes, so that a full disk has room for what it changed."""
+    """Restore the statuses. Directories that this launch made are removed first, for a full disk needs room."""
     for path in fresh:
         _forget(RunDirectory(path))
     for path, status in ((path, status) for path, status in statuses.items() if path not in fresh):
@@ -205,16 +218,16 @@ def _forget(run: RunDirectory) -> None:
             shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _note_job(run: RunDirectory, id: str) -> None:
+def _note_job(run: RunDirectory, job: schema.Status) -> None:
     """A worker that was faster has noted it itself."""
     with suppress(Busy), run.locked():
         status = run.status() or schema.Status()
         if status.get("state") == schema.QUEUED:
-            run.write_status({**status, "job": id})
+            run.write_status({**status, **job})
 
 
 def say_how_to_follow(label: str, jobs: Mapping[str, str], profile: Profile, max_parallel: int | None) -> None:
-    arrays = list(dict.fromkeys(id.partition("_")[0] for id in jobs.values()))
+    arrays = list(dict.fromkeys(array_of(id) for id in jobs.values()))
     throttle, name = max_parallel or profile.array_parallelism, shlex.quote(label)
     at_a_time = f", {throttle} at a time" if throttle else ""
     print(f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}{at_a_time}")
@@ -262,7 +275,7 @@ AGAIN = (schema.FAILED, schema.CANCELLED, schema.LOST, schema.PREEMPTED)
 
 def may_go_again(state: RunState) -> bool:
     """Also a job that ended before its run began; what was never submitted is for the sweep's own command."""
-    return state.state in AGAIN or (state.state == schema.MISSING and state.reason is not None)
+    return state.state in AGAIN or (state.state == schema.MISSING and state.cause is not None)
 
 
 def start_again(root: Path, runs: Sequence[Found], command: str) -> int:
@@ -333,12 +346,12 @@ def looked_at(root: Path, profile: Profile) -> str | None:
 
     Raises Unseen, a ValueError, if they do not.
     """
-    folder = root / schema.SLURM_FOLDER / SIGHT
-    if seen_by(folder, profile) is not None:
+    folder, cluster = root / schema.SLURM_FOLDER / SIGHT, cluster_named(profile.cluster)
+    if cluster.seen_by(folder, profile) is not None:
         return None
-    found = look(folder, profile, tell=lambda line: print("\n".join(paragraph(line)), flush=True))
-    if found.node is not None:
-        print(f"{found.node} sees it", flush=True)
+    job, node = cluster.look(folder, profile, lambda line: print("\n".join(paragraph(line)), flush=True))
+    if node is not None:
+        print(f"{node} sees it", flush=True)
         return None
-    print(f"no node is free yet: the runs start if job {found.job} ends well, otherwise Slurm drops them", flush=True)
-    return found.job
+    print(f"no node is free yet: the runs start if job {job} ends well, otherwise Slurm drops them", flush=True)
+    return job

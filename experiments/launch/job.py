@@ -1,34 +1,34 @@
-"""What an element of a Slurm array does: one attempt at its run, and the way back into the queue if time is up.
+"""What a job of a cluster does: one attempt at its run, and the way back into the queue if time is up.
 
-SIGUSR2 announces the time limit: the worker saves, and its element is requeued. SIGTERM is Slurm's own doing (scancel, a
-requeue, a preemption): the worker saves and leaves, and whether the element comes back is not ours to say.
+SIGUSR2 announces the time limit: the worker saves, and its job is requeued. SIGTERM is the cluster's own doing (a cancel, a
+requeue, a preemption): the worker saves and leaves, and the cluster decides whether the job comes back.
 
 A run that its time limits have stopped `STUCK` times in a row without a further step has failed. One that may or can not
-be requeued stays preempted, its reason begins with `NOT_REQUEUED`, and the same command submits it again.
+be requeued stays preempted with the cause `NOT_REQUEUED`, and the same command submits it again.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise, takewhile
 from pathlib import Path
 
 from experiments.run import distributed, provenance
+from experiments.run.cluster import this_cluster, this_job
 from experiments.run.worker import attempt
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.run import Busy, RunDirectory
 from experiments.tracking.job import mirroring
 
 MAX_REQUEUES = "MOCO_MAX_REQUEUES"
 STUCK = 3
-TIME_IS_UP = f"stopped by {signal.SIGUSR2.name}"
-NOT_REQUEUED = f"{TIME_IS_UP}; not requeued"
 
 
 class RunFailed(Exception):
-    """Ends the job as failed in Slurm's eyes, too."""
+    """The job ends as failed on its cluster, too."""
 
 
 def work(path: str) -> str:
@@ -56,7 +56,7 @@ def work(path: str) -> str:
 
 def stopped_by_time(run: RunDirectory) -> bool:
     status = run.status() or schema.Status()
-    return status.get("state") == schema.PREEMPTED and status.get("reason") == TIME_IS_UP
+    return status.get("state") == schema.PREEMPTED and causes.cause_of(status) == causes.TIME_LIMIT
 
 
 def came_back_too_often(run: RunDirectory) -> bool:
@@ -64,26 +64,36 @@ def came_back_too_often(run: RunDirectory) -> bool:
     if restarts() <= most_requeues():
         return False
     print(f"{run.path}: requeued {restarts()} times; nothing started", flush=True)
-    _say(run, schema.PREEMPTED, f"the job was requeued {restarts()} times; the same command submits a new one")
+    why = f"the job was requeued {restarts()} times; the same command submits a new one"
+    _note(run, schema.PREEMPTED, why, causes.NOT_REQUEUED)
     return True
 
 
 def restarts() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    here = this_job()
+    return here.restarts if here else 0
 
 
 def most_requeues() -> int:
     return int(os.environ.get(MAX_REQUEUES, "50"))
 
 
-def go_back(*runs: RunDirectory) -> None:
-    """Requeue the own element once, for those of its runs that may go on; of the others the status says why not."""
+Requeue = Callable[[str], str | None]  # job -> why it did not go, None if it did
+
+
+def requeue_this(job: str) -> str | None:
+    return this_cluster().requeue(job)
+
+
+def go_back(*runs: RunDirectory, requeue: Requeue = requeue_this) -> None:
+    """Requeue the own job once, for those of its runs that may go on; of the others the status says why not."""
     able = [run for run in runs if not _has_failed(run)]
     job = provenance.job()
-    why = _objection(job) if able else "no run is left that may go on"
+    why = _objection(job, requeue) if able else "no run is left that may go on"
     print(f"requeue of {job}: {why or 'asked for'}", flush=True)
     for run in able if why else ():
-        _say(run, schema.PREEMPTED, f"{NOT_REQUEUED}: {why}")
+        reason = (run.status() or schema.Status()).get("reason")
+        _note(run, schema.PREEMPTED, f"{reason}; not requeued: {why}", causes.NOT_REQUEUED)
 
 
 def _has_failed(run: RunDirectory) -> bool:
@@ -92,7 +102,8 @@ def _has_failed(run: RunDirectory) -> bool:
     if steps is None:
         return False
     done = f"no step further than {steps}" if steps else "not one step done"
-    _say(run, schema.FAILED, f"{done} in {STUCK} jobs, each until its time was up; give them more time")
+    why = f"{done} in {STUCK} jobs, each until its time was up; give them more time"
+    _note(run, schema.FAILED, why, causes.STUCK)
     return True
 
 
@@ -102,25 +113,20 @@ def stuck_at(run: RunDirectory) -> int | None:
     steps = [0, *(line["step"] for line in ends)]
     got_on = [after > before for before, after in pairwise(steps)]
     newest_first = zip(ends[::-1], got_on[::-1], strict=True)
-    vain = takewhile(lambda end: end[0].get("reason") == TIME_IS_UP and not end[1], newest_first)
+    vain = takewhile(lambda end: causes.cause_of(end[0]) == causes.TIME_LIMIT and not end[1], newest_first)
     return steps[-1] if sum(1 for _ in vain) >= STUCK else None
 
 
-def _objection(job: str | None) -> str | None:
-    """Why the element is not requeued; None if it has been."""
+def _objection(job: str | None, requeue: Requeue) -> str | None:
+    """Why the job is not requeued; None if it has been."""
     if job is None:
         return "this is no job"
     if restarts() >= most_requeues():
         return f"requeued {restarts()} times already"
-    return _requeue(job)
-
-
-def _requeue(job: str) -> str | None:
-    from slurm.submit import requeue
-
     return requeue(job)
 
 
-def _say(run: RunDirectory, state: str, reason: str) -> None:
+def _note(run: RunDirectory, state: str, reason: str, cause: str) -> None:
     with suppress(Busy), run.locked():
-        run.write_status({**(run.status() or schema.Status()), "state": state, "reason": reason})
+        status = run.status() or schema.Status()
+        run.write_status({**status, "state": state, "reason": reason, "cause": cause})

@@ -82,7 +82,9 @@ def enqueue(root: Path, cell: Cell, environment: dict[str, Any] | str) -> None:
             update_config(run, cell.config)
         run.describe(environment, provenance.code().diff)
         facts = run.status() or schema.Status()
-        run.write_status({**facts, "state": schema.QUEUED, "reason": None, "diverged": False, "job": None})
+        run.write_status(
+            {**facts, "state": schema.QUEUED, "reason": None, "cause": None, "diverged": False, "job": None}
+        )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from experiments.plan.sweep import Cell
 from experiments.run.machine import Slot
 from experiments.run.worker import TAKEN, main
 from experiments.state.state import RunState, state_of
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.files import age_of, now
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import AT_REST, handling
@@ -170,18 +170,20 @@ def record_death(run: RunDirectory, code: int | None) -> None:
     with suppress(Busy), run.locked():
         status, attempts = run.status() or {}, run.attempts()
         began = status.get("state") == schema.RUNNING
-        state, reason = _verdict(began, code, run.path / schema.LOG)
+        state, reason, cause = _verdict(began, code, run.path / schema.LOG)
         if began and attempts and attempts[-1]["event"] == "start":
             number, seconds = attempts[-1]["attempt"], round(age_of(attempts[-1]["time"]), 3)
-            end = schema.Attempt(event="end", attempt=number, time=now(), state=state, reason=reason, seconds=seconds)
+            end = schema.Attempt(event="end", attempt=number, time=now(), state=state, seconds=seconds)
+            end["reason"], end["cause"] = reason, cause
             run.append_attempt(end)
-        run.write_status({**status, "state": state, "reason": reason})
+        run.write_status({**status, "state": state, "reason": reason, "cause": cause})
 
 
-def _verdict(began: bool, code: int | None, log: Path) -> tuple[str, str]:
+def _verdict(began: bool, code: int | None, log: Path) -> tuple[str, str, str]:
+    """State, reason, cause."""
     if code is not None and -code in STOP_SIGNALS:
-        return schema.PREEMPTED, f"stopped by {signal.Signals(-code).name}"
+        return schema.PREEMPTED, f"stopped by {signal.Signals(-code).name}", causes.STOPPED
     how = how_it_ended(code)
     if began or (code is not None and code < 0):
-        return schema.LOST, how
-    return schema.FAILED, f"{how} before it began: {last_line(log)}"
+        return schema.LOST, how, causes.KILLED
+    return schema.FAILED, f"{how} before it began: {last_line(log)}", causes.ERROR

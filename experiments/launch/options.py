@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.run.cluster import Profile, load_profile, profile_names
 from experiments.store.run import runs_root
-from slurm.profiles import Profile, load_profile, profile_names
 
 if TYPE_CHECKING:
     from experiments.launch.process import Work

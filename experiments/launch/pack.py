@@ -19,6 +19,7 @@ from experiments.launch import job
 from experiments.launch.local import TRAINING, Pool, record_death
 from experiments.launch.process import Child, Work
 from experiments.run import provenance
+from experiments.run.cluster import Profile, Submission, cluster_named
 from experiments.run.machine import THREADS, Slot
 from experiments.run.stop import STOP_SIGNALS
 from experiments.run.worker import main
@@ -26,8 +27,6 @@ from experiments.store import schema
 from experiments.store.run import RunDirectory
 from experiments.store.states import AT_REST, handling
 from experiments.tracking.job import mirroring
-from slurm.profiles import Profile
-from slurm.submit import Submission, submit
 
 TICK_SECONDS = 0.1
 REPEAT_SECONDS = 1.0  # a worker that has just begun may not have listened the first time
@@ -53,16 +52,16 @@ def elements_at_a_time(profile: Profile, max_parallel: int | None) -> int | None
 
 
 def submit_packed(submission: Submission, paths: Sequence[Path]) -> list[str]:
-    """As `slurm.launch.submit`, with as many runs in an element as the profile packs; returns the job of each path."""
-    size = submission.profile.pack
+    """As `Cluster.submit`, with as many runs in an element as the profile packs; returns the job of each path."""
+    size, cluster = submission.profile.pack, cluster_named(submission.profile.cluster)
     if size == 1:
-        return submit(submission, job.work, paths)
+        return cluster.submit(submission, job.work, paths)
     packs = [paths[first : first + size] for first in range(0, len(paths), size)]
     files = [submission.folder / "packs" / str(n) for n in range(len(packs))]
     files[0].parent.mkdir(parents=True)
     for file, pack in zip(files, packs, strict=True):
         file.write_text("".join(f"{path}\n" for path in pack))
-    ids = submit(submission, work, files)
+    ids = cluster.submit(submission, work, files)
     return [id for id, pack in zip(ids, packs, strict=True) for _ in pack]
 
 

@@ -15,9 +15,8 @@ from experiments.launch.pack import elements
 from experiments.launch.snapshot import Snapshot
 from experiments.launch.submissions import difference, names, submissions
 from experiments.plan.sweep import Cell
+from experiments.run.cluster import Profile, cluster_named
 from experiments.run.machine import visible_gpus
-from slurm.profiles import Profile
-from slurm.submit import script, start_estimate
 
 
 class Preview:
@@ -29,8 +28,9 @@ class Preview:
         if launch_plan.to_run:
             title, at_once = launch_plan.planned.label, launch_plan.options.max_parallel
             submission = submission_of(self.root, title, profile, at_once, Snapshot.of_this_code())
-            self.script = script(submission, elements(profile, len(launch_plan.to_run)))
-            self.when = start_estimate(profile, self.script)
+            cluster = cluster_named(profile.cluster)
+            self.script = cluster.script(submission, elements(profile, len(launch_plan.to_run)))
+            self.when = cluster.start_estimate(profile, self.script)
 
     def text(self) -> str:
         if self.script is None:

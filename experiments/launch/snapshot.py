@@ -93,7 +93,7 @@ def forget_unused(root: Path) -> list[str]:
         if submission["code"] in old and any(_waits(root, run, job) for run, job in submission["jobs"].items()):
             del old[submission["code"]]
     for judging in all_submitted(root):
-        if judging["code"] in old and any(live(job, judging["time"]) for job in set(judging["jobs"].values())):
+        if judging["code"] in old and any(live(job, judging) for job in set(judging["jobs"].values())):
             del old[judging["code"]]
     for path in old.values():
         shutil.rmtree(path, ignore_errors=True)
@@ -107,6 +107,6 @@ def _age(path: Path) -> float:
 
 
 def _waits(root: Path, run_id: str, job: str) -> bool:
-    """The run's last word is that this very job has it; it may come back and need its code."""
+    """The run's status names this job: it may come back and need its code."""
     status = RunDirectory(root / run_id).status() or schema.Status()
     return status.get("job") == job and status.get("state") not in AT_REST

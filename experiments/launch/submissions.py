@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypedDict
 
 from experiments.plan.sweep import Cell
-from experiments.state.state import GONE, JUST_SECONDS, QUEUE
+from experiments.run.cluster import ENDED, this_user
+from experiments.state.state import GONE, JUST_SECONDS, QUEUE, Queue
 from experiments.store import schema
 from experiments.store.files import Appender, age_of, exclusive, now, read_lines
-from slurm.submit import ENDED
 
 LISTED = 3  # names of cells in a difference; more are counted
 
@@ -22,6 +21,7 @@ class Submission(TypedDict):
     user: str
     label: str
     profile: str
+    cluster: str  # of the jobs, as profiles name it; absent in older stores, where it was slurm
     code: str  # name of the snapshot
     command: str
     planned: dict[str, str]  # run id -> "K=128 seed 0", of all cells that the sweep then had
@@ -33,6 +33,7 @@ def record(
     label: str,
     *,
     profile: str,
+    cluster: str,
     code: str,
     command: str,
     planned: Mapping[str, str],
@@ -40,9 +41,10 @@ def record(
 ) -> None:
     line = Submission(
         time=now(),
-        user=getpass.getuser(),
+        user=this_user(),
         label=label,
         profile=profile,
+        cluster=cluster,
         code=code,
         command=command,
         planned=dict(planned),
@@ -86,16 +88,16 @@ def _path(root: Path, label: str) -> Path:
     return root / schema.SLURM_FOLDER / f"{label}.jsonl"
 
 
-# Readouts that jobs of a cluster are to bring: one line a submission, in $MOCO_RUNS/slurm/evaluate/<label>.jsonl.
+# Readouts that jobs of a cluster are to add: one line a submission, in $MOCO_RUNS/slurm/evaluate/<label>.jsonl.
 #
-# A run that waits to be judged says nothing of it itself: it is done, and stays so. Whether a job may still bring
-# what it was sent for, the queue knows.
+# A run whose readouts are awaited is done, and stays so. Whether a job may still add them, the queue knows.
 
 
 class Submitted(TypedDict):
     time: str  # ISO 8601, UTC
     user: str
     profile: str
+    cluster: str  # as above
     code: str  # name of the snapshot
     protocols: list[str]
     jobs: dict[str, str]  # run id -> "12_3"
@@ -108,10 +110,16 @@ def one_at_a_time(root: Path) -> AbstractContextManager[None]:
 
 
 def record_evaluation(
-    root: Path, label: str, *, profile: str, code: str, protocols: Sequence[str], jobs: Mapping[str, str]
+    root: Path, label: str, *, profile: str, cluster: str, code: str, protocols: Sequence[str], jobs: Mapping[str, str]
 ) -> None:
     line = Submitted(
-        time=now(), user=getpass.getuser(), profile=profile, code=code, protocols=list(protocols), jobs=dict(jobs)
+        time=now(),
+        user=this_user(),
+        profile=profile,
+        cluster=cluster,
+        code=code,
+        protocols=list(protocols),
+        jobs=dict(jobs),
     )
     with Appender(_folder(root) / f"{label}.jsonl") as lines:
         lines.append(line, sync=True)
@@ -122,20 +130,20 @@ def all_submitted(root: Path) -> Iterator[Submitted]:
         yield from read_lines(path)
 
 
-def waiting(root: Path) -> dict[str, dict[str, str]]:
-    """Run id -> protocol -> the job that may still bring it."""
+def waiting(root: Path, queue: Queue = QUEUE) -> dict[str, dict[str, str]]:
+    """Run id -> protocol -> the job that may still add it."""
     found: dict[str, dict[str, str]] = {}
     for line in all_submitted(root):
         for run_id, job in line["jobs"].items():
-            if live(job, line["time"]):
+            if live(job, line, queue):
                 found.setdefault(run_id, {}).update(dict.fromkeys(line["protocols"], job))
     return found
 
 
-def live(job: str, submitted: str) -> bool:
-    """As a run in training is judged: where Slurm does not answer, the job may still be there; GONE it may be too new."""
-    word = QUEUE.state(job)
-    return age_of(submitted) < JUST_SECONDS if word == GONE else word not in ENDED
+def live(job: str, line: Submitted, queue: Queue = QUEUE) -> bool:
+    """Whether the job may yet do its work: also where its cluster does not answer, or cannot know of it yet."""
+    phase = queue.phase(job, line.get("cluster"), line["user"]).phase
+    return age_of(line["time"]) < JUST_SECONDS if phase == GONE else phase != ENDED
 
 
 def _folder(root: Path) -> Path:

@@ -155,8 +155,8 @@ def no_such_field(path: str, known: Sequence[str]) -> str:
     if near:
         return f"{path}: no such field; did you mean {' or '.join(near)}?"
     groups = dict.fromkeys(k.partition(".")[0] for k in known)
-    what = "groups" if any("." in k for k in known) else "fields"
-    return f"{path}: no such field; the {what} are {', '.join(groups)}"
+    kind = "groups" if any("." in k for k in known) else "fields"
+    return f"{path}: no such field; the {kind} are {', '.join(groups)}"
 
 
 def _abbreviated(path: str, known: Sequence[str]) -> list[str]:

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+from experiments.run.cluster import this_cluster
 from experiments.run.stop import StopRequest
 from experiments.store import schema
 from experiments.store.run import RunDirectory
 from experiments.store.states import handling
 from moco.config import Config
-from slurm.step import torchrun_variables
+from moco.errors import PeerFailed, PeerLost
 
 FOLLOWED = "followed"  # instead of a state: another process of the run leads it, and says how it ended
 
@@ -29,8 +30,8 @@ T = TypeVar("T")
 
 
 def adopt_step() -> None:
-    """The tasks of a Slurm step become the processes of one run; everything else stays as it is."""
-    os.environ.update(torchrun_variables(os.environ))
+    """The processes of a job become the processes of one run; everything else stays as it is."""
+    os.environ.update(this_cluster().torchrun_variables(os.environ))
 
 
 def size() -> int:
@@ -99,7 +100,7 @@ def leading(config: Config, stop: StopRequest) -> Iterator[Crew]:
 
 def follow(run: RunDirectory, config: Config, stop: StopRequest) -> str:
     """What the other ranks do. Raises what ended this one, after it has told the others."""
-    from moco.distributed import PeerFailed, PeerLost, from_first, group, highest, leave_word, noticing_lost_peers
+    from moco.distributed import from_first, group, highest, leave_word, noticing_lost_peers
     from moco.train import train
 
     logging.getLogger("moco").addHandler(logging.NullHandler())  # rank 0 says it

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import moco
+from experiments.run.cluster import this_cluster, this_job, this_user
 from experiments.run.machine import cores, hardware
 from experiments.store.files import now, read_json
 from experiments.store.states import host
@@ -91,6 +92,19 @@ def environment(command: str, device: str = "auto") -> dict[str, Any]:
 
 
 def job() -> str | None:
-    """The Slurm job this process is part of: "123", or "123_4" in an array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    """The job of a cluster that this process is part of: "123", or "123_4" in an array."""
+    here = this_job()
+    return here.id if here else None
+
+
+class JobFacts(TypedDict, total=False):
+    """What a run's status and attempts say of the job they are part of."""
+
+    job: str | None
+    cluster: str
+    owner: str
+
+
+def job_facts() -> JobFacts:
+    id = job()
+    return JobFacts(job=None) if id is None else JobFacts(job=id, cluster=this_cluster().name, owner=this_user())

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     pass
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+TIME_LIMIT_SIGNAL = signal.SIGUSR2  # asked of the cluster, some time before the end of a job
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, TIME_LIMIT_SIGNAL)
 
 
 HEARTBEAT_SECONDS = 5.0

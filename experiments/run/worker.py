@@ -19,13 +19,14 @@ from experiments.plan.sweep import total_steps
 from experiments.run import distributed, provenance
 from experiments.run.machine import gpu_driver, hardware
 from experiments.run.readouts import learn_registered
-from experiments.run.stop import STOP_SIGNALS, StopRequest, beating, logging_to
+from experiments.run.stop import STOP_SIGNALS, TIME_LIMIT_SIGNAL, StopRequest, beating, logging_to
 from experiments.run.system import SystemMetrics
-from experiments.store import metrics, schema
+from experiments.store import causes, metrics, schema
 from experiments.store.files import Appender, age_of, now, replace_json
 from experiments.store.journal import RESUMED_AT, add_line, last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import handling, this_process
+from moco.errors import Diverged, PeerFailed, PeerLost
 
 if TYPE_CHECKING:
     from moco.train import Record
@@ -91,16 +92,17 @@ class _Attempt:
         self.run, self.stop, self.watch, self.crew, self.config = run, stop, watch, crew, config_of(run)
         self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
         before = run.status() or schema.Status()
-        self.status = schema.Status(
+        fresh = schema.Status(
             state=schema.RUNNING,
             reason=None,
+            cause=None,
             diverged=False,
             step=before.get("step", 0),
             epoch=before.get("epoch", 0.0),
             images_per_s=None,
             knn=before.get("knn"),
-            job=provenance.job(),
         )
+        self.status: schema.Status = {**fresh, **provenance.job_facts()}
         earlier = self.run.attempts()
         self.number = 1 + sum(line["event"] == "start" for line in earlier)
         self._close_killed(earlier)
@@ -116,6 +118,7 @@ class _Attempt:
             time=now(),
             state=schema.LOST,
             reason="killed; found by the next attempt",
+            cause=causes.KILLED,
         )
         age = self.run.heartbeat_age()
         if age is not None:  # without a heartbeat nobody knows how long it lived
@@ -125,17 +128,17 @@ class _Attempt:
     def carry_out(self, reraise: bool) -> str:
         self._begin()
         try:
-            state, reason = self._train()
+            state, reason, cause = self._train()
         except Exception as error:
             self.crew.abandon()
             LOGGER.error("%s", traceback.format_exc().rstrip())
-            self.status["diverged"] = type(error).__name__ == "Diverged"
-            state = schema.LOST if type(error).__name__ == "PeerLost" else schema.FAILED
-            self._end(state, one_line(error))
+            self.status["diverged"] = isinstance(error, Diverged)
+            state = schema.LOST if isinstance(error, PeerLost) else schema.FAILED
+            self._end(state, one_line(error), _cause(error))
             if reraise:
                 raise
             return state
-        self._end(state, reason)
+        self._end(state, reason, cause)
         return state
 
     def _begin(self) -> None:
@@ -152,15 +155,14 @@ class _Attempt:
             driver=gpu_driver(),
             commit=code.commit,
             uncommitted=code.uncommitted,
-            job=provenance.job(),
             ranks=distributed.size(),
         )
-        self.run.append_attempt(line)
+        self.run.append_attempt({**line, **provenance.job_facts()})
         LOGGER.info("attempt %d: process %d on %s, commit %s", self.number, pid, host, code.commit)
         self._write_status()
 
-    def _train(self) -> tuple[str, str | None]:
-        """State and reason at the end of the iteration."""
+    def _train(self) -> tuple[str, str | None, str | None]:
+        """State, reason and cause at the end of the iteration."""
         if self.stop():
             return self._stopped()
         self.status["total_steps"] = total_steps(self.config)
@@ -170,7 +172,7 @@ class _Attempt:
         if not self._finished():
             return self._stopped()
         self._write_results()
-        return schema.DONE, None
+        return schema.DONE, None, None
 
     def _iterate(self) -> None:
         # torch takes seconds: imported when the lock is held, so that a second process leaves at once.
@@ -240,15 +242,16 @@ class _Attempt:
         readouts = ", ".join(f"{k} {groups['test'][k]:.1f}" for k in schema.READOUTS if k in groups["test"])
         LOGGER.info("done in %.1f s: %s", seconds, readouts)
 
-    def _stopped(self) -> tuple[str, str]:
+    def _stopped(self) -> tuple[str, str, str]:
         if self.run.cancel_requested():
-            return schema.CANCELLED, "cancelled on request"
+            return schema.CANCELLED, "cancelled on request", causes.CANCELLED
         if self.stop.signal is None and (why := self.run.prune_requested()) is not None:
-            return schema.PRUNED, why
-        return schema.PREEMPTED, f"stopped by {self.stop.signal}"
+            return schema.PRUNED, why, causes.PRUNED
+        cause = causes.TIME_LIMIT if self.stop.signal == TIME_LIMIT_SIGNAL.name else causes.STOPPED
+        return schema.PREEMPTED, f"stopped by {self.stop.signal}", cause
 
-    def _end(self, state: str, reason: str | None) -> None:
-        self.status["state"], self.status["reason"] = state, reason
+    def _end(self, state: str, reason: str | None, cause: str | None) -> None:
+        self.status["state"], self.status["reason"], self.status["cause"] = state, reason, cause
         self._write_status()
         line = schema.Attempt(
             event="end",
@@ -256,6 +259,7 @@ class _Attempt:
             time=now(),
             state=state,
             reason=reason,
+            cause=cause,
             step=self.status["step"],
             seconds=round(self._seconds(), 3),
         )
@@ -272,10 +276,18 @@ class _Attempt:
         self.watch(self.status)
 
 
+def _cause(error: BaseException) -> str:
+    if isinstance(error, Diverged):
+        return causes.DIVERGED
+    if isinstance(error, PeerLost):
+        return causes.PEER_LOST
+    return causes.OUT_OF_MEMORY if isinstance(error, MemoryError) else causes.ERROR
+
+
 def one_line(error: BaseException) -> str:
     """The sentence of a user's mistake as it is; another error with its type."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    if isinstance(error, ValueError) or type(error).__name__ in ("Diverged", "PeerLost", "PeerFailed"):
+    if isinstance(error, ValueError | Diverged | PeerLost | PeerFailed):
         return first or type(error).__name__
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

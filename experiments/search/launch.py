@@ -17,6 +17,7 @@ from experiments.launch.local import Pool
 from experiments.launch.process import Child, Work, how_it_ended, last_line
 from experiments.launch.progress import clock
 from experiments.launch.snapshot import Snapshot
+from experiments.run.cluster import ENDED, Cluster, Profile, array_of, cluster_named, this_user
 from experiments.run.machine import Slot
 from experiments.search.address import STORAGE
 from experiments.search.definition import HOURS
@@ -34,8 +35,6 @@ from experiments.store.schema import SearchRecord, TrialRecord
 from experiments.store.search_record import arm_of, finished, read_record
 from moco.config import Config
 from moco.config.plain import from_plain, run_id
-from slurm.profiles import Profile
-from slurm.submit import ENDED, queue_states, submit
 
 # Before the first worker and after the last: the study is made, warmed up, and brought in order.
 
@@ -221,20 +220,20 @@ def submit_workers(
     submission = replace(submission_of(root, record["label"], profile, None, code), only_if=look)
     if address is not None:
         submission = replace(submission, environment={**submission.environment, STORAGE: address})
-    jobs = submit(submission, element, [path] * count)
-    array = ", ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
+    jobs = cluster_named(profile.cluster).submit(submission, element, [path] * count)
+    array = ", ".join(dict.fromkeys(array_of(job) for job in jobs))
     name = shlex.quote(record["label"])
     print(f"submitted {len(jobs)} workers to {profile.name} as job {array}; with --wait the command follows them")
     print(f"python -m experiments status {name}", flush=True)
     return jobs
 
 
-def follow(path: Path, jobs: list[str]) -> bool:
+def follow(path: Path, jobs: list[str], cluster: Cluster) -> bool:
     """Say what trials come to until no worker is in the queue. Returns False at Ctrl-C, which leaves the jobs alone."""
     view = View(path)
     view.skip_past()
     try:
-        while not _ended(jobs):
+        while not _ended(jobs, cluster):
             view.look()
             time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
@@ -243,11 +242,14 @@ def follow(path: Path, jobs: list[str]) -> bool:
     return True
 
 
-def _ended(jobs: list[str]) -> bool:
-    """Absent from one look is not proof: a controller that restarts forgets nothing for good."""
-    states = queue_states()
-    if states is None or any(states.get(job) not in (None, *ENDED) for job in jobs):
+def _ended(jobs: list[str], cluster: Cluster) -> bool:
+    """Absent from one answer is no proof: it takes two, for a controller that restarts lacks jobs for a moment."""
+
+    def all_gone() -> bool:
+        phases = cluster.phases(this_user())
+        return phases is not None and all(job not in phases or phases[job][0] == ENDED for job in jobs)
+
+    if not all_gone():
         return False
     time.sleep(LOOK_SECONDS)
-    again = queue_states()
-    return again is not None and all(again.get(job) in (None, *ENDED) for job in jobs)
+    return all_gone()

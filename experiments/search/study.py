@@ -18,6 +18,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from experiments.run.cluster import ENDED, WAITING
+from experiments.run.provenance import JobFacts
 from experiments.search.space import Drawn, configured, from_plain, point, settings
 from experiments.search.storage import open_storage
 from experiments.state.state import GONE, QUEUE
@@ -29,7 +31,6 @@ from experiments.store.states import host
 from moco.config import Config
 from moco.config.plain import from_plain as config_from_plain
 from moco.config.plain import run_id
-from slurm.submit import ENDED, WAITING
 
 RETRIES = 1  # of a point whose worker died: a second death may be the point's own doing
 FAILURES_IN_A_ROW = 5  # after which the workers give up
@@ -47,6 +48,8 @@ class Held:
     lock: str
     host: str
     job: str | None
+    cluster: str | None = None  # of the job; not in older studies, where it was slurm
+    owner: str | None = None  # user who submitted the job
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Study:
             return None
         return f"{len(broken)} trials in a row failed, the last one: {broken[-1].user_attrs[END].get('reason')}"
 
-    def ask(self, lock: str, job: str | None) -> tuple[Trial, Config]:
+    def ask(self, lock: str, job: JobFacts) -> tuple[Trial, Config]:
         """A new point. Raises ValueError for one whose fields do not fit each other, which is then told as failed."""
         self.study.sampler = make_sampler(self.record, self.space, len(self.trials()))
         trial = self.study.ask()
@@ -136,7 +139,7 @@ class Study:
         except ValueError as error:
             self.tell(trial, Ended("invalid", reason=str(error)))
             raise
-        trial.set_user_attr(HELD, asdict(Held(run_id(config), texts, lock, host(), job)))
+        trial.set_user_attr(HELD, asdict(Held(run_id(config), texts, lock, host(), **job)))
         return trial, config
 
     def held_by_job(self, job: str | None) -> tuple[Trial, Held] | None:
@@ -192,11 +195,11 @@ class Study:
             return False, ""
         if held.job is None:
             return True, f"its worker on {held.host} has ended without a word (killed, or out of memory?)"
-        word = QUEUE.state(held.job)
-        if word in WAITING:
+        phase, word = QUEUE.phase(held.job, held.cluster, held.owner)
+        if phase == WAITING:
             return False, ""
-        if word == GONE or word in ENDED:
-            return True, f"job {held.job} ended" + ("" if word == GONE else f": {word}")
+        if phase in (GONE, ENDED):
+            return True, f"job {held.job} ended" + (f": {word}" if word else "")
         return False, UNKNOWN  # it may be coming or going; the next look tells
 
 

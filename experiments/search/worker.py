@@ -145,7 +145,7 @@ class SearchWorker:
                 self.failure = self.study.failure()
                 if self.failure is None and self.study.counted() < self._budget():
                     try:
-                        return self._begin(*self.study.ask(self.name, provenance.job()))
+                        return self._begin(*self.study.ask(self.name, provenance.job_facts()))
                     except ValueError:
                         invalid += 1
                         continue
@@ -199,7 +199,7 @@ class SearchWorker:
         if self.held_run is not None:
             job.go_back(self.held_run)
         else:
-            job._requeue(here)
+            job.requeue_this(here)
 
 
 def train(worker: SearchWorker, trial: Trial, cell: Cell) -> Ended:

@@ -1,4 +1,4 @@
-"""Why runs ended early, so that a hundred failures are three lines: same cause, same error, same place in the code."""
+"""Runs that ended early, grouped: by cause, then by error and place in the code. A hundred failures are three lines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from experiments.state.find import Found
 from experiments.state.state import RunState
-from experiments.store import schema
+from experiments.store import causes, schema
 
+# Groups, in the order in which they are shown.
 MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER = (
     "out of memory",
     "diverged",
@@ -26,9 +27,16 @@ REMEDY = {
     NODE: "nothing: it goes on from its last checkpoint",
     STOPPED: "nothing: it goes on from its last checkpoint",
 }
-SHORT_OF_MEMORY = re.compile(
-    r"OutOfMemory|out of memory|OUT_OF_MEMORY|MemoryError|oom.kill|Cannot allocate memory", re.I
-)
+GROUPS = {
+    causes.OUT_OF_MEMORY: MEMORY,
+    causes.DIVERGED: DIVERGED,
+    causes.TIME_LIMIT: STOPPED,
+    causes.NOT_REQUEUED: STOPPED,
+    causes.STOPPED: STOPPED,
+    causes.CANCELLED: CANCELLED,
+}
+# An error of a library has no class of ours: its own words say what it is.
+SHORT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|oom.kill|Cannot allocate memory", re.I)
 NOT_FINITE = re.compile(r"\bnan\b|\binf\b|not finite|non-finite|diverged", re.I)
 FRAME = re.compile(r'^\s*File "([^"]+)", line \d+, in (\S+)', re.MULTILINE)
 OURS = ("moco", "experiments", "slurm", "sweeps")
@@ -37,7 +45,7 @@ TAIL_BYTES = 65536  # of a log, enough for a traceback
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that ended early, with the line that its like have, too."""
+    """A run that ended early. `error`: the line that it shares with the others of its group."""
 
     run: Found
     cause: str
@@ -52,18 +60,17 @@ def ended_early(root: Path, run: Found, state: RunState) -> Ended:
 
 
 def _cause(state: RunState, traceback: str) -> str:
-    said = f"{state.reason or ''}\n{traceback}"
-    if state.state == schema.CANCELLED:
-        return CANCELLED
-    if (SHORT_OF_MEMORY.search(said) and state.state == schema.FAILED) or "OUT_OF_MEMORY" in said:
-        return MEMORY
-    if state.diverged or (state.state == schema.FAILED and NOT_FINITE.search(state.reason or "")):
-        return DIVERGED
+    if (group := GROUPS.get(state.cause or "")) is not None:
+        return group
+    if state.state == schema.FAILED:
+        if SHORT_OF_MEMORY.search(f"{state.reason or ''}\n{traceback}"):
+            return MEMORY
+        return DIVERGED if state.diverged or NOT_FINITE.search(state.reason or "") else OTHER
     return {schema.LOST: NODE, schema.PREEMPTED: STOPPED, schema.MISSING: NODE}.get(state.state, OTHER)
 
 
 def normalised(reason: str) -> str:
-    """The same for the same error: without addresses, paths, names of jobs and processes, and other numbers."""
+    """A reason without addresses, folders, and numbers, so that the same error gives the same text."""
     text = re.sub(r"0x[0-9a-fA-F]+", "ADDRESS", reason)
     text = re.sub(r"(/[\w.@=+-]+)+/([\w.@=+-]+)", r"\2", text)
     return re.sub(r"(?<![A-Za-z])\d+(\.\d+)?(_\d+)?(e[+-]?\d+)?", "N", text)

@@ -1,4 +1,4 @@
-"""Any name of a run leads to it: sweep, arm, run id or its beginning, run directory, Slurm job, MLflow run."""
+"""Find runs by any of their names: sweep, arm, run id or its beginning, run directory, job, MLflow run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.run.cluster import array_of
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
 from experiments.store.named import named, nearest
@@ -44,9 +45,8 @@ def sweeps_named(root: Path, name: str) -> list[Manifest]:
     return named(all_manifests(root), name)
 
 
-Tracked = Callable[
-    [Path, str], str | None
-]  # run id behind an id of the user's own tracker, `tracking.lookup.run_id_of`
+# Runs root and an id of the user's own tracker -> run id (`tracking.lookup.run_id_of`).
+Tracked = Callable[[Path, str], str | None]
 
 
 def find(root: Path, text: str, arm: str | None = None, *, tracked: Tracked | None = None) -> list[Found]:
@@ -106,7 +106,7 @@ def _matches(root: Path, run: Found, text: str) -> bool:
         return False
     directory = RunDirectory(root / run.run_id)
     jobs = {(directory.status() or {}).get("job"), *(line.get("job") for line in directory.attempts())}
-    return any(job and text in (job, job.partition("_")[0]) for job in jobs)
+    return any(job and text in (job, array_of(job)) for job in jobs)
 
 
 def _of_mlflow(root: Path, text: str, tracked: Tracked | None) -> list[Found]:

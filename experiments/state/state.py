@@ -1,4 +1,4 @@
-"""What is true of a run, whatever its last words were: one function serves launch, status, table and sync.
+"""The state of a run: one function judges it for launch, status, table and sync.
 
 A worker that was killed still has "running" in its status. It is *lost* when nobody holds its lock on this machine, or
 when it ran on another one and its heartbeat has stopped. A run whose results are written is done, whatever else it says.
@@ -9,66 +9,85 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from experiments.store import schema
+from experiments.run.cluster import DEFAULT, ENDED, WAITING, cluster_named, this_user
+from experiments.store import causes, schema
 from experiments.store.files import age_of, read_json, replace_text
 from experiments.store.run import RunDirectory
 from experiments.store.states import AT_REST, judge, silent
-from slurm.submit import ENDED, WAITING, queue_states
 
-# What the Slurm queue says of the jobs that runs are waiting in. One look serves all runs for a moment.
+# The queues of the clusters that runs wait in. One answer serves all runs for a moment.
 #
 # Absent is not dead: a controller that restarts, or one slow answer, must not send a second job after a run. A job is
-# gone when it is absent from two looks. Where nobody answers, nothing is known.
+# gone when it is absent from two answers. Where nobody answers, nothing is known.
 
 
-FRESH_SECONDS = 1.0  # that long a look is good
-APART_SECONDS = 0.3  # at least, between the two looks that prove an absence
+FRESH_SECONDS = 1.0  # for so long an answer is used again
+APART_SECONDS = 0.3  # at least, between the two answers that prove an absence
 
-GONE, SILENT = "GONE", "SILENT"  # beside Slurm's own words: absent twice; Slurm does not answer
+GONE, UNKNOWN = "gone", "unknown"  # beside the phases of a cluster: absent twice; no answer
+
+Answer = Mapping[str, tuple[str, str]] | None  # job -> phase, the cluster's own word; None without an answer
+
+
+def ask_cluster(cluster: str, owner: str) -> Answer:
+    """None, too, for a cluster that is not known here."""
+    try:
+        return cluster_named(cluster).phases(owner)
+    except ValueError:
+        return None
+
+
+class Phase(NamedTuple):
+    """Of a job. `word`: the cluster's own, where it has one."""
+
+    phase: str
+    word: str = ""
 
 
 @dataclass
 class Queue:
-    """`ask` gives job -> state, or None without an answer."""
+    """`ask` gives the jobs of an owner on a cluster."""
 
-    ask: Callable[[], dict[str, str] | None] = queue_states
-    _looks: list[tuple[float, dict[str, str] | None]] = field(default_factory=list)  # the last two
+    ask: Callable[[str, str], Answer] = ask_cluster
+    _answers: dict[tuple[str, str], list[tuple[float, Answer]]] = field(default_factory=dict)  # the last two of each
 
-    def state(self, job: str) -> str:
-        """Slurm's word for a job or an array element; GONE or SILENT where it has none."""
-        self._look_again(FRESH_SECONDS)
-        word = self._word(job)
-        if word is None:
-            time.sleep(APART_SECONDS)
-            self._look_again(0.0)
-            word = self._word(job)
-        return word or GONE
-
-    def _look_again(self, older_than: float) -> None:
-        if not self._looks or time.monotonic() - self._looks[-1][0] >= older_than:
-            self._looks = [*self._looks[-1:], (time.monotonic(), self.ask())]
-
-    def _word(self, job: str) -> str | None:
-        """None while one look alone says that the job is not there."""
-        found = self._looks[-1][1]
+    def phase(self, job: str, cluster: str | None = None, owner: str | None = None) -> Phase:
+        """Of a job or array element; GONE or UNKNOWN where its cluster has none."""
+        place = (cluster or DEFAULT, owner or this_user())
+        self._refresh(place, FRESH_SECONDS)
+        found = self._found(place, job)
         if found is None:
-            return SILENT
-        if job in found:
-            return found[job]
-        before = [states for _, states in self._looks[:-1] if states is not None]
-        return GONE if before and job not in before[-1] else None
+            time.sleep(APART_SECONDS)
+            self._refresh(place, 0.0)
+            found = self._found(place, job)
+        return found or Phase(GONE)
+
+    def _refresh(self, place: tuple[str, str], older_than: float) -> None:
+        answers = self._answers.setdefault(place, [])
+        if not answers or time.monotonic() - answers[-1][0] >= older_than:
+            self._answers[place] = [*answers[-1:], (time.monotonic(), self.ask(*place))]
+
+    def _found(self, place: tuple[str, str], job: str) -> Phase | None:
+        """None while one answer alone lacks the job."""
+        *before, (_, last) = self._answers[place]
+        if last is None:
+            return Phase(UNKNOWN)
+        if job in last:
+            return Phase(*last[job])
+        earlier = [answer for _, answer in before if answer is not None]
+        return Phase(GONE) if earlier and job not in earlier[-1] else None
 
 
 QUEUE = Queue()
 
 
-JUST_SECONDS = 5.0  # the looks at the queue are younger, also where clocks differ a little
+JUST_SECONDS = 5.0  # the answers of the queue are younger, also where clocks differ a little
 TO_RUN = (schema.MISSING, schema.PREEMPTED, schema.LOST)  # what the same command starts again by itself
 
 
@@ -83,6 +102,7 @@ class RunState:
     total_steps: int | None = None
     images_per_s: float | None = None
     knn: float | None = None
+    cause: str | None = None  # of experiments.store.causes, where the run ended early
 
     @property
     def share(self) -> float | None:
@@ -93,7 +113,7 @@ class RunState:
         return self.step / self.total_steps if self.total_steps else 0.0
 
 
-def state_of(path: Path) -> RunState:
+def state_of(path: Path, queue: Queue = QUEUE) -> RunState:
     """The true state of the run at `path`. Reads only; never raises for a run that is being written.
 
     A damaged status says nothing, and damaged results are none: as the analysis reads them. The reason names the file.
@@ -103,10 +123,20 @@ def state_of(path: Path) -> RunState:
         return RunState(schema.MISSING)
     while True:
         status, damage = _status(run)
-        state, reason = _judge(run, status)
-        # A worker may have ended between the two looks; what it wrote last counts. What is at rest has said so itself.
-        if (state in AT_REST and state == status.get("state")) or _status(run)[0] == status:
-            return _with_facts(state, reason or damage, status)
+        judged = _judge(run, status, queue)
+        at_rest = judged.state in AT_REST and judged.state == status.get("state")
+        # A worker may have ended since the status was read; what it wrote last counts.
+        if at_rest or _status(run)[0] == status:
+            return RunState(
+                state=judged.state,
+                reason=judged.reason or damage,
+                diverged=status.get("diverged", False),
+                step=status.get("step"),
+                total_steps=status.get("total_steps"),
+                images_per_s=status.get("images_per_s"),
+                knn=status.get("knn"),
+                cause=judged.cause,
+            )
 
 
 def _status(run: RunDirectory) -> tuple[schema.Status, str | None]:
@@ -124,57 +154,67 @@ def _is_finished(run: RunDirectory) -> bool:
         return False
 
 
-def _judge(run: RunDirectory, status: schema.Status) -> tuple[str, str | None]:
-    return judge(run.path, status, finished=lambda: _is_finished(run), of_job=lambda said: _of_job(run, status, said))
+class _Judged(NamedTuple):
+    state: str
+    reason: str | None
+    cause: str | None = None
 
 
-def _of_job(run: RunDirectory, status: schema.Status, said: str) -> tuple[str, str | None]:
-    """A run of a Slurm job that nobody holds the lock of, as far as can be seen from here."""
-    job, word = status["job"], QUEUE.state(status["job"] or "")
-    if word in WAITING:
-        return schema.QUEUED, None if said == schema.QUEUED else f"job {job} is back in the queue"
-    if word == SILENT:  # nothing is known of the job: what was said stands, and a heartbeat speaks for itself
-        return silent(run.path, status) if said == schema.RUNNING else (said, status.get("reason"))
-    if word != GONE and word not in ENDED:
-        known = f"job {job} is {word.lower()} in Slurm's eyes"
-        state, why = silent(run.path, status) if said == schema.RUNNING else (schema.QUEUED, None)
-        # Without its worker it is not lost while Slurm may requeue it: a second job would train beside it.
+def _judge(run: RunDirectory, status: schema.Status, queue: Queue) -> _Judged:
+    phase: Phase | None = None
+
+    def of_job(written: str) -> tuple[str, str | None]:
+        nonlocal phase
+        phase = queue.phase(status["job"] or "", status.get("cluster"), status.get("owner"))
+        return _by_phase(run, status, written, phase)
+
+    state, reason = judge(run.path, status, finished=lambda: _is_finished(run), of_job=of_job)
+    if state == status.get("state") and reason == status.get("reason"):
+        return _Judged(state, reason, causes.cause_of(status))
+    if state not in TO_RUN or reason is None:
+        return _Judged(state, reason)
+    if phase is not None and phase.word == "OUT_OF_MEMORY":
+        return _Judged(state, reason, causes.OUT_OF_MEMORY)
+    if phase is not None and phase.phase in (GONE, ENDED):
+        return _Judged(state, reason, causes.JOB_ENDED)
+    return _Judged(state, reason, causes.KILLED if state == schema.LOST else causes.LAUNCHER_ENDED)
+
+
+def _by_phase(run: RunDirectory, status: schema.Status, written: str, found: Phase) -> tuple[str, str | None]:
+    """State and reason of a run of a cluster's job whose lock nobody holds here. `written`: the state in its status."""
+    job, (phase, word) = status["job"], found
+    if phase == WAITING:
+        return schema.QUEUED, None if written == schema.QUEUED else f"job {job} is back in the queue"
+    if phase == UNKNOWN:  # the status stands, and a heartbeat shows a worker
+        return silent(run.path, status) if written == schema.RUNNING else (written, status.get("reason"))
+    if phase not in (GONE, ENDED):
+        known = f"its cluster says that job {job} is {word.lower()}"
+        state, why = silent(run.path, status) if written == schema.RUNNING else (schema.QUEUED, None)
+        # Without its worker it is not lost while the cluster may requeue it: a second job would train beside it.
         return (state, None) if state == schema.RUNNING else (schema.QUEUED, f"{why}; {known}" if why else known)
-    if said == schema.PREEMPTED:
-        return said, status.get("reason")
-    if said == schema.QUEUED:
-        if word == GONE and _was_just_written(status):
+    if written == schema.PREEMPTED:
+        return written, status.get("reason")
+    if written == schema.QUEUED:
+        if phase == GONE and _was_just_written(status):
             return schema.QUEUED, None
         state = schema.PREEMPTED if status.get("step") else schema.MISSING
-        return state, f"job {job} left the queue before the run began" + ("" if word == GONE else f": {word}")
-    return silent(run.path, status) if word == GONE else (schema.LOST, f"job {job} ended: {word}")
+        return state, f"job {job} left the queue before the run began" + ("" if phase == GONE else f": {word}")
+    return silent(run.path, status) if phase == GONE else (schema.LOST, f"job {job} ended: {word}")
 
 
 def _was_just_written(status: schema.Status) -> bool:
-    """Its job may have been submitted after the last look at the queue."""
+    """Its job may have been submitted after the last answer of the queue."""
     return "updated" in status and age_of(status["updated"]) < JUST_SECONDS
 
 
-def _with_facts(state: str, reason: str | None, status: schema.Status) -> RunState:
-    return RunState(
-        state=state,
-        reason=reason,
-        diverged=status.get("diverged", False),
-        step=status.get("step"),
-        total_steps=status.get("total_steps"),
-        images_per_s=status.get("images_per_s"),
-        knn=status.get("knn"),
-    )
-
-
-# States of many runs at once. What is at rest stays as it is, so it is not read again while its folder is unchanged.
+# States of many runs at once. A run at rest is not read again while its folder is unchanged.
 #
 # A state at rest follows from status.json and results.json, which are replaced whole: whoever changes them changes
-# the modification time of the run's folder, and that is one look. The index may be lost at any time.
+# the modification time of the run's folder. The index may be deleted at any time.
 
 
 SETTLED_SECONDS = 2.0  # a change that soon after another may leave the modification time as it was
-VERSION = 1
+VERSION = 2  # of the index
 
 Entry = dict[str, Any]
 
@@ -220,7 +260,7 @@ def _read(root: Path) -> dict[str, Entry]:
 
 
 def _write(root: Path, index: dict[str, Entry]) -> None:
-    """One who may only read does without."""
+    """Not where the folder may only be read."""
     with suppress(OSError):
         replace_text(
             root / schema.AT_REST_INDEX, json.dumps({"version": VERSION, "runs": index}, separators=(",", ":"))

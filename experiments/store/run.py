@@ -42,9 +42,12 @@ class Busy(Exception):
     """Another process works on this run; `str` says which."""
 
 
+RUNS_VARIABLE = "MOCO_RUNS"
+
+
 def runs_root() -> Path:
     """$MOCO_RUNS, by default `runs/` in the current folder."""
-    return Path(os.environ.get("MOCO_RUNS") or "runs").absolute()
+    return Path(os.environ.get(RUNS_VARIABLE) or "runs").absolute()
 
 
 class RunDirectory:

@@ -127,7 +127,8 @@ class Status(TypedDict, total=False):
     """status.json. `experiments.reconcile.state_of` turns it into the true state: a dead worker still says running."""
 
     state: str
-    reason: str | None  # one line: why it failed or stopped
+    reason: str | None  # one line: why it failed or stopped, for people
+    cause: str | None  # the same for programs, one of experiments.store.causes; absent in older stores
     diverged: bool
     step: int
     total_steps: int
@@ -137,7 +138,9 @@ class Status(TypedDict, total=False):
     host: str  # of the worker; while queued, of the launcher
     pid: int
     process_started: int | None  # kernel ticks since boot: tells a process from a later one with its pid
-    job: str | None  # Slurm job that will run it, runs it or ran it last, "123" or "123_4"
+    job: str | None  # of a cluster, that will run it, runs it or ran it last, "123" or "123_4"
+    cluster: str  # of that job, as profiles name it; absent in older stores, where it was slurm
+    owner: str  # user who submitted it; absent in older stores
     updated: str  # ISO 8601, UTC
 
 
@@ -154,10 +157,13 @@ class Attempt(TypedDict, total=False):
     driver: str | None  # version of the GPU's driver; None without one
     commit: str | None
     uncommitted: str | None  # short hash of the diff against that commit, None for a clean tree
-    job: str | None  # Slurm job, "123" or "123_4"
+    job: str | None  # of a cluster, "123" or "123_4"
+    cluster: str  # as in Status, if there is a job
+    owner: str
     ranks: int  # processes that train the run together, one device each; absent in older stores, where it was one
     state: str  # end, as are the next three
     reason: str | None
+    cause: str | None  # end; as in Status
     step: int
     seconds: float  # wall clock of this attempt
 

@@ -50,6 +50,8 @@ def store_id(runs_root: Path) -> str:
 def ensure_store(runs_root: Path, address: str | None = None) -> str:
     """Make the embedded store unless it exists, and return its address; or that of a server: `address`, or the user's own.
 
+    `uri`: of the server or database, where the environment does not name one.
+
     Two processes that first-touch a fresh database destroy it: both migrate, and neither a retry nor `mlflow db
     upgrade` repairs it. So it is made by one, under a lock, beside its final name, and moved there whole: a kill leaves
     no half.

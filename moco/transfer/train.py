@@ -97,14 +97,22 @@ class Step:
     losses: dict[str, Tensor]
 
 
-class Views(Dataset[tuple[Tensor, Any]]):
-    """Training views by (step, place in the batch): what a loading process makes."""
+class Views(Dataset[tuple[Tensor, Any] | ValueError]):
+    """Training views by (step, place in the batch): what a loading process makes.
+
+    Of an image that cannot be used, the error: it is sent as a value, for torch would put a traceback around it.
+    """
 
     def __init__(self, split: Split, recipe: Recipe, seed: int) -> None:
         self.split, self.recipe, self.seed = split, recipe, seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Any]:
-        step, place, row = key
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Any] | ValueError:
+        try:
+            return self._view(*key)
+        except ValueError as error:
+            return ValueError(str(error))
+
+    def _view(self, step: int, place: int, row: int) -> tuple[Tensor, Any]:
         sample, random = self.split[row], generator("cpu", self.seed, "transfer view", step, place)
         if self.recipe.task == "segmentation":
             classes_HW = classes_of(sample, self.split, row)
@@ -149,18 +157,21 @@ def batches(split: Split, recipe: Recipe, seed: int, first: int, workers: int) -
     return DataLoader(views, batch_sampler=order, num_workers=workers, collate_fn=_as_lists, generator=draw)
 
 
-def read(loader: Iterable[tuple[list[Tensor], list[Any]]]) -> Iterator[tuple[list[Tensor], list[Any]]]:
-    """What a loading process says is wrong with the data, in its own one line: torch puts a traceback around it."""
-    try:
-        yield from loader
-    except ValueError as error:
-        if not str(error).startswith("Caught ValueError in DataLoader worker"):
-            raise
-        raise ValueError(str(error).rstrip().splitlines()[-1].removeprefix("ValueError: ")) from None
+def read(loader: Iterable[tuple[list[Tensor], list[Any]] | ValueError]) -> Iterator[tuple[list[Tensor], list[Any]]]:
+    """The batches; raises the ValueError that a loading process has sent in place of one."""
+    for batch in loader:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
 
 
-def _as_lists(pairs: list[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:
-    return [image for image, _ in pairs], [target for _, target in pairs]
+def _as_lists(pairs: list[tuple[Tensor, Any] | ValueError]) -> tuple[list[Tensor], list[Any]] | ValueError:
+    views = []
+    for pair in pairs:
+        if isinstance(pair, ValueError):
+            return pair
+        views.append(pair)
+    return [image for image, _ in views], [target for _, target in views]
 
 
 def rate(recipe: Recipe, step: int) -> float:

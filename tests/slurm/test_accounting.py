@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from slurm.dev_cluster import DevCluster, refusal
-from slurm.queue import accounted, accounting, accounts
+from slurm.queue import accounting, accounts
 from tests.support.parts import require_part
 from tests.support.slurm_cluster import STAND_IN, VERBS, job_of, run, runs, until_the_queue_is_empty
 from tests.support.stand_in_runs import ROOT, wait_until
@@ -66,7 +66,9 @@ def measured(jobs: list[str], kilobytes: int = 1) -> bool:
 
 def has_ended(job: str) -> bool:
     """Its word comes to the accounts a moment after its end."""
-    return (accounted(job) or {}).get("State") in ("COMPLETED", "FAILED") and "MaxRSS" in (accounted(job) or {})
+    return accounts([job]).get(job, {}).get("State") in ("COMPLETED", "FAILED") and "MaxRSS" in accounts([job]).get(
+        job, {}
+    )
 
 
 @pytest.mark.usefixtures("cluster")
@@ -90,7 +92,7 @@ def test_exit_code_time_node_and_memory_of_a_job(tmp_path: Path) -> None:
     seen.touch()
     wait_until(lambda: has_ended(job))
     whole = time.monotonic() - began
-    facts = accounted(job)
+    facts = accounts([job]).get(job)
     assert facts is not None
     assert (facts["State"], facts["ExitCode"], facts["NodeList"]) == ("FAILED", "3:0", "n1")
     assert 3 <= seconds(facts["Elapsed"]) <= whole + 1  # in whole seconds
@@ -119,7 +121,7 @@ def test_status_and_find_add_what_sacct_knows_and_do_without_it(tmp_path: Path) 
     assert (plain["accounting"]["State"], plain["accounting"]["ExitCode"]) == ("COMPLETED", "0:0")
     assert plain["accounting"]["NodeList"] in ("n0", "n1")
     assert seconds(plain["accounting"]["Elapsed"]) >= 10 * STEP
-    assert plain["accounting"] == accounted(jobs[0])
+    assert plain["accounting"] == accounts(jobs).get(jobs[0])
     said = run(VERBS, root, "status", bad.run_id).stdout
     assert re.search(r"accounting: State FAILED, ExitCode 1:0, Elapsed \S+, MaxRSS \d+K, NodeList n[01]\n", said)
     found = run(VERBS, root, "find", jobs[0]).stdout

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from experiments.evaluate.add import evaluate_run, missing
-from experiments.launch import submissions
 from experiments.launch.cluster import SIGHT
 from experiments.launch.snapshot import forget_unused
-from experiments.launch.submissions import live, one_at_a_time
+from experiments.launch.submissions import Submitted, live, one_at_a_time
 from experiments.launch.submissions import record_evaluation as record
-from experiments.state.state import Queue
+from experiments.state.state import QUEUE, Queue
 from experiments.store import schema
 from experiments.store.files import now
 from experiments.store.manifests import manifest_path
+from slurm.cluster import _phase
 from slurm.profiles import load_profile
 from tests.support.judged_runs import LABEL, Evaluate, copied, evaluate, finished
 from tests.support.slurm_cluster import (
@@ -84,8 +84,8 @@ def job_of(said: str) -> str:
 
 
 def as_in_a_new_process(patch: pytest.MonkeyPatch) -> None:
-    """A look at the queue is good for a second."""
-    patch.setattr(submissions, "QUEUE", Queue())
+    """An answer of the queue is used again for a second."""
+    patch.setattr(QUEUE, "_answers", {})
 
 
 def arrays() -> list[str]:
@@ -142,7 +142,7 @@ def test_of_two_commands_at_once_the_second_sees_what_the_first_has_submitted(ma
             wait_until(lambda: has_open(second, lock) or second.poll() is not None)
             job = slurm("sbatch", "--parsable", "--partition=dev", "--output=/dev/null", "--wrap=true")
             jobs = {run.run_id: job for run in runs}
-            record(root, LABEL, profile="dev", code="x", protocols=["retrieval"], jobs=jobs)
+            record(root, LABEL, profile="dev", cluster="slurm", code="x", protocols=["retrieval"], jobs=jobs)
         said, _ = second.communicate(timeout=120)
         assert said.splitlines()[-2:] == [
             f"2 runs wait in job {job} already (retrieval); scancel {job} ends it",
@@ -200,10 +200,11 @@ WORDS = {"1_0": "PENDING", "1_1": "RUNNING", "1_2": "COMPLETED", "1_3": "CANCELL
     ],
 )
 def test_a_job_is_live_unless_slurm_says_that_it_is_not(
-    job: str, submitted_at: str | None, answer: dict[str, str] | None, is_live: bool, monkeypatch: pytest.MonkeyPatch
+    job: str, submitted_at: str | None, answer: dict[str, str] | None, is_live: bool
 ) -> None:
-    monkeypatch.setattr(submissions, "QUEUE", Queue(ask=lambda: answer))
-    assert live(job, submitted_at or now()) is is_live
+    phases = answer and {job: (_phase(state), state) for job, state in answer.items()}
+    line = Submitted(time=submitted_at or now(), user="ada", profile="dev", code="", protocols=[], jobs={})
+    assert live(job, line, Queue(lambda cluster, owner: phases)) is is_live
 
 
 def mine(tmp_path: Path, evaluate: Evaluate, text: str) -> None:
@@ -261,7 +262,7 @@ def test_jobs_bring_what_they_add_to_the_mlflow_of_the_profile(made: Path, tmp_p
             assert has == {(run.results() or {})["test"][headline] for run in runs}
 
 
-WORK = "import sys; from experiments.evaluation.cluster import work; work(sys.argv[1])"
+WORK = "import sys; from experiments.evaluate.cluster import work; work(sys.argv[1])"
 
 
 def test_a_job_waits_for_one_that_judges_the_same_run_by_other_protocols(made: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def ended(one: RunDirectory, *ends: tuple[int, str]) -> RunDirectory:
     return one
 
 
-UP, TERM = job.TIME_IS_UP, "stopped by SIGTERM"
+UP, TERM = "stopped by SIGUSR2", "stopped by SIGTERM"  # as records say it that have no cause
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,10 @@ def test_a_run_that_gets_nowhere_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[tuple[int, str]], stuck: int | None
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(job, "_requeue", asked.append)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     one = ended(prepared(tmp_path, cell()), *ends)
     assert job.stuck_at(one) == stuck
-    job.go_back(one)
+    job.go_back(one, requeue=asked.append)
     assert asked == ([] if stuck is not None else ["12"])
     done = "no step further than 10" if stuck else "not one step done"
     failed = (schema.FAILED, f"{done} in 3 jobs, each until its time was up; give them more time")
@@ -175,13 +174,12 @@ def test_a_run_that_gets_nowhere_has_failed(
 
 def test_a_stuck_run_does_not_hold_its_siblings_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(job, "_requeue", asked.append)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     stuck, other = (
         ended(prepared(tmp_path, cell(seed=0)), *[(0, UP)] * 3),
         ended(prepared(tmp_path, cell(seed=1)), (5, UP)),
     )
-    job.go_back(stuck, other)
+    job.go_back(stuck, other, requeue=asked.append)
     assert asked == ["12"]
     assert [state_of(one.path).state for one in (stuck, other)] == [schema.FAILED, schema.PREEMPTED]
 

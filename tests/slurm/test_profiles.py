@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.state.state import GONE, SILENT, Queue
+from experiments.run.cluster import RUNNING
+from experiments.state.state import GONE, UNKNOWN, Answer, Queue
 from slurm import dev_cluster
 from slurm.profiles import Profile, load_profile, profile_names, seconds_of
 from tests.support.stand_in_runs import ROOT
@@ -130,24 +131,25 @@ def test_an_unknown_profile_is_told_what_there_is(home: Path) -> None:
 
 
 def test_profiles_are_read_without_submitit() -> None:
-    code = "import sys, slurm.profiles, slurm.launch, experiments.cli; print('submitit' in sys.modules)"
+    code = "import sys, slurm.profiles, slurm.cluster, experiments.launch.cli; print('submitit' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"
 
 
 def test_a_job_is_gone_when_two_looks_miss_it() -> None:
     """One look may fall into a moment when the controller does not know its jobs."""
-    answers: list[dict[str, str] | None] = [{"7": "RUNNING"}, {}, {"7": "RUNNING"}]
-    queue = Queue(lambda: answers.pop(0))
-    assert queue.state("8") == GONE  # two looks
-    assert queue.state("7") == "RUNNING"  # missed once, seen again: a third look
+    running = {"7": (RUNNING, "RUNNING")}
+    answers: list[Answer] = [running, {}, running]
+    queue = Queue(lambda cluster, owner: answers.pop(0))
+    assert queue.phase("8").phase == GONE  # two looks
+    assert queue.phase("7").phase == RUNNING  # missed once, seen again: a third look
     assert answers == []
 
 
 def test_silence_is_not_absence() -> None:
-    answers: list[dict[str, str] | None] = [None, None]
-    assert Queue(lambda: answers.pop(0)).state("7") == SILENT
+    answers: list[Answer] = [None, None]
+    assert Queue(lambda cluster, owner: answers.pop(0)).phase("7").phase == UNKNOWN
     answers = [{}, None]
-    assert Queue(lambda: answers.pop(0)).state("7") == SILENT
+    assert Queue(lambda cluster, owner: answers.pop(0)).phase("7").phase == UNKNOWN
 
 
 def test_the_dev_cluster_refuses_in_one_line(

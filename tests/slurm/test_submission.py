@@ -100,7 +100,7 @@ def test_a_snapshot_stays_while_a_run_may_need_it(tmp_path: Path) -> None:
         made = Snapshot(name, {"moco/__init__.py": b""}).write(tmp_path)
         (tmp_path / schema.SLURM_FOLDER).mkdir(exist_ok=True)
         jobs = {one.run_id: job}
-        record(tmp_path, "s", profile="dev", code=name, command="c", planned=jobs, jobs=jobs)
+        record(tmp_path, "s", profile="dev", cluster="slurm", code=name, command="c", planned=jobs, jobs=jobs)
         if name != "young":
             os.utime(made, (0, 0))
     assert forget_unused(tmp_path) == ["gone"]
@@ -135,7 +135,7 @@ def test_a_dry_run_shows_the_very_script_that_is_sent(tmp_path: Path) -> None:
 def test_the_difference_to_the_last_submission(tmp_path: Path) -> None:
     (tmp_path / schema.SLURM_FOLDER).mkdir()
     before = {"a": "K=1 seed 0", "b": "K=2 seed 0", "c": "K=3 seed 0", "d": "K=4 seed 0"}
-    record(tmp_path, "s", profile="a100", code="x", command="c", planned=before, jobs={})
+    record(tmp_path, "s", profile="a100", cluster="slurm", code="x", command="c", planned=before, jobs={})
     now = {"a": "K=1 seed 0", "b": "K=2 seed 0", "c": "K=3 seed 0", "e": "K=5 seed 0", "f": "K=6 seed 0"}
     first, *names = difference(now, submissions(tmp_path, "s")[-1])
     assert first.endswith(" UTC, a100): +2 cells, 3 kept, 1 no longer referenced")

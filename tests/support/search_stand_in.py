@@ -19,7 +19,8 @@ from types import ModuleType
 from experiments.store.files import replace_text
 from moco.config import Config
 from moco.data.catalog import training_images
-from tests.support.stand_in import Diverged, Record, Resumed
+from moco.errors import Diverged
+from tests.support.stand_in import Record, Resumed
 
 
 def train(config: Config, run_dir: Path, stop: Callable[[], bool]) -> Iterator[Record | Resumed]:
@@ -34,7 +35,7 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool]) -> Iterator[R
     while step < total:
         step += 1
         if config.optim.lr > float(os.environ.get("STAND_IN_DIVERGES_ABOVE", "inf")):
-            raise Diverged("diverged: the loss is nan; lower optim.lr")
+            raise Diverged(step, float("nan"))
         time.sleep(float(os.environ.get("STAND_IN_STEP", "0")))
         values = {"train/loss": 1 / step}
         if step % per_epoch == 0 and step < total:
@@ -52,7 +53,7 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool]) -> Iterator[R
 
 def replace_trainer() -> None:
     trainer = ModuleType("moco.train")
-    vars(trainer).update(train=train, Record=Record, Resumed=Resumed, Diverged=Diverged)
+    vars(trainer).update(train=train, Record=Record, Resumed=Resumed)
     sys.modules["moco.train"] = trainer
 
 

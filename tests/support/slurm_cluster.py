@@ -124,7 +124,7 @@ def nothing_starts() -> Iterator[None]:
         slurm("scontrol", "update", "PartitionName=dev", "State=UP")
 
 
-def until_the_queue_is_empty(seconds: float = 120.0, requeued: str | Iterable[str] | None = None) -> None:
+def until_the_queue_is_empty(seconds: float = 300.0, requeued: str | Iterable[str] | None = None) -> None:
     jobs = [requeued] if isinstance(requeued, str) else list(requeued or ())
     released: dict[str, float] = {}
 

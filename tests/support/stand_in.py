@@ -26,6 +26,7 @@ from experiments.launch.process import Work
 from experiments.store.files import replace_text
 from moco.config import Config, Queue
 from moco.data.catalog import training_images
+from moco.errors import Diverged
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,6 @@ class Record:
 @dataclass(frozen=True)
 class Resumed:
     step: int
-
-
-class Diverged(ArithmeticError):
-    pass
 
 
 def train(config: Config, run_dir: Path, stop: Callable[[], bool]) -> Iterator[Record | Resumed]:
@@ -81,7 +78,7 @@ def _break(config: Config, step: int) -> None:
     if step == 3 and _breaks(config, "STAND_IN_FAIL"):
         raise RuntimeError("out of luck\nand more")
     if step == 3 and _breaks(config, "STAND_IN_DIVERGE"):
-        raise Diverged("diverged: the loss is nan at step 3; lower optim.lr")
+        raise Diverged(step, float("nan"))
 
 
 def _hold(config: Config, step: int, stop: Callable[[], bool]) -> None:
@@ -102,7 +99,7 @@ def worker(arguments: list[str]) -> int:
 
 def replace_trainer() -> None:
     trainer = ModuleType("moco.train")
-    vars(trainer).update(train=train, Record=Record, Resumed=Resumed, Diverged=Diverged)
+    vars(trainer).update(train=train, Record=Record, Resumed=Resumed)
     sys.modules["moco.train"] = trainer
 
 

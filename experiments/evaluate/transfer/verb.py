@@ -27,6 +27,7 @@ from experiments.store import schema
 from experiments.store.run import Busy, runs_root
 from experiments.tracking.lookup import run_id_of
 from moco.config import Config
+from moco.errors import FieldError
 from moco.transfer.recipes import HELD_OUT, recipe_for
 
 
@@ -90,8 +91,8 @@ def _check_device(name: str) -> None:
 
     try:
         choose_device(name)
-    except ValueError as error:
-        raise ValueError(str(error).replace("train.device =", "--device")) from None
+    except FieldError as error:
+        raise ValueError(f"--device {error.value}: {error.problem}") from None
 
 
 def _file(path: Path, base: Config | None, job: Job, options: argparse.Namespace) -> int:

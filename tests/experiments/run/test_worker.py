@@ -13,7 +13,7 @@ import pytest
 
 from experiments.run.worker import DONE, FAILED, STOPPED, TAKEN
 from experiments.state.state import state_of
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.run import RunDirectory
 from tests.support.stand_in_runs import cell, holding, holds, let_go, prepared, start_worker, steps, wait_until
 
@@ -150,7 +150,8 @@ def test_a_diverged_run_says_so(tmp_path: Path) -> None:
     run = prepared(tmp_path, cell(size=256))
     assert start_worker(run, STAND_IN_DIVERGE="256").wait(60) == FAILED
     state = state_of(run.path)
-    assert (state.diverged, state.reason) == (True, "diverged: the loss is nan at step 3; lower optim.lr")
+    reason = "diverged: the loss is nan at step 3; lower optim.lr or raise loss.temperature"
+    assert (state.diverged, state.cause, state.reason) == (True, causes.DIVERGED, reason)
 
 
 def test_killed_between_the_last_record_and_the_results_it_only_writes_the_results(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from experiments.run.worker import one_line
 from experiments.state.failures import DIVERGED, MEMORY, NODE, OTHER, STOPPED, ended_early, grouped, normalised
 from experiments.state.find import Found
 from experiments.state.state import RunState
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.run import RunDirectory
 from tests.support.stand_in_runs import cell, prepared
 
@@ -44,7 +44,11 @@ def found(run: RunDirectory, seed: int = 0) -> Found:
     [
         (state(schema.FAILED, CUDA), MEMORY),
         (state(schema.FAILED, "MemoryError"), MEMORY),
-        (state(schema.LOST, "job 7_1 ended: OUT_OF_MEMORY"), MEMORY),
+        (RunState(schema.LOST, "job 7_1 ended: OUT_OF_MEMORY", cause=causes.OUT_OF_MEMORY), MEMORY),
+        (RunState(schema.FAILED, "its own words", cause=causes.DIVERGED), DIVERGED),
+        (RunState(schema.FAILED, "RuntimeError: inf", cause=causes.ERROR), DIVERGED),  # an error of a library
+        (RunState(schema.FAILED, "another", cause=causes.STUCK), OTHER),
+        (RunState(schema.LOST, "another process of the run is gone", cause=causes.PEER_LOST), NODE),
         (state(schema.FAILED, "diverged: the loss is nan at step 3; lower optim.lr", diverged=True), DIVERGED),
         (state(schema.LOST, "job 7_1 ended: NODE_FAIL"), NODE),
         (state(schema.LOST, "no heartbeat from n0 for 400 s"), NODE),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments.state.state import RunState, state_of
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.files import replace_json
 from experiments.store.run import RunDirectory
 from experiments.store.states import host, is_alive, process_started
@@ -96,7 +96,8 @@ def test_a_queue_lives_as_long_as_its_launcher(tmp_path: Path) -> None:
     say(run, schema.QUEUED, pid=os.getpid(), started=process_started(os.getpid()))
     assert state_of(run.path).state == schema.QUEUED
     say(run, schema.QUEUED, pid=os.getpid(), started=1)  # an earlier process of that number
-    assert state_of(run.path) == RunState(schema.MISSING, "was queued by a launcher that has ended")
+    reason = "was queued by a launcher that has ended"
+    assert state_of(run.path) == RunState(schema.MISSING, reason, cause=causes.LAUNCHER_ENDED)
     say(run, schema.QUEUED, pid=os.getpid(), started=1, step=40, total_steps=100)
     assert state_of(run.path).state == schema.PREEMPTED
 
@@ -106,7 +107,7 @@ def test_facts_come_with_the_state(tmp_path: Path) -> None:
     say(
         run, schema.FAILED, reason="diverged: ...", diverged=True, step=30, total_steps=120, images_per_s=9.5, knn=71.25
     )
-    assert state_of(run.path) == RunState(schema.FAILED, "diverged: ...", True, 30, 120, 9.5, 71.25)
+    assert state_of(run.path) == RunState(schema.FAILED, "diverged: ...", True, 30, 120, 9.5, 71.25, causes.DIVERGED)
     assert state_of(run.path).share == 0.25
 
 
