@@ -16,13 +16,13 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from moco.transfer.recipes import Recipe
 from moco.transfer.samples import UNCOUNTED
-from moco.transfer.stages import Stages, dilate
+from moco.transfer.stages import Stages, TaskNetwork, dilate
 
 DILATION = 6
 
 
-class Segmenter(nn.Module):
-    """`losses` and `predict`, of uint8 images as they are."""
+class Segmenter(TaskNetwork):
+    """Classes of all pixels from the last map."""
 
     mean_311: Tensor
     std_311: Tensor
