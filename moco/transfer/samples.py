@@ -1,4 +1,4 @@
-"""One image with what is to be found in it, and splits of such.
+"""A sample (an image with its objects or its classes of pixels), splits of samples, and the checks of both.
 
 M objects of an image, H, W its height and width in pixels. Boxes are (left, top, right, bottom), right and bottom beyond
 the last pixel.

@@ -50,7 +50,7 @@ class Segmenter(TaskNetwork):
         return {"pixels": total / counted}
 
     def predict(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Classes (H, W) of each image, one by one: their sizes may differ."""
+        """Classes (H, W) of each image, computed one by one: their sizes may differ."""
         return [self(image_3HW[None])[0].argmax(0) for image_3HW in images]
 
 

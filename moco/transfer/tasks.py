@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from moco.transfer.segmenter import Segmenter
 from moco.transfer.stages import TaskNetwork, frozen_norms, stages_of
 from moco.transfer.train import Step, fine_tune, measure_norms
 
-BLOCK = 8  # images of a detector's call; more only fill the memory
+BLOCK = 8  # images that a network is asked about at once; more only fill the memory
 REPORTS = 10  # lines about the progress of a run
 
 
@@ -108,24 +109,13 @@ def progress(step: Step, recipe: Recipe, seconds: float) -> str:
 def scores_of(model: TaskNetwork, split: Split, recipe: Recipe) -> Iterator[Score]:
     """Readouts of a fine-tuned network on a split."""
     model.eval()
-    yield from (_segmentation_scores if recipe.task == "segmentation" else _detection_scores)(model, split, recipe)
-
-
-def _detection_scores(model: TaskNetwork, split: Split, recipe: Recipe) -> Iterator[Score]:
-    masks, device = recipe.task == "instance", next(model.parameters()).device
-    counts = AveragePrecision(split.classes, masks=masks, crowds=recipe.data != "voc")
+    pixels, masks = recipe.task == "segmentation", recipe.task == "instance"
+    counts: AveragePrecision | Confusion = Confusion(split.classes)
+    if not pixels:
+        counts = AveragePrecision(split.classes, masks=masks, crowds=recipe.data != "voc")
+    device = next(model.parameters()).device
     for first in range(0, len(split), BLOCK):
-        rows = range(first, min(first + BLOCK, len(split)))
-        samples = [split[row] for row in rows]
-        found = model.predict([s.image_3HW.to(device) for s in samples])
-        counts.add(found, [objects_of(s, split, row, masks=masks) for s, row in zip(samples, rows, strict=True)])
-    yield from counts.scores()
-
-
-def _segmentation_scores(model: TaskNetwork, split: Split, recipe: Recipe) -> Iterator[Score]:
-    counts, device = Confusion(split.classes), next(model.parameters()).device
-    for row in range(len(split)):
-        sample = split[row]
-        (predicted_HW,) = model.predict([sample.image_3HW.to(device)])
-        counts.add(predicted_HW.cpu(), classes_of(sample, split, row))
+        samples = [(split[row], split, row) for row in range(first, min(first + BLOCK, len(split)))]
+        targets: list[Any] = [classes_of(*s) if pixels else objects_of(*s, masks=masks) for s in samples]
+        counts.add(model.predict([sample.image_3HW.to(device) for sample, _, _ in samples]), targets)
     yield from counts.scores()
