@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from experiments.plan.registry import baseline_config
 from moco.config import Config
-from moco.config.plain import alternatives, group_classes, type_hints
+from moco.config.kinds import alternatives, group_classes, type_hints
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
