@@ -18,7 +18,7 @@ from experiments.plan.factors import Levels, check_levels
 from experiments.store import schema
 from moco.config import Config, Head, Momentum
 from moco.config.plain import flatten, run_id
-from moco.data.catalog import resolve, training_images
+from moco.data.catalog import check_labels, resolve, training_images
 
 # What can be known to be wrong before anything starts: a config against the size of its data. Imports no torch.
 
@@ -197,6 +197,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
 
 
 def _resolved(config: Config) -> Config:
+    check_labels(config)
     return replace(config, data=resolve(config.data))
 
 

@@ -27,8 +27,6 @@ from moco.config.method import (
 )
 from moco.config.training import LARS, SGD, AdamW, Train
 
-UNLABELLED = ("stl10",)  # sets whose images for pre-training have no labels
-
 Part = TypeVar("Part")
 
 
@@ -79,6 +77,13 @@ class Config:
         """Does a step see two views of each image?"""
         return not isinstance(self.key_encoder, Absent)
 
+    @property
+    def needs_labels(self) -> str:
+        """The field that asks for labels of the images to pre-train on, with its value; empty if none does."""
+        if isinstance(self.loss, CrossEntropy):
+            return "loss = crossentropy"
+        return "loss.positives = label" if self.loss.positives == "label" else ""
+
     def _check_batch_norm(self) -> None:
         splits, batch = self.encoder.batch_norm_splits, self.train.batch_size
         require(
@@ -108,7 +113,6 @@ class Config:
                 f"loss = crossentropy and {name} = {kind(part)}: supervised training contrasts nothing; "
                 f"set {name}={wanted.__name__.lower()}",
             )
-        self._check_labels("loss = crossentropy")
 
     def _check_contrast(self, loss: InfoNCE) -> None:
         require(
@@ -122,8 +126,6 @@ class Config:
         )
         self._check_predictor(loss)
         self.negatives.check(loss)
-        if loss.positives == "label":
-            self._check_labels("loss.positives = label")
 
     def _fitting_negatives(self) -> str:
         """`REASON; negatives=queue or negatives=inbatch`."""
@@ -142,13 +144,6 @@ class Config:
             or (isinstance(self.key_encoder, Momentum) and isinstance(self.negatives, InBatch)),
             f"predictor = predictor with key_encoder = {kind(self.key_encoder)} and negatives = {kind(self.negatives)}: "
             "a predictor is defined for MoCo v3 only (a momentum encoder, in-batch keys); set predictor=absent",
-        )
-
-    def _check_labels(self, what: str) -> None:
-        require(
-            self.data.name not in UNLABELLED,
-            f"{what} and data.name = {self.data.name}: its images for pre-training have no labels; "
-            "choose a labelled set or loss.positives=own",
         )
 
     def _check_accumulation(self) -> None:
