@@ -16,6 +16,7 @@ import moco
 import moco.config
 import moco.data.sets
 import moco.evaluation
+import sweeps
 from analysis.ablation import ablation_table
 from analysis.columns import LEFT, Column
 from analysis.formats import FORMATS, render
@@ -38,6 +39,7 @@ from moco.data import catalog, load, training_images
 from moco.evaluation import protocols
 from tests.benchmarks import registry as benchmark_registry
 from tests.benchmarks import suite
+from tests.support import readme_lists
 from tests.support.analysis_runs import manifest, unfinished_store, write_manifest
 
 Add = Callable[[ModuleType, str, str], None]
@@ -109,6 +111,32 @@ def wide_digits() -> Config:
     assert "wide_digits" in capsys.readouterr().out
     with pytest.raises(ValueError, match="did you mean wide_digits"):
         baseline_config("wide_digit")
+
+
+def test_a_sweep_is_one_file(add_file: Add) -> None:
+    add_file(
+        sweeps,
+        "width",
+        """
+from dataclasses import replace
+
+from experiments import Sweep, expect
+
+SWEEP = Sweep(
+    name="width",
+    question="Does a wider encoder help?",
+    shape=(expect.rises(),),
+    arms=lambda base: {f"width={w}": replace(base, encoder=replace(base.encoder, width=w)) for w in (8, 16)},
+    varies=("encoder.width",),
+    axis="encoder.width",
+    baseline="width=16",
+)
+""",
+    )
+    assert sweeps.questions()["width"].question == "Does a wider encoder help?"
+    assert "| `width` | Does a wider encoder help? | rises with width |" in readme_lists.filled(
+        readme_lists.README.read_text()
+    )
 
 
 def test_a_baseline_without_a_contract_is_refused() -> None:
