@@ -16,9 +16,9 @@ from typing import Any
 from experiments.plan import expectation
 from experiments.plan.factors import Levels, check_levels
 from experiments.store import schema
-from moco.config import Config, Head, MemoryBank, Momentum, Queue
+from moco.config import Config, Head, Momentum
 from moco.config.plain import flatten, run_id
-from moco.data.catalog import resolve, training_images
+from moco.data.catalog import check_labels, resolve, training_images
 
 # What can be known to be wrong before anything starts: a config against the size of its data. Imports no torch.
 
@@ -31,14 +31,9 @@ def total_steps(config: Config) -> int:
     return config.train.epochs * (training_images(config.data) // config.train.batch_size)
 
 
-def stored(config: Config) -> int:
-    """Embeddings of earlier steps that serve as negatives; 0 where a batch is all there is."""
-    return config.negatives.size if isinstance(config.negatives, Queue | MemoryBank) else 0
-
-
 def check_sizes(arm: str, config: Config) -> None:
     """Raises ValueError, with the numbers, for a queue or a batch that the data set cannot fill."""
-    images, batch, keys = training_images(config.data), config.train.batch_size, stored(config)
+    images, batch, keys = training_images(config.data), config.train.batch_size, config.negatives.stored
     if batch > images:
         raise ValueError(
             f"{arm}: train.batch_size = {batch} is larger than the {images} training images of {config.data.name}; "
@@ -54,7 +49,7 @@ def check_sizes(arm: str, config: Config) -> None:
 def warnings(arms: Mapping[str, Config]) -> list[str]:
     """One line where queues cover a large share of the data set: the sizes, not the arms, of which there may be many."""
     trained = [config for config in arms.values() if config.train.epochs]
-    shares = {size: size / training_images(c.data) for c in trained if (size := stored(c))}
+    shares = {size: size / training_images(c.data) for c in trained if (size := c.negatives.stored)}
     large = {size: share for size, share in sorted(shares.items()) if share > LARGE_SHARE}
     if not large:
         return []
@@ -202,6 +197,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
 
 
 def _resolved(config: Config) -> Config:
+    check_labels(config)
     return replace(config, data=resolve(config.data))
 
 
