@@ -8,6 +8,7 @@ none of them.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -46,13 +47,20 @@ def main(question: Sweep | Search) -> NoReturn:
     """Answer the question as the command line says, and exit."""
     from experiments.plan.sweep import Sweep
 
-    if isinstance(question, Sweep):
-        from experiments.commands import sweep
+    try:
+        if isinstance(question, Sweep):
+            from experiments.commands import sweep
 
-        sys.exit(sweep.run(question, sys.argv[1:]))
-    from experiments.commands import search
+            code = sweep.run(question, sys.argv[1:])
+        else:
+            from experiments.commands import search
 
-    sys.exit(search.run(question, sys.argv[1:]))
+            code = search.run(question, sys.argv[1:])
+        sys.stdout.flush()  # here, not at exit, where a closed pipe would be a complaint
+    except BrokenPipeError:  # the reader has seen enough: `--dry-run | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        code = 0
+    sys.exit(code)
 
 
 def __getattr__(name: str) -> object:

@@ -396,3 +396,16 @@ def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode in (0, 120, -signal.SIGPIPE)
+
+
+@pytest.mark.parametrize("file", ["sweeps/queue_size.py", "sweeps/search_moco.py"])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, file: str) -> None:
+    """`--dry-run | head -1`: the pipe is closed before anything is written to it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, file, "--dry-run"]
+    result = subprocess.run(
+        command, env=environment(MOCO_RUNS=str(tmp_path)), cwd=ROOT, stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")
