@@ -105,7 +105,7 @@ def noticing_lost_peers() -> Iterator[None]:
         raise PeerLost(f"another process of the run is gone or does not answer ({said})") from error
 
 
-def leave_word(text: str) -> None:
+def report_failure(text: str) -> None:
     """What this process dies of, for those that will miss it."""
     with suppress(RuntimeError):
         for store in _stores:

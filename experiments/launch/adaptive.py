@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
-from experiments.launch.options import FIRST_LOOK, MAX_SEEDS, LaunchOptions
+from experiments.launch.options import FIRST_DECISION, MAX_SEEDS, LaunchOptions
 from experiments.plan.manifest import add_seeds, write_manifest
 from experiments.plan.sweep import Cell, Plan
 from experiments.state.state import state_of
@@ -42,7 +42,7 @@ class Rounds:
 
     def run(self, seeds: int) -> int:
         """The exit code of the last round that started something."""
-        seeds, at_once = min(max(seeds, FIRST_LOOK), self.most), self.options.max_parallel or 1
+        seeds, at_once = min(max(seeds, FIRST_DECISION), self.most), self.options.max_parallel or 1
         first = self.planned(seeds)
         write_manifest(self.root, first, self.options.command)
         add_seeds(self.root, first, [], self.most)

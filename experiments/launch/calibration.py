@@ -29,7 +29,7 @@ from moco.config import Config
 from moco.config.plain import to_plain
 
 STEPS, LAP = 20, 5  # steps; the first lap warms up and does not count
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 def work(path: str) -> None:
@@ -136,7 +136,7 @@ def _wait_for(cluster: Cluster, jobs: dict[str, Path]) -> None:
         open_ = [job for job, folder in jobs.items() if not (folder / PACE).exists()]
         if phases is not None and all(job not in phases or phases[job][0] == ENDED for job in open_):
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _last_words(cluster: Cluster, root: Path, job: str) -> str:

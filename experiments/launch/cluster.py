@@ -51,18 +51,18 @@ from experiments.tracking.job import LABEL
 from experiments.tracking.store import URI_VARIABLE, user_uri
 from moco.config import check_processes
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 SMALL_FILES = 24 * 1024  # bytes that a submission writes for each run beside what it knows of the machine
 
 IN_THE_QUEUE = (schema.QUEUED, schema.RUNNING)
 
 
-def without_queued(prospect: LaunchPlan, *, force: bool) -> LaunchPlan:
+def without_queued(launch_plan: LaunchPlan, *, force: bool) -> LaunchPlan:
     """What waits or runs is left to do so. Raises ValueError for a `--force` that would take a run from under its job."""
-    kept = queued(prospect)
+    kept = queued(launch_plan)
     if force and kept:
         raise ValueError(f"--force: {len(kept)} runs are queued or running; cancel them first, or leave out --force")
-    return replace(prospect, to_run=[cell for cell in prospect.to_run if cell not in kept])
+    return replace(launch_plan, to_run=[cell for cell in launch_plan.to_run if cell not in kept])
 
 
 def check_shares(cells: Sequence[Cell], profile: Profile) -> None:
@@ -74,31 +74,31 @@ def check_shares(cells: Sequence[Cell], profile: Profile) -> None:
             raise ValueError(f"profile {profile.name}, {cell.name}: {error}") from None
 
 
-def queued(prospect: LaunchPlan) -> list[Cell]:
-    return [cell for cell in prospect.cells if prospect.states[cell.run_id].state in IN_THE_QUEUE]
+def queued(launch_plan: LaunchPlan) -> list[Cell]:
+    return [cell for cell in launch_plan.cells if launch_plan.states[cell.run_id].state in IN_THE_QUEUE]
 
 
-def submit_and_follow(prospect: LaunchPlan, *, wait: bool, only_if: str | None = None) -> int:
+def submit_and_follow(launch_plan: LaunchPlan, *, wait: bool, only_if: str | None = None) -> int:
     """Submit, and follow if asked to; returns the exit code. `only_if`: a job that must end well before any run starts."""
-    root, label, began = prospect.root, prospect.planned.label, time.monotonic()
-    options, profile, max_parallel = prospect.options, prospect.options.profile, prospect.options.max_parallel
+    root, label, began = launch_plan.root, launch_plan.planned.label, time.monotonic()
+    options, profile, max_parallel = launch_plan.options, launch_plan.options.profile, launch_plan.options.max_parallel
     assert profile is not None
-    prospect.announce()
-    if prospect.to_run:
-        launch = Launch(root, label, prospect.to_run, options.command)
-        jobs = submit_cells(launch, profile, max_parallel, planned=names(prospect.planned.cells()), only_if=only_if)
+    launch_plan.announce()
+    if launch_plan.to_run:
+        launch = Launch(root, label, launch_plan.to_run, options.command)
+        jobs = submit_cells(launch, profile, max_parallel, planned=names(launch_plan.planned.cells()), only_if=only_if)
         say_how_to_follow(label, jobs, profile, max_parallel)
     else:
-        print(f"nothing to submit: {len(queued(prospect))} are queued or running", flush=True)
+        print(f"nothing to submit: {len(queued(launch_plan))} are queued or running", flush=True)
     if not wait:
         return 0
     with tracking(options.place, label) if profile.tracking_mode != "off" else nullcontext():
-        seen_to_the_end = follow(label, [*prospect.to_run, *queued(prospect)], root)
+        seen_to_the_end = follow(label, [*launch_plan.to_run, *queued(launch_plan)], root)
     if not seen_to_the_end:
         print("not followed any more; the jobs go on")
         return INTERRUPTED
-    code = summary(root, prospect.cells, began, interrupted=False)
-    prospect.show_table()
+    code = summary(root, launch_plan.cells, began, interrupted=False)
+    launch_plan.show_table()
     return code
 
 
@@ -257,7 +257,7 @@ def _watch(view: View, cells: Sequence[Cell], root: Path) -> None:
             if state.state not in IN_THE_QUEUE:
                 waiting.remove(cell)
         if waiting:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 def _tell(view: View, cell: Cell, state: RunState) -> None:
@@ -270,15 +270,15 @@ def _tell(view: View, cell: Cell, state: RunState) -> None:
 # Runs that ended early, started again where they came from: in the pool of this machine, or on their cluster.
 
 
-AGAIN = (schema.FAILED, schema.CANCELLED, schema.LOST, schema.PREEMPTED)
+RETRIED = (schema.FAILED, schema.CANCELLED, schema.LOST, schema.PREEMPTED)
 
 
-def may_go_again(state: RunState) -> bool:
+def may_retry(state: RunState) -> bool:
     """Also a job that ended before its run began; what was never submitted is for the sweep's own command."""
-    return state.state in AGAIN or (state.state == schema.MISSING and state.cause is not None)
+    return state.state in RETRIED or (state.state == schema.MISSING and state.cause is not None)
 
 
-def start_again(root: Path, runs: Sequence[Found], command: str) -> int:
+def retry_runs(root: Path, runs: Sequence[Found], command: str) -> int:
     """Queue them, sweep by sweep and cluster by cluster; returns the exit code of those that ran here."""
     code = 0
     for (cluster, label), some in _where(root, runs).items():
@@ -312,7 +312,7 @@ def _start(root: Path, cluster: str | None, label: str | None, cells: Sequence[C
     launch, began = Launch(root, label or cells[0].name, cells, command), time.monotonic()
     if cluster is not None:
         profile = load_profile(cluster)
-        look = looked_at(root, profile)
+        look = check_shared_disk(root, profile)
         jobs = submit_cells(launch, profile, None, planned=_planned(root, label), only_if=look)
         say_how_to_follow(launch.title, jobs, profile, None)
         return 0
@@ -330,7 +330,7 @@ def _planned(root: Path, label: str | None) -> dict[str, str] | None:
 # Do compute nodes see the folder of the runs? Asked before anything is begun there.
 
 
-SIGHT = "seen"  # who sees the runs root, in its folder for Slurm
+SEEN_FOLDER = "seen"  # who sees the runs root, in its folder for Slurm
 NODE_LOCAL = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
 
 
@@ -341,15 +341,15 @@ def node_local(root: Path) -> list[str]:
     return paragraph(text) if local else []
 
 
-def looked_at(root: Path, profile: Profile) -> str | None:
+def check_shared_disk(root: Path, profile: Profile) -> str | None:
     """Whether the nodes of the profile see the runs. Returns None if they do, and a job that has yet to look if all are busy.
 
     Raises Unseen, a ValueError, if they do not.
     """
-    folder, cluster = root / schema.SLURM_FOLDER / SIGHT, cluster_named(profile.cluster)
+    folder, cluster = root / schema.SLURM_FOLDER / SEEN_FOLDER, cluster_named(profile.cluster)
     if cluster.seen_by(folder, profile) is not None:
         return None
-    job, node = cluster.look(folder, profile, lambda line: print("\n".join(paragraph(line)), flush=True))
+    job, node = cluster.check_shared_disk(folder, profile, lambda line: print("\n".join(paragraph(line)), flush=True))
     if node is not None:
         print(f"{node} sees it", flush=True)
         return None

@@ -16,7 +16,7 @@ from importlib import import_module
 PRELOAD = "MOCO_FORK_SERVER_PRELOAD"  # modules, separated by commas; set in the server's environment alone
 SESSION = "MOCO_FORK_SERVER_SESSION"  # "own", or "shared" with the launcher
 TASKS = "/proc/self/task"
-DEAF_TO = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})  # Slurm sends them to a whole step
+IGNORED = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})  # Slurm sends them to a whole step
 
 
 def ignore(*numbers: signal.Signals) -> None:
@@ -31,7 +31,7 @@ def prepare(modules: list[str], *, own_session: bool) -> None:
     if own_session:
         os.setsid()
     else:
-        ignore(*DEAF_TO)  # somebody has to see how the children end
+        ignore(*IGNORED)  # somebody has to see how the children end
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):  # whoever reads the launcher's output must not wait for us
         os.dup2(nothing, descriptor)

@@ -38,13 +38,13 @@ def work(path: str) -> str:
     run = RunDirectory(Path(path))
     if distributed.rank():
         return attempt(run.path) if restarts() <= most_requeues() else distributed.FOLLOWED
-    if came_back_too_often(run):
+    if requeued_too_often(run):
         return schema.PREEMPTED
     try:
         with mirroring(run.path.parent):
             state = attempt(run.path)
             if stopped_by_time(run):  # before the mirror's last look, which may take what is left of the time
-                go_back(run)
+                requeue_own_job(run)
                 state = (run.status() or {}).get("state", state)
     except Busy as busy:
         print(f"{busy}; nothing started", flush=True)
@@ -59,7 +59,7 @@ def stopped_by_time(run: RunDirectory) -> bool:
     return status.get("state") == schema.PREEMPTED and causes.cause_of(status) == causes.TIME_LIMIT
 
 
-def came_back_too_often(run: RunDirectory) -> bool:
+def requeued_too_often(run: RunDirectory) -> bool:
     """Slurm requeues by itself, too, after a preemption or a node's death: without end, if a run kills its nodes."""
     if restarts() <= most_requeues():
         return False
@@ -85,7 +85,7 @@ def requeue_this(job: str) -> str | None:
     return this_cluster().requeue(job)
 
 
-def go_back(*runs: RunDirectory, requeue: Requeue = requeue_this) -> None:
+def requeue_own_job(*runs: RunDirectory, requeue: Requeue = requeue_this) -> None:
     """Requeue the own job once, for those of its runs that may go on; of the others the status says why not."""
     able = [run for run in runs if not _has_failed(run)]
     job = provenance.job()

@@ -26,7 +26,7 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import AT_REST, handling
 
 TICK_SECONDS = 0.1
-LOOK_SECONDS = 0.5  # between two looks at the status of a run
+CHECK_SECONDS = 0.5  # between two looks at the status of a run
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TRAINING = Work(main, preload=("moco.train",))
@@ -98,7 +98,7 @@ class Runs:
         self.root, self.view, self.pool = root, view, Pool(slots, work)
         self._cells: dict[Child, Cell] = {}
         self._elsewhere: list[Cell] = []
-        self._looked_at = 0.0
+        self._checked_at = 0.0
 
     def run(self, cells: Sequence[Cell]) -> bool:
         """Bring every cell to an end. Returns False if it was interrupted."""
@@ -144,9 +144,9 @@ class Runs:
 
     def _look(self, queue: list[Cell]) -> None:
         """How far are the runs? Those of other processes are taken over when they were left unfinished."""
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+        if time.monotonic() - self._checked_at < CHECK_SECONDS:
             return
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         for cell in self._cells.values():
             self.view.progress(cell, state_of(self.root / cell.run_id))
         for cell in list(self._elsewhere):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LOCAL, DEBUG = "local", "debug"
 INTERRUPTED = 130  # exit code after Ctrl-C: the same command goes on
 
-FIRST_LOOK = 5  # seeds of `--until-significant` before the first decision; with fewer nothing can be decided
+FIRST_DECISION = 5  # seeds of `--until-significant` before the first decision; with fewer nothing can be decided
 MAX_SEEDS = 20  # where it ends without `--max-seeds`
 
 ShowTable = Callable[[Path, str], None]  # runs root, label: prints the answer to that sweep
@@ -106,9 +106,9 @@ class LaunchOptions:
             )
         if not self.until_significant:
             return
-        if self.max_seeds is not None and self.max_seeds < FIRST_LOOK:
+        if self.max_seeds is not None and self.max_seeds < FIRST_DECISION:
             raise ValueError(
-                f"--max-seeds {self.max_seeds}: must be at least {FIRST_LOOK}, with fewer nothing is decided"
+                f"--max-seeds {self.max_seeds}: must be at least {FIRST_DECISION}, with fewer nothing is decided"
             )
         for flag, given in (("--force", self.force), ("--cluster debug", self.cluster == DEBUG)):
             if given:

@@ -65,7 +65,7 @@ def submit_packed(submission: Submission, paths: Sequence[Path]) -> list[str]:
     return [id for id, pack in zip(ids, packs, strict=True) for _ in pack]
 
 
-def emptied(root: Path, jobs: Sequence[str]) -> list[str]:
+def jobs_without_runs(root: Path, jobs: Sequence[str]) -> list[str]:
     """Those of the jobs that no run waits for any more."""
     statuses = (RunDirectory(path.parent).status() or schema.Status() for path in root.glob(f"*/{schema.STATUS}"))
     wanted = {status.get("job") for status in statuses if status.get("state") not in AT_REST}
@@ -76,11 +76,11 @@ def work(file: str, worker: Work = PACKED) -> dict[str, str]:
     """What an element does; returns the states of its runs. Raises RunFailed if any of them has failed."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not submitit's handler
     runs = [RunDirectory(Path(line)) for line in Path(file).read_text().splitlines()]
-    ours = [run for run in runs if _is_ours(run) and not job.came_back_too_often(run)]
+    ours = [run for run in runs if _is_ours(run) and not job.requeued_too_often(run)]
     with mirroring(runs[0].path.parent):
         carry_out(ours, max(1, _cores() // len(runs)), worker)
         if back := [run for run in ours if job.stopped_by_time(run)]:
-            job.go_back(*back)
+            job.requeue_own_job(*back)
     states = {run.run_id: (run.status() or {}).get("state", schema.MISSING) for run in runs}
     failed = [id for id, state in states.items() if state in (schema.FAILED, schema.LOST)]
     if failed and schema.PREEMPTED not in states.values():  # else the element comes back

@@ -124,7 +124,7 @@ class Starter:
             more[fork_server.PRELOAD] = ",".join(self.work.preload)
             more[fork_server.SESSION] = "own" if self.work.own_session else "shared"
         if not self.work.own_session:
-            signal.pthread_sigmask(signal.SIG_BLOCK, fork_server.DEAF_TO)  # until it is ready for them
+            signal.pthread_sigmask(signal.SIG_BLOCK, fork_server.IGNORED)  # until it is ready for them
         before, main = dict(os.environ), sys.modules["__main__"]
         os.environ.update(more)
         sys.modules["__main__"] = ModuleType("__main__")
@@ -136,7 +136,7 @@ class Starter:
                 del os.environ[name]
             os.environ.update(before)
             if not self.work.own_session:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.DEAF_TO)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.IGNORED)
 
 
 def kill_server() -> None:
@@ -153,9 +153,9 @@ def _child(work: Work, arguments: tuple[Any, ...], environment: Mapping[str, str
         os.setsid()
     else:
         fork_server.ignore(signal.SIGUSR2)  # until it listens: its launcher repeats what is meant for it
-        for number in fork_server.DEAF_TO - {signal.SIGUSR2}:
+        for number in fork_server.IGNORED - {signal.SIGUSR2}:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.DEAF_TO)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.IGNORED)
         threading.Thread(target=_follow_launcher, daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for output in (1, 2):

@@ -18,7 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import moco
-from experiments.launch.submissions import all_submissions, all_submitted, live
+from experiments.launch.submissions import all_evaluation_submissions, all_submissions, may_still_run
 from experiments.run import provenance
 from experiments.store import schema
 from experiments.store.files import replace_json
@@ -92,9 +92,11 @@ def forget_unused(root: Path) -> list[str]:
     for submission in all_submissions(root):
         if submission["code"] in old and any(_waits(root, run, job) for run, job in submission["jobs"].items()):
             del old[submission["code"]]
-    for judging in all_submitted(root):
-        if judging["code"] in old and any(live(job, judging) for job in set(judging["jobs"].values())):
-            del old[judging["code"]]
+    for evaluation in all_evaluation_submissions(root):
+        if evaluation["code"] in old and any(
+            may_still_run(job, evaluation) for job in set(evaluation["jobs"].values())
+        ):
+            del old[evaluation["code"]]
     for path in old.values():
         shutil.rmtree(path, ignore_errors=True)
     return sorted(old)

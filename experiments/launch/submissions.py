@@ -93,7 +93,7 @@ def _path(root: Path, label: str) -> Path:
 # A run whose readouts are awaited is done, and stays so. Whether a job may still add them, the queue knows.
 
 
-class Submitted(TypedDict):
+class EvaluationSubmission(TypedDict):
     time: str  # ISO 8601, UTC
     user: str
     profile: str
@@ -112,7 +112,7 @@ def one_at_a_time(root: Path) -> AbstractContextManager[None]:
 def record_evaluation(
     root: Path, label: str, *, profile: str, cluster: str, code: str, protocols: Sequence[str], jobs: Mapping[str, str]
 ) -> None:
-    line = Submitted(
+    line = EvaluationSubmission(
         time=now(),
         user=this_user(),
         profile=profile,
@@ -125,22 +125,22 @@ def record_evaluation(
         lines.append(line, sync=True)
 
 
-def all_submitted(root: Path) -> Iterator[Submitted]:
+def all_evaluation_submissions(root: Path) -> Iterator[EvaluationSubmission]:
     for path in sorted(_folder(root).glob("*.jsonl")):
         yield from read_lines(path)
 
 
-def waiting(root: Path, queue: Queue = QUEUE) -> dict[str, dict[str, str]]:
+def awaited_readouts(root: Path, queue: Queue = QUEUE) -> dict[str, dict[str, str]]:
     """Run id -> protocol -> the job that may still add it."""
     found: dict[str, dict[str, str]] = {}
-    for line in all_submitted(root):
+    for line in all_evaluation_submissions(root):
         for run_id, job in line["jobs"].items():
-            if live(job, line, queue):
+            if may_still_run(job, line, queue):
                 found.setdefault(run_id, {}).update(dict.fromkeys(line["protocols"], job))
     return found
 
 
-def live(job: str, line: Submitted, queue: Queue = QUEUE) -> bool:
+def may_still_run(job: str, line: EvaluationSubmission, queue: Queue = QUEUE) -> bool:
     """Whether the job may yet do its work: also where its cluster does not answer, or cannot know of it yet."""
     phase = queue.phase(job, line.get("cluster"), line["user"]).phase
     return age_of(line["time"]) < JUST_SECONDS if phase == GONE else phase != ENDED

@@ -47,7 +47,7 @@ def standard_error() -> TextIO:
     return sys.stderr if rank() == 0 else Path(os.devnull).open("w")
 
 
-class Crew:
+class Peers:
     """The other processes, as rank 0 sees them. Without any, nothing happens."""
 
     def __init__(self, stop: StopRequest) -> None:
@@ -83,24 +83,24 @@ class Crew:
 
 
 @contextmanager
-def leading(config: Config, stop: StopRequest) -> Iterator[Crew]:
-    """Rank 0 with its crew, which waits until it is sent to work, and goes home at the end if it was not."""
-    crew = Crew(stop)
+def leading(config: Config, stop: StopRequest) -> Iterator[Peers]:
+    """Rank 0 with its peers, which waits until it is sent to work, and goes home at the end if it was not."""
+    peers = Peers(stop)
     if size() == 1:
-        yield crew
+        yield peers
         return
     from moco.distributed import group
 
     with group(config.train.device):
         try:
-            yield crew
+            yield peers
         finally:
-            crew.send_home()
+            peers.send_home()
 
 
 def follow(run: RunDirectory, config: Config, stop: StopRequest) -> str:
     """What the other ranks do. Raises what ended this one, after it has told the others."""
-    from moco.distributed import from_first, group, highest, leave_word, noticing_lost_peers
+    from moco.distributed import from_first, group, highest, noticing_lost_peers, report_failure
     from moco.train import train
 
     logging.getLogger("moco").addHandler(logging.NullHandler())  # rank 0 says it
@@ -114,7 +114,7 @@ def follow(run: RunDirectory, config: Config, stop: StopRequest) -> str:
         except (PeerLost, PeerFailed):
             raise
         except Exception as error:
-            leave_word(f"{type(error).__name__}: {error}".strip().splitlines()[0])
+            report_failure(f"{type(error).__name__}: {error}".strip().splitlines()[0])
             _write_down(run.path / schema.LOG)
             raise
     return FOLLOWED

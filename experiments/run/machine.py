@@ -126,10 +126,10 @@ def hardware(device: str = "auto") -> str:
 def gpu_driver() -> str | None:
     """Version of the NVIDIA driver; None without one."""
     try:
-        said = Path("/proc/driver/nvidia/version").read_text()
+        result = Path("/proc/driver/nvidia/version").read_text()
     except OSError:
         return None
-    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d[\d.]*)", said)
+    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d[\d.]*)", result)
     return found[1] if found else None
 
 

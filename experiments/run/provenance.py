@@ -60,7 +60,7 @@ def _git(root: Path, *arguments: str) -> str:
     """What git says; nothing where there is no git or no commit yet."""
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(root), *arguments],
             capture_output=True,
             text=True,
@@ -70,7 +70,7 @@ def _git(root: Path, *arguments: str) -> str:
         )
     except OSError:
         return ""
-    return said.stdout if said.returncode == 0 else ""
+    return result.stdout if result.returncode == 0 else ""
 
 
 def environment(command: str, device: str = "auto") -> dict[str, Any]:

@@ -23,7 +23,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, TI
 
 
 HEARTBEAT_SECONDS = 5.0
-LOOK_SECONDS = 0.5  # between two looks for a cancel request
+CHECK_SECONDS = 0.5  # between two looks for a cancel request
 PRUNE, CANCEL = 1001, 1002  # beyond the numbers of signals
 
 
@@ -31,7 +31,7 @@ class StopRequest:
     """Asked by the trainer after every step. The signal handlers do nothing but set `signal`."""
 
     def __init__(self, run: RunDirectory) -> None:
-        self._run, self._looked_at = run, 0.0
+        self._run, self._checked_at = run, 0.0
         self.signal: str | None = None
         self.cancelled = False
         self.pruned = False
@@ -39,8 +39,8 @@ class StopRequest:
         self.agreed: Callable[[int], int] = lambda wish: wish  # of several processes: the strongest of their wishes
 
     def __call__(self) -> bool:
-        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
-            self._looked_at = time.monotonic()
+        if time.monotonic() - self._checked_at >= CHECK_SECONDS:
+            self._checked_at = time.monotonic()
             self.cancelled = self._run.cancel_requested()
             self.pruned = self._run.prune_requested() is not None
         wish = self.agreed(self._wish())
@@ -56,9 +56,9 @@ class StopRequest:
             return CANCEL if self.cancelled else PRUNE
         return signal.Signals[self.signal].value if self.signal else 0
 
-    def look_again(self) -> None:
+    def check_files_next(self) -> None:
         """At the next step, however short ago the last look was."""
-        self._looked_at = 0.0
+        self._checked_at = 0.0
 
     def set(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name

@@ -24,29 +24,29 @@ class SystemMetrics:
 
     def __init__(self, device: str) -> None:
         self._gpu = None if device == "cpu" else Gpu()
-        self._looked_at = time.monotonic()
-        self._processor, _ = of_processes(os.getpid())
+        self._sampled_at = time.monotonic()
+        self._processor, _ = usage_of_processes(os.getpid())
         self._first = True
 
     def due(self) -> dict[str, float]:
         """The values if the last are `SAMPLE_SECONDS` old or there were none yet; else nothing."""
-        passed = time.monotonic() - self._looked_at
+        passed = time.monotonic() - self._sampled_at
         if passed < (1.0 if self._first else SAMPLE_SECONDS):
             return {}
-        self._first, self._looked_at = False, time.monotonic()
-        seconds, memory = of_processes(os.getpid())
+        self._first, self._sampled_at = False, time.monotonic()
+        seconds, memory = usage_of_processes(os.getpid())
         # A data-loading process that has ended takes its time with it: less than nothing is not a measurement.
         share = {"system/cpu_percent": 100 * (seconds - self._processor) / passed} if seconds >= self._processor else {}
         self._processor = seconds
-        values = {**share, "system/memory_mb": memory / 1e6, **(self._gpu.look() if self._gpu else {})}
+        values = {**share, "system/memory_mb": memory / 1e6, **(self._gpu.sample() if self._gpu else {})}
         return {key: round(value, 1) for key, value in values.items()}
 
 
-def of_processes(pid: int) -> tuple[float, float]:
+def usage_of_processes(pid: int) -> tuple[float, float]:
     """Processor seconds so far and resident bytes of a process and all that descend from it."""
     seconds = memory = 0.0
     for each in family(pid):
-        with suppress(psutil.Error):  # it may end while we look
+        with suppress(psutil.Error):  # it may end while we sample
             process = psutil.Process(each)
             times, resident = process.cpu_times(), process.memory_info().rss
             seconds += times.user + times.system
@@ -80,7 +80,7 @@ class Gpu:
         self._identity = identity
         self._handle: object | None = None
 
-    def look(self) -> dict[str, float]:
+    def sample(self) -> dict[str, float]:
         """Load in percent, memory in MB, power in W: those that the driver tells (parts of a GPU have no load)."""
         identity = self._identity()
         if identity is None:

@@ -77,19 +77,19 @@ def attempt(
         if distributed.rank():
             return distributed.follow(run, config, stop)
         log = logging_to(path / schema.LOG, "moco", LOGGER.name)
-        with distributed.leading(config, stop) as crew, run.locked(), beating(run), log:
+        with distributed.leading(config, stop) as peers, run.locked(), beating(run), log:
             if (run.status() or {}).get("state") == schema.DONE and run.results() is not None:
                 return schema.DONE  # by another process, since this one was started
             try:
-                return _Attempt(run, stop, watch, crew).carry_out(reraise)
+                return _Attempt(run, stop, watch, peers).carry_out(reraise)
             finally:
                 if stop.signal is not None:
                     heard(stop.signal)
 
 
 class _Attempt:
-    def __init__(self, run: RunDirectory, stop: StopRequest, watch: Watch, crew: distributed.Crew) -> None:
-        self.run, self.stop, self.watch, self.crew, self.config = run, stop, watch, crew, config_of(run)
+    def __init__(self, run: RunDirectory, stop: StopRequest, watch: Watch, peers: distributed.Peers) -> None:
+        self.run, self.stop, self.watch, self.peers, self.config = run, stop, watch, peers, config_of(run)
         self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
         before = run.status() or schema.Status()
         fresh = schema.Status(
@@ -130,7 +130,7 @@ class _Attempt:
         try:
             state, reason, cause = self._train()
         except Exception as error:
-            self.crew.abandon()
+            self.peers.abandon()
             LOGGER.error("%s", traceback.format_exc().rstrip())
             self.status["diverged"] = isinstance(error, Diverged)
             state = schema.LOST if isinstance(error, PeerLost) else schema.FAILED
@@ -183,7 +183,7 @@ class _Attempt:
             self.stop.before_save = journal.sync
             if self.records and not (self.run.path / schema.CHECKPOINT).exists():
                 self._append(journal, {RESUMED_AT: 0})  # killed before its first checkpoint: from the start again
-            for item in self.crew.work(lambda: train(self.config, self.run.path, self.stop)):
+            for item in self.peers.work(lambda: train(self.config, self.run.path, self.stop)):
                 if isinstance(item, Resumed):
                     self._append(journal, {RESUMED_AT: item.step})
                     self.status["step"] = item.step
@@ -217,7 +217,7 @@ class _Attempt:
             self.status["knn"] = record.values["validation/knn20_top1"]
             LOGGER.info("epoch %g: kNN %.1f %%", record.epoch, self.status["knn"])
             self.wrote_status = 0.0  # a search decides on it,
-            self.stop.look_again()  # and what it says counts from the next step
+            self.stop.check_files_next()  # and what it says counts from the next step
         if time.monotonic() - self.wrote_status >= STATUS_SECONDS:
             self._write_status()
 

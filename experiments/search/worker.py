@@ -197,7 +197,7 @@ class SearchWorker:
         if here is None or self.signal != signal.SIGUSR2.name:
             return
         if self.held_run is not None:
-            job.go_back(self.held_run)
+            job.requeue_own_job(self.held_run)
         else:
             job.requeue_this(here)
 

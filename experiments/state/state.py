@@ -19,7 +19,7 @@ from experiments.run.cluster import DEFAULT, ENDED, WAITING, cluster_named, this
 from experiments.store import causes, schema
 from experiments.store.files import age_of, read_json, replace_text
 from experiments.store.run import RunDirectory
-from experiments.store.states import AT_REST, judge, silent
+from experiments.store.states import AT_REST, judge, judge_by_heartbeat
 
 # The queues of the clusters that runs wait in. One answer serves all runs for a moment.
 #
@@ -186,10 +186,10 @@ def _by_phase(run: RunDirectory, status: schema.Status, written: str, found: Pha
     if phase == WAITING:
         return schema.QUEUED, None if written == schema.QUEUED else f"job {job} is back in the queue"
     if phase == UNKNOWN:  # the status stands, and a heartbeat shows a worker
-        return silent(run.path, status) if written == schema.RUNNING else (written, status.get("reason"))
+        return judge_by_heartbeat(run.path, status) if written == schema.RUNNING else (written, status.get("reason"))
     if phase not in (GONE, ENDED):
         known = f"its cluster says that job {job} is {word.lower()}"
-        state, why = silent(run.path, status) if written == schema.RUNNING else (schema.QUEUED, None)
+        state, why = judge_by_heartbeat(run.path, status) if written == schema.RUNNING else (schema.QUEUED, None)
         # Without its worker it is not lost while the cluster may requeue it: a second job would train beside it.
         return (state, None) if state == schema.RUNNING else (schema.QUEUED, f"{why}; {known}" if why else known)
     if written == schema.PREEMPTED:
@@ -199,7 +199,7 @@ def _by_phase(run: RunDirectory, status: schema.Status, written: str, found: Pha
             return schema.QUEUED, None
         state = schema.PREEMPTED if status.get("step") else schema.MISSING
         return state, f"job {job} left the queue before the run began" + ("" if phase == GONE else f": {word}")
-    return silent(run.path, status) if phase == GONE else (schema.LOST, f"job {job} ended: {word}")
+    return judge_by_heartbeat(run.path, status) if phase == GONE else (schema.LOST, f"job {job} ended: {word}")
 
 
 def _was_just_written(status: schema.Status) -> bool:

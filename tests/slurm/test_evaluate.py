@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from experiments.evaluate.add import evaluate_run, missing
-from experiments.launch.cluster import SIGHT
+from experiments.launch.cluster import SEEN_FOLDER
 from experiments.launch.snapshot import forget_unused
-from experiments.launch.submissions import Submitted, live, one_at_a_time
+from experiments.launch.submissions import EvaluationSubmission, may_still_run, one_at_a_time
 from experiments.launch.submissions import record_evaluation as record
 from experiments.state.state import QUEUE, Queue
 from experiments.store import schema
@@ -163,7 +163,7 @@ def test_a_submission_that_cannot_be_remembered_is_withdrawn(made: Path, tmp_pat
         with pytest.raises(FileNotFoundError):
             evaluate(root, "judged", "--protocol", "retrieval", "--cluster", "dev")
         assert queue() == []
-    assert sorted(path.name for path in (root / "slurm").iterdir()) == ["evaluate", SIGHT]
+    assert sorted(path.name for path in (root / "slurm").iterdir()) == ["evaluate", SEEN_FOLDER]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -203,8 +203,8 @@ def test_a_job_is_live_unless_slurm_says_that_it_is_not(
     job: str, submitted_at: str | None, answer: dict[str, str] | None, is_live: bool
 ) -> None:
     phases = answer and {job: (_phase(state), state) for job, state in answer.items()}
-    line = Submitted(time=submitted_at or now(), user="ada", profile="dev", code="", protocols=[], jobs={})
-    assert live(job, line, Queue(lambda cluster, owner: phases)) is is_live
+    line = EvaluationSubmission(time=submitted_at or now(), user="ada", profile="dev", code="", protocols=[], jobs={})
+    assert may_still_run(job, line, Queue(lambda cluster, owner: phases)) is is_live
 
 
 def mine(tmp_path: Path, evaluate: Evaluate, text: str) -> None:

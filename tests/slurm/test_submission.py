@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.cluster import SIGHT, _forget
+from experiments.launch.cluster import SEEN_FOLDER, _forget
 from experiments.launch.snapshot import PACKAGES, Snapshot, forget_unused
 from experiments.launch.submissions import difference, record, submissions
 from experiments.run import provenance
@@ -151,7 +151,7 @@ def on_a_small_disk(tmp_path: Path, options: str) -> subprocess.CompletedProcess
         said = run(STAND_IN, small / "runs", "--cluster", "dev", code=2)
         assert queue() == []
         assert list(small.glob("runs/[0-9a-f]*/config.json")) == []  # no run was begun
-        assert [path.name for path in small.glob("runs/slurm/*")] in ([], [SIGHT])
+        assert [path.name for path in small.glob("runs/slurm/*")] in ([], [SEEN_FOLDER])
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
     return said

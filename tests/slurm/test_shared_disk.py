@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.cluster import SIGHT
+from experiments.launch.cluster import SEEN_FOLDER
 from experiments.store import schema
 from slurm.profiles import load_profile
-from slurm.sight import look, seen_by
+from slurm.shared_disk import check, seen_by
 from slurm.submit import queue_states
 from tests.support.slurm_cluster import (
     STAND_IN,
@@ -65,7 +65,7 @@ def test_a_runs_root_that_nodes_cannot_see_is_refused_before_anything_is_begun(t
 
 def test_a_folder_of_the_same_name_on_the_node_is_not_taken_for_it(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
-    (hidden / "runs" / schema.SLURM_FOLDER / SIGHT).mkdir(parents=True)
+    (hidden / "runs" / schema.SLURM_FOLDER / SEEN_FOLDER).mkdir(parents=True)
     said = on_a_disk_of_ones_own(hidden, *STAND_IN, *TWO)
     assert (said.returncode, "does not see" in said.stderr, queue()) == (2, True, [])
 
@@ -80,7 +80,7 @@ def test_a_node_is_asked_once(tmp_path: Path) -> None:
     assert "looks whether" not in second
     assert len(set(queue_states() or {}) - before) == 1
     elsewhere = replace(load_profile("dev"), partition="other")
-    assert seen_by(root / schema.SLURM_FOLDER / SIGHT, elsewhere) is None
+    assert seen_by(root / schema.SLURM_FOLDER / SEEN_FOLDER, elsewhere) is None
     until_the_queue_is_empty()
 
 
@@ -115,7 +115,7 @@ def test_one_that_cannot_wait_for_a_full_cluster_goes_on_and_ctrl_c_leaves_nothi
     full = slurm("sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600")
     try:
         wait_until(lambda: f"{full} RUNNING None" in queue())
-        found = look(root / schema.SLURM_FOLDER / SIGHT, load_profile("dev"), lambda line: None, patience=1.0)
+        found = check(root / schema.SLURM_FOLDER / SEEN_FOLDER, load_profile("dev"), lambda line: None, patience=1.0)
         assert found.node is None
         slurm("scancel", found.job)
         command = subprocess.Popen(
@@ -139,7 +139,7 @@ def test_status_says_why_runs_that_waited_were_dropped(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     with nothing_starts():
         run(STAND_IN, root, *TWO, "--seeds", "1")
-        (question,) = (root / schema.SLURM_FOLDER / SIGHT).glob(".*")
+        (question,) = (root / schema.SLURM_FOLDER / SEEN_FOLDER).glob(".*")
         question.unlink()
     until_the_queue_is_empty()
     (state,) = states(root).values()
