@@ -106,7 +106,7 @@ def noticing_lost_peers() -> Iterator[None]:
 
 
 def report_failure(text: str) -> None:
-    """What this process dies of, for those that will miss it."""
+    """Leave the reason why this process ends, for the others to find."""
     with suppress(RuntimeError):
         for store in _stores:
             store.set(f"word/{rank()}", text)

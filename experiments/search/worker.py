@@ -27,6 +27,7 @@ from optuna.trial import Trial, TrialState
 from experiments.launch import job
 from experiments.plan.sweep import Cell
 from experiments.run import provenance
+from experiments.run.cluster import this_cluster
 from experiments.run.stop import STOP_SIGNALS, beating
 from experiments.search.address import STORAGE
 from experiments.search.definition import HOURS
@@ -199,7 +200,7 @@ class SearchWorker:
         if self.held_run is not None:
             job.requeue_own_job(self.held_run)
         else:
-            job.requeue_this(here)
+            this_cluster().requeue(here)
 
 
 def train(worker: SearchWorker, trial: Trial, cell: Cell) -> Ended:

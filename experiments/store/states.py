@@ -67,7 +67,7 @@ def judge_queued(status: Status) -> Judged:
     pid = status.get("pid")
     if status.get("host") != host() or (pid is not None and is_alive(pid, status.get("process_started"))):
         return schema.QUEUED, None
-    return schema.PREEMPTED if status.get("step") else schema.MISSING, "was judge_queued by a launcher that has ended"
+    return schema.PREEMPTED if status.get("step") else schema.MISSING, "was queued by a launcher that has ended"
 
 
 def judge_by_heartbeat(path: Path, status: Status) -> Judged:
