@@ -101,13 +101,13 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
     one = cell(epochs=10)
     run = prepared(tmp_path, one)
     replace_json(run.path / schema.RESULTS, {"test": {"linear_top1": 98.25, "knn20_top1": 95.0}})
-    told = io.StringIO()
-    with Progress("t", [one, cell(seed=1)], 1, tmp_path, Console(file=told, force_terminal=False)) as view:
+    output = io.StringIO()
+    with Progress("t", [one, cell(seed=1)], 1, tmp_path, Console(file=output, force_terminal=False)) as view:
         view.started(one)
         view.progress(one, running(10))
         view.ended(one, RunState(schema.DONE))
         view.ended(cell(seed=1), RunState(schema.FAILED, "RuntimeError: out of luck"))
-    assert told.getvalue().splitlines() == [
+    assert output.getvalue().splitlines() == [
         "started   K=128 seed 0",
         "1/2       K=128 seed 0  linear 98.2  kNN 95.0  0:00",
         "2/2       K=128 seed 1  failed: RuntimeError: out of luck  0:00",
