@@ -1,8 +1,11 @@
-"""COCO from the user's folder, through torchvision and pycocotools. Nothing is downloaded.
+"""The data of a recipe: the embedded scenes, or VOC and COCO from the user's folder. Nothing is downloaded.
+
+    DIR/VOCdevkit/VOC2007/{JPEGImages,Annotations,ImageSets/Main}        trainval and test
+    DIR/VOCdevkit/VOC2012/{JPEGImages,Annotations,SegmentationClass,ImageSets/{Main,Segmentation}}
 
     DIR/train2017/*.jpg   DIR/val2017/*.jpg   DIR/annotations/instances_{train,val}2017.json
 
-M objects of an image, H, W its height and width.
+Files are read through torchvision and pycocotools. M objects of an image, H, W its height and width.
 """
 
 from __future__ import annotations
@@ -26,11 +29,58 @@ from torchvision.datasets import CocoDetection, VOCDetection, VOCSegmentation
 
 from moco.transfer.recipes import Recipe
 from moco.transfer.samples import Objects, Sample, Split, fingerprint_of
+from moco.transfer.scenes import scenes
 from moco.transfer.scores import require_counting
 
-# Image files that a data set lists: whether they are there, and what is said of one that cannot be read.
-#
-# H, W height and width of an image.
+COCO_FOLDERS = {"train": "train2017", "test": "val2017"}
+COCO_SOURCE = "images and annotations are at https://cocodataset.org/#download"
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+VOC_DETECTION = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}  # VOC07+12
+VOC_SEGMENTATION = {"train": (("2012", "train"),), "test": (("2012", "val"),)}
+VOC_SOURCE = (
+    "python -c \"import torchvision; torchvision.datasets.VOCDetection('DIR', year='{year}', image_set='{part}', "
+    'download=True)" on a machine with a network puts it there'
+)
+
+
+def splits(recipe: Recipe, root: Path | None, held_out: str = "test") -> tuple[Split, Split]:
+    """What is trained on, and what is scored on. Raises ValueError for a folder that is missing or lacks something."""
+    if recipe.data == "scenes":
+        return scenes("train"), scenes(held_out)
+    if held_out != "test":
+        raise ValueError(f"--on {held_out}: {recipe.data} has no validation split of ours; choose on the scenes")
+    if root is None:
+        raise ValueError(f"--data {recipe.data}: say where it is, --root DIR; nothing is downloaded")
+    if not root.is_dir():
+        raise ValueError(f"--root {root}: no such folder")
+    if recipe.data == "voc":
+        segmentation = recipe.task == "segmentation"
+        return VOC(root, "train", segmentation=segmentation), VOC(root, "test", segmentation=segmentation)
+    masks = recipe.task == "instance"
+    return COCO(root, "train", masks=masks), COCO(root, "test", masks=masks)
 
 
 def check_there(paths: Sequence[str], listing: object) -> None:
@@ -43,7 +93,7 @@ def check_there(paths: Sequence[str], listing: object) -> None:
 
 
 def _names(folder: str) -> frozenset[str]:
-    """None in a folder that is not there. Raises ValueError for one that may not be read."""
+    """Of the files there; none in a folder that is not there. Raises ValueError for one that may not be read."""
     try:
         return frozenset(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -78,10 +128,6 @@ def painted(path: str) -> Tensor:
         return torch.from_numpy(np.array(image))
 
 
-FOLDERS = {"train": "train2017", "test": "val2017"}
-SOURCE = "images and annotations are at https://cocodataset.org/#download"
-
-
 class COCO:
     """train2017 to learn from, val2017 as the test (test2017 has no public annotations).
 
@@ -91,9 +137,11 @@ class COCO:
 
     def __init__(self, root: Path, split: str, *, masks: bool) -> None:
         self.masks, self.training = masks, split == "train"
-        self.name = f"COCO {FOLDERS[split]}"
-        self.listing = listing_of(root, FOLDERS[split])
-        self.data = _opened(root, FOLDERS[split], ("bbox", "segmentation") if masks else ("bbox",))
+        self.name = f"COCO {COCO_FOLDERS[split]}"
+        self.listing = root / "annotations" / f"instances_{COCO_FOLDERS[split]}.json"
+        self.data = _open_coco(
+            root / COCO_FOLDERS[split], self.listing, ("bbox", "segmentation") if masks else ("bbox",)
+        )
         categories = sorted(self.data.coco.loadCats(self.data.coco.getCatIds()), key=lambda one: int(one["id"]))
         self.classes = tuple(str(one["name"]) for one in categories)
         self._label = {int(one["id"]): place for place, one in enumerate(categories, start=1)}
@@ -148,19 +196,14 @@ def _learnable(annotation: dict[str, Any]) -> bool:
     return not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0
 
 
-def listing_of(root: Path, folder: str) -> Path:
-    return root / "annotations" / f"instances_{folder}.json"
-
-
-def _opened(root: Path, folder: str, parts: tuple[str, ...]) -> Any:
+def _open_coco(images: Path, listing: Path, parts: tuple[str, ...]) -> Any:
     """torchvision's data set, each annotation with all `parts`. Raises ValueError with what is missing or damaged."""
     require_counting()
-    images, listing = root / folder, listing_of(root, folder)
     for path in (images, listing):
         if not path.exists():
-            raise ValueError(f"{path}: not there; {SOURCE}")
+            raise ValueError(f"{path}: not there; {COCO_SOURCE}")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells its times
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its times
             opened = CocoDetection(str(images), str(listing))
             _ = [one[part] for one in opened.coco.dataset["annotations"] for part in parts]
             _ = [one["file_name"] for one in opened.coco.dataset["images"]]
@@ -171,54 +214,14 @@ def _opened(root: Path, folder: str, parts: tuple[str, ...]) -> Any:
     return opened
 
 
-# PASCAL VOC from the user's folder, through torchvision: detection on 07 and 12, segmentation on 12. Nothing is
-# downloaded.
-#
-#     DIR/VOCdevkit/VOC2007/{JPEGImages,Annotations,ImageSets/Main}        trainval and test
-#     DIR/VOCdevkit/VOC2012/{JPEGImages,Annotations,SegmentationClass,ImageSets/{Main,Segmentation}}
-#
-# M objects of an image, H, W its height and width.
-
-
-CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-
-DETECTION = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}  # VOC07+12
-SEGMENTATION = {"train": (("2012", "train"),), "test": (("2012", "val"),)}
-GET = (
-    "python -c \"import torchvision; torchvision.datasets.VOCDetection('DIR', year='{year}', image_set='{part}', "
-    'download=True)" on a machine with a network puts it there'
-)
-
-
 class VOC:
     """One split: several years' lists, one after the other."""
 
     def __init__(self, root: Path, split: str, *, segmentation: bool) -> None:
-        parts = (SEGMENTATION if segmentation else DETECTION)[split]
-        self.classes, self.segmentation, self.training = CLASSES, segmentation, split == "train"
+        parts = (VOC_SEGMENTATION if segmentation else VOC_DETECTION)[split]
+        self.classes, self.segmentation, self.training = VOC_CLASSES, segmentation, split == "train"
         self.name = "VOC " + "+".join(f"{year} {part}" for year, part in parts)
-        self.parts = [_opened_voc(root, year, part, segmentation=segmentation) for year, part in parts]
+        self.parts = [_open_voc(root, year, part, segmentation=segmentation) for year, part in parts]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -235,69 +238,46 @@ class VOC:
         return fingerprint_of(self._annotations())
 
     def _annotations(self) -> Iterator[bytes]:
-        """What each image is called, and what is said of it."""
+        """The name of each image, then the contents of its file of annotations."""
         for part in self.parts:
             for image, target in zip(part.images, part.targets, strict=True):
                 yield Path(image).name.encode()
                 with reading(target):
-                    said = Path(target).read_bytes()
-                yield said
+                    contents = Path(target).read_bytes()
+                yield contents
 
     def _read(self, part: Any, position: int) -> Sample:
         image_3HW, where = picture(part.images[position]), part.targets[position]
         if self.segmentation:
             return Sample(image_3HW, classes_HW=painted(where))
         with reading(where):
-            said = part.parse_voc_xml(ElementTree.parse(where).getroot())
-        return Sample(image_3HW, objects=self.objects(said["annotation"].get("object", []), where))
+            parsed = part.parse_voc_xml(ElementTree.parse(where).getroot())
+        return Sample(image_3HW, objects=self.objects(parsed["annotation"].get("object", []), where))
 
     def objects(self, listed: list[dict[str, Any]], where: str) -> Objects:
         """VOC counts pixels from 1, both ends included: left and top move by 1, right and bottom are beyond the last."""
         boxes, labels = [], []
         for one in listed:
-            if one["name"] not in CLASSES:
+            if one["name"] not in VOC_CLASSES:
                 raise ValueError(f"{where}: {one['name']} is none of VOC's 20 classes")
             box = one["bndbox"]
             boxes.append([float(box["xmin"]) - 1, float(box["ymin"]) - 1, float(box["xmax"]), float(box["ymax"])])
-            labels.append(CLASSES.index(one["name"]) + 1)
+            labels.append(VOC_CLASSES.index(one["name"]) + 1)
         difficult = torch.tensor(
             [one.get("difficult") == "1" and not self.training for one in listed], dtype=torch.bool
         )
         return Objects(torch.tensor(boxes).view(-1, 4), torch.tensor(labels, dtype=torch.int64), difficult)
 
 
-def _opened_voc(root: Path, year: str, part: str, *, segmentation: bool) -> Any:
+def _open_voc(root: Path, year: str, part: str, *, segmentation: bool) -> Any:
     """torchvision's data set. Raises ValueError with what is missing, and how it is put there."""
     base = root / "VOCdevkit" / f"VOC{year}"
     kind = "Segmentation" if segmentation else "Main"
     needed = base / "ImageSets" / kind / f"{part}.txt"
     if not needed.exists():
         hint = " (give the folder that holds VOCdevkit)" if (root / f"VOC{year}").exists() else ""
-        raise ValueError(f"{needed}: not there{hint}; {GET.format(year=year, part=part)}")
+        raise ValueError(f"{needed}: not there{hint}; {VOC_SOURCE.format(year=year, part=part)}")
     opened = (VOCSegmentation if segmentation else VOCDetection)(str(root), year=year, image_set=part)
     check_there(opened.images, needed)
     check_there(opened.targets, needed)
     return opened
-
-
-# The data set of a recipe: the embedded scenes, or VOC and COCO from the user's folder.
-
-
-def splits(recipe: Recipe, root: Path | None, held_out: str = "test") -> tuple[Split, Split]:
-    """What is learned from, and what is judged on. Raises ValueError for a folder that is missing or lacks something."""
-    if recipe.data == "scenes":
-        from moco.transfer.scenes import scenes
-
-        return scenes("train"), scenes(held_out)
-    if held_out != "test":
-        raise ValueError(f"--on {held_out}: {recipe.data} has no validation split of ours; choose on the scenes")
-    if root is None:
-        raise ValueError(f"--data {recipe.data}: say where it is, --root DIR; nothing is downloaded")
-    if not root.is_dir():
-        raise ValueError(f"--root {root}: no such folder")
-    if recipe.data == "voc":
-        segmentation = recipe.task == "segmentation"
-        return VOC(root, "train", segmentation=segmentation), VOC(root, "test", segmentation=segmentation)
-
-    masks = recipe.task == "instance"
-    return COCO(root, "train", masks=masks), COCO(root, "test", masks=masks)

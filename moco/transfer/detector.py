@@ -22,7 +22,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from moco.transfer.recipes import Recipe
 from moco.transfer.samples import Objects
-from moco.transfer.stages import Stages
+from moco.transfer.stages import Stages, TaskNetwork
 
 RATIOS = (0.5, 1.0, 2.0)
 
@@ -84,8 +84,8 @@ class Pyramid(nn.Module):
         return levels
 
 
-class Detector(nn.Module):
-    """One interface for training and for finding: `losses` and `predict`, of uint8 images as they are."""
+class Detector(TaskNetwork):
+    """Faster R-CNN, or Mask R-CNN for a recipe of instances."""
 
     def __init__(
         self, stages: Stages, classes: int, recipe: Recipe, mean: Sequence[float], std: Sequence[float]
@@ -104,12 +104,11 @@ class Detector(nn.Module):
         return self
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Objects]) -> dict[str, Tensor]:
-        """By name, in training mode; their sum is what is minimised."""
-        found: dict[str, Tensor] = self.network([i.float() / 255 for i in images], [_plain(t) for t in targets])
-        return found
+        losses: dict[str, Tensor] = self.network([i.float() / 255 for i in images], [_plain(t) for t in targets])
+        return losses
 
     def predict(self, images: Sequence[Tensor]) -> list[Found]:
-        """In evaluation mode; boxes in pixels of the images as they are, masks (M, 1, H, W) in 0..1."""
+        """Boxes in pixels of the images as they are, masks (M, 1, H, W) in 0..1."""
         found: list[Found] = self.network([i.float() / 255 for i in images])
         return found
 

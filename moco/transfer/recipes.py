@@ -20,15 +20,15 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from moco.config.method import require, require_share
 
 Task = Literal["detection", "instance", "segmentation"]
 Place = Literal["scenes", "voc", "coco"]
 
-TASKS: tuple[str, ...] = ("detection", "instance", "segmentation")
-PLACES: tuple[str, ...] = ("scenes", "voc", "coco")
+TASKS: tuple[str, ...] = get_args(Task)
+PLACES: tuple[str, ...] = get_args(Place)
 HELD_OUT: tuple[str, ...] = ("test", "validation")
 
 

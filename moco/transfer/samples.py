@@ -1,4 +1,4 @@
-"""One image with what is to be found in it, and splits of such.
+"""A sample (an image with its objects or its classes of pixels), splits of samples, and the checks of both.
 
 M objects of an image, H, W its height and width in pixels. Boxes are (left, top, right, bottom), right and bottom beyond
 the last pixel.
@@ -7,7 +7,7 @@ the last pixel.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 UNCOUNTED = 255  # a pixel of no class, as in VOC: neither trained on nor counted
+LOOK = 200  # images without a single box are no detection set
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Objects:
 
     def __len__(self) -> int:
         return len(self.labels_M)
+
+    def to(self, device: torch.device) -> Objects:
+        masks = None if self.masks_MHW is None else self.masks_MHW.to(device)
+        return Objects(self.boxes_M4.to(device), self.labels_M.to(device), self.ignored_M.to(device), masks)
 
     def take(self, kept: Tensor) -> Objects:
         masks = None if self.masks_MHW is None else self.masks_MHW[kept]
@@ -119,17 +124,9 @@ def _check_range(labels: Tensor, low: int, high: int, where: str) -> None:
 
 def check_boxes(split: Split) -> None:
     """Raises ValueError for a split in whose first images there is nothing to find: a data set without boxes."""
-    if not len(split):
-        raise ValueError(f"{split.name}: holds no image")
-    if not any(len(objects) for objects in _first(split)):
-        raise ValueError(f"{split.name}: no box in its first {min(LOOK, len(split))} images; detection needs boxes")
-
-
-LOOK = 200  # images without a single box are no detection set
-
-
-def _first(split: Split) -> Iterator[Objects]:
-    return (objects_of(split[i], split, i, masks=False) for i in range(min(LOOK, len(split))))
+    first = range(min(LOOK, len(split)))
+    if not any(len(objects_of(split[row], split, row, masks=False)) for row in first):
+        raise ValueError(f"{split.name}: no box in its first {len(first)} images; detection needs boxes")
 
 
 def tight_boxes(masks_MHW: Tensor) -> Tensor:

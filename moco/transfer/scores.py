@@ -1,4 +1,4 @@
-"""What was found, counted: average precision by pycocotools, intersection over union by our own counts.
+"""The readouts: average precision by pycocotools, intersection over union by our own counts.
 
 Percent. `None` where there is nothing to measure: a class that no image has. C classes with the background.
 """
@@ -36,8 +36,8 @@ def require_counting() -> None:
 class AveragePrecision:
     """COCO's AP, AP50, AP75 of boxes, and of masks: over IoU 0.5 to 0.95, 101 points of recall, at most 100 an image.
 
-    `crowds`: what is ignored are crowds, and what was found overlaps one by its own share inside; else single objects, which
-    it overlaps as any other (VOC's difficult ones).
+    `crowds`: ignored objects are crowds, and the overlap of a detection with one is the share of the detection inside; else
+    they are single objects, whose overlap is the usual intersection over union (VOC's difficult ones).
     """
 
     def __init__(self, classes: Sequence[str], *, masks: bool, crowds: bool = True) -> None:
@@ -90,7 +90,7 @@ class AveragePrecision:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells its times
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its times
             wanted, found = COCO(), COCO()
             categories = [{"id": label} for label in range(1, len(self.classes) + 1)]
             for table, entries in ((wanted, self._wanted), (found, self._found)):
@@ -106,7 +106,7 @@ class AveragePrecision:
 
 
 def _overlap_over_the_union(counts: Any) -> None:
-    """pycocotools ignores crowds only: their flag is out of its sight while it measures overlaps."""
+    """pycocotools ignores crowds only, with an overlap of their own: the flag is cleared while it measures overlaps."""
     measure = counts.computeIoU
 
     def overlaps(image: int, label: int) -> Any:
@@ -139,11 +139,13 @@ class Confusion:
         self.names = ("background", *classes)
         self.counts_CC = torch.zeros(len(self.names), len(self.names), dtype=torch.int64)
 
-    def add(self, predicted_HW: Tensor, true_HW: Tensor) -> None:
-        counted = true_HW != UNCOUNTED
+    def add(self, predicted: Sequence[Tensor], true: Sequence[Tensor]) -> None:
+        """Classes (H, W) of each image."""
         size = len(self.names)
-        pairs = true_HW[counted].long() * size + predicted_HW[counted].long()
-        self.counts_CC += torch.bincount(pairs, minlength=size**2).view(size, size).cpu()
+        for predicted_HW, true_HW in zip(predicted, true, strict=True):
+            counted = true_HW != UNCOUNTED
+            pairs = true_HW[counted].long() * size + predicted_HW.cpu()[counted].long()
+            self.counts_CC += torch.bincount(pairs, minlength=size**2).view(size, size)
 
     def scores(self) -> Iterator[Score]:
         """`miou` over the classes that are there or were predicted, `pixel_accuracy`, and `iou/<class>`."""

@@ -16,13 +16,13 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from moco.transfer.recipes import Recipe
 from moco.transfer.samples import UNCOUNTED
-from moco.transfer.stages import Stages, dilate
+from moco.transfer.stages import Stages, TaskNetwork, dilate
 
 DILATION = 6
 
 
-class Segmenter(nn.Module):
-    """`losses` and `predict`, of uint8 images as they are."""
+class Segmenter(TaskNetwork):
+    """Classes of all pixels from the last map."""
 
     mean_311: Tensor
     std_311: Tensor
@@ -50,7 +50,7 @@ class Segmenter(nn.Module):
         return {"pixels": total / counted}
 
     def predict(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Classes (H, W) of each image, one by one: their sizes may differ."""
+        """Classes (H, W) of each image, computed one by one: their sizes may differ."""
         return [self(image_3HW[None])[0].argmax(0) for image_3HW in images]
 
 

@@ -1,4 +1,4 @@
-"""An encoder as a stem and stages of falling resolution, for the tasks that need maps instead of one vector.
+"""An encoder as a stem and stages of falling resolution, for the tasks that need maps, and what their networks share.
 
 The encoder itself is left as it was: a copy is made. B images, K channels of a stage.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import resnet
@@ -15,6 +16,18 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from moco.batchnorm import normalise_batch_at_hand
 from moco.encoders import Encoder
+
+
+class TaskNetwork(nn.Module):
+    """Stages with the head of a task. Images are uint8, of any size, as they are; targets and answers are the task's."""
+
+    def losses(self, images: Sequence[Tensor], targets: Sequence[Any]) -> dict[str, Tensor]:
+        """By name, in training mode; their sum is minimised."""
+        raise NotImplementedError
+
+    def predict(self, images: Sequence[Tensor]) -> list[Any]:
+        """An answer for each image, in evaluation mode."""
+        raise NotImplementedError
 
 
 class Stages(nn.Module):

@@ -1,4 +1,7 @@
-"""One encoder through one recipe: fine-tune, find, count. Nothing is chosen here; the test split is read once."""
+"""The readouts of an encoder by one recipe: build the network, fine-tune it, score it on the held-out split.
+
+Nothing is chosen here; the held-out split is read once.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from moco.encoders import Encoder
 from moco.model import seeded
@@ -18,10 +21,10 @@ from moco.transfer.recipes import Recipe
 from moco.transfer.samples import Split, check_boxes, classes_of, objects_of
 from moco.transfer.scores import AveragePrecision, Confusion, Score
 from moco.transfer.segmenter import Segmenter
-from moco.transfer.stages import Stages, frozen_norms, stages_of
-from moco.transfer.train import Step, fit, measure_norms
+from moco.transfer.stages import TaskNetwork, frozen_norms, stages_of
+from moco.transfer.train import Step, fine_tune, measure_norms
 
-BLOCK = 8  # images found in at a time; more only fill the memory
+BLOCK = 8  # images that a network is asked about at once; more only fill the memory
 REPORTS = 10  # lines about the progress of a run
 
 
@@ -33,21 +36,19 @@ class Pixels:
     std: tuple[float, float, float]
 
 
-def learner(encoder: Encoder, classes: int, recipe: Recipe, pixels: Pixels, seed: int) -> nn.Module:
-    """The network of the task; new layers are drawn from the seed. Raises ValueError for an encoder without maps."""
-    stages = prepared(stages_of(encoder), recipe)
-    kind = Segmenter if recipe.task == "segmentation" else Detector
-    with seeded(seed, "transfer"):
-        return kind(stages, classes, recipe, pixels.mean, pixels.std)
+def build_network(encoder: Encoder, classes: int, recipe: Recipe, pixels: Pixels, seed: int) -> TaskNetwork:
+    """The network of the task; new layers are drawn from the seed. Raises ValueError for an encoder without maps.
 
-
-def prepared(stages: Stages, recipe: Recipe) -> Stages:
-    """A frozen backbone keeps every one of its tensors; frozen norms keep theirs."""
+    A frozen backbone keeps every one of its tensors; frozen norms keep theirs.
+    """
+    stages = stages_of(encoder)
     if recipe.batch_norm == "frozen" or recipe.backbone == "frozen":
         frozen_norms(stages)
     if recipe.backbone == "frozen":
         stages.requires_grad_(False)
-    return stages
+    kind = Segmenter if recipe.task == "segmentation" else Detector
+    with seeded(seed, "transfer"):
+        return kind(stages, classes, recipe, pixels.mean, pixels.std)
 
 
 def transfer(
@@ -58,21 +59,21 @@ def transfer(
     pixels: Pixels,
     seed: int,
     device: torch.device,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     *,
     workers: int = 0,
     kept: Path | None = None,
 ) -> dict[str, float | None]:
-    """Readouts on `test` in percent, after fine-tuning on `train`; `encoder` stays as it is.
+    """Readouts on `test` in percent, after fine-tuning on `train`; `encoder` stays as it is. `report` takes lines of progress.
 
     Raises ValueError for splits that do not fit the task or each other, an encoder without maps, a loss that is not finite.
     """
     check_splits(train, test, recipe)
-    model = learner(encoder, len(train.classes), recipe, pixels, seed).to(device)
+    model = build_network(encoder, len(train.classes), recipe, pixels, seed).to(device)
     began, every = time.monotonic(), max(1, recipe.iterations // REPORTS)
-    for step in fit(model, train, recipe, seed, workers=workers, kept=kept):
+    for step in fine_tune(model, train, recipe, seed, workers=workers, kept=kept):
         if step.number % every == 0 or step.number == recipe.iterations:
-            say(progress(step, recipe, time.monotonic() - began))
+            report(progress(step, recipe, time.monotonic() - began))
     if recipe.measure_norms:
         measure_norms(model, train, recipe, seed, workers)
     return dict(scores_of(model, test, recipe))
@@ -84,10 +85,10 @@ def check_splits(train: Split, test: Split, recipe: Recipe) -> None:
             f"{train.name} and {test.name}: their classes do not match, {_differing(train.classes, test.classes)}"
         )
     for split in (train, test):
+        if not len(split):
+            raise ValueError(f"{split.name}: holds no image")
         if recipe.task != "segmentation":
             check_boxes(split)
-        elif not len(split):
-            raise ValueError(f"{split.name}: holds no image")
 
 
 def _differing(ours: Sequence[str], theirs: Sequence[str]) -> str:
@@ -105,27 +106,16 @@ def progress(step: Step, recipe: Recipe, seconds: float) -> str:
 
 
 @torch.no_grad()
-def scores_of(model: nn.Module, split: Split, recipe: Recipe) -> Iterator[Score]:
-    """Readouts of a fitted network on a split."""
+def scores_of(model: TaskNetwork, split: Split, recipe: Recipe) -> Iterator[Score]:
+    """Readouts of a fine-tuned network on a split."""
     model.eval()
-    yield from (_segmented if recipe.task == "segmentation" else _detected)(model, split, recipe)
-
-
-def _detected(model: nn.Module, split: Split, recipe: Recipe) -> Iterator[Score]:
-    masks, device = recipe.task == "instance", next(model.parameters()).device
-    counts = AveragePrecision(split.classes, masks=masks, crowds=recipe.data != "voc")
+    pixels, masks = recipe.task == "segmentation", recipe.task == "instance"
+    counts: AveragePrecision | Confusion = Confusion(split.classes)
+    if not pixels:
+        counts = AveragePrecision(split.classes, masks=masks, crowds=recipe.data != "voc")
+    device = next(model.parameters()).device
     for first in range(0, len(split), BLOCK):
-        rows = range(first, min(first + BLOCK, len(split)))
-        samples = [split[row] for row in rows]
-        found = model.predict([s.image_3HW.to(device) for s in samples])  # type: ignore[operator]
-        counts.add(found, [objects_of(s, split, row, masks=masks) for s, row in zip(samples, rows, strict=True)])
-    yield from counts.scores()
-
-
-def _segmented(model: nn.Module, split: Split, recipe: Recipe) -> Iterator[Score]:
-    counts, device = Confusion(split.classes), next(model.parameters()).device
-    for row in range(len(split)):
-        sample = split[row]
-        (predicted_HW,) = model.predict([sample.image_3HW.to(device)])  # type: ignore[operator]
-        counts.add(predicted_HW.cpu(), classes_of(sample, split, row))
+        samples = [(split[row], split, row) for row in range(first, min(first + BLOCK, len(split)))]
+        targets: list[Any] = [classes_of(*s) if pixels else objects_of(*s, masks=masks) for s in samples]
+        counts.add(model.predict([sample.image_3HW.to(device) for sample, _, _ in samples]), targets)
     yield from counts.scores()

@@ -1,17 +1,23 @@
-"""The fine-tuning loop: it yields, the caller prints. All randomness is a function of (seed, step).
+"""Fine-tuning: training views, the rate, the optimiser, the loop, and BatchNorm's statistics measured anew.
 
-B images of a batch, N of a split.
+The loop yields its losses and prints nothing. All randomness is a function of (seed, step), so a resumed run needs no
+generator state. Two parts of pre-training do not fit:
+
+- `moco.optim.build_optimiser`: it decays all parameters alike, and its fused AdamW rounds otherwise in the last digits.
+- `moco.batchnorm.measure_statistics`: it weighs batches, and a detector calls one norm more or less often in each.
+
+H, W of an image, S side of a crop, B images of a batch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +26,18 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import FrozenBatchNorm2d
 
 from moco import checkpoint
+from moco.config import Step as Steps
 from moco.randomness import generator, seed_of
+from moco.schedule import learning_rate
 from moco.transfer.recipes import Recipe
 from moco.transfer.samples import UNCOUNTED, Objects, Split, classes_of, objects_of
+from moco.transfer.stages import TaskNetwork
 
-# Training views of images with their targets: flips, and for segmentation a random scale and crop.
-#
-# H, W of an image, S side of a crop.
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
+WARM_FROM = 1e-3  # of the rate, at the first warm-up iteration
+CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 1000, 60.0  # iterations, or what an interrupt may cost
+
+Batch = tuple[list[Tensor], list[Any]]  # uint8 images as they are, and of each its Objects, or its classes (S, S)
 
 
 def flipped(image_3HW: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
@@ -75,19 +86,6 @@ def scaled(image_3HW: Tensor, classes_HW: Tensor, factor: float) -> tuple[Tensor
     return resized[0].round().clamp(0, 255).to(torch.uint8), nearest[0, 0].to(classes_HW.dtype)
 
 
-NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
-WARM_FROM = 1e-3  # of the rate, at the first warm-up iteration
-CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 1000, 60.0  # iterations, or what an interrupt may cost
-
-
-class Learner(Protocol):
-    """What is fitted: an nn.Module with these."""
-
-    def losses(self, images: Sequence[Tensor], targets: Sequence[Any]) -> dict[str, Tensor]: ...
-
-    def predict(self, images: Sequence[Tensor]) -> list[Any]: ...
-
-
 @dataclass(frozen=True)
 class Step:
     """After `number` iterations; the losses stay on the device until somebody reads them."""
@@ -97,20 +95,22 @@ class Step:
     losses: dict[str, Tensor]
 
 
-class Views(Dataset[tuple[Tensor, Any] | ValueError]):
-    """Training views by (step, place in the batch): what a loading process makes.
+class Batches(Dataset[Batch | ValueError]):
+    """The batch of each step, as a loading process makes it.
 
-    Of an image that cannot be used, the error: it is sent as a value, for torch would put a traceback around it.
+    A ValueError about the data is returned: raised in a loading process it would arrive inside torch's traceback.
     """
 
     def __init__(self, split: Split, recipe: Recipe, seed: int) -> None:
         self.split, self.recipe, self.seed = split, recipe, seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Any] | ValueError:
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        rows = rows_of(step, len(self.split), self.recipe.batch, self.seed)
         try:
-            return self._view(*key)
+            views = [self._view(step, place, row) for place, row in enumerate(rows)]
         except ValueError as error:
-            return ValueError(str(error))
+            return error
+        return [image for image, _ in views], [target for _, target in views]
 
     def _view(self, step: int, place: int, row: int) -> tuple[Tensor, Any]:
         sample, random = self.split[row], generator("cpu", self.seed, "transfer view", step, place)
@@ -119,24 +119,6 @@ class Views(Dataset[tuple[Tensor, Any] | ValueError]):
             return segmentation_view(sample.image_3HW, classes_HW, self.recipe, random)
         objects = objects_of(sample, self.split, row, masks=self.recipe.task == "instance")
         return detection_view(sample.image_3HW, objects, self.recipe, random)
-
-
-@dataclass(frozen=True)
-class Order:
-    """The batches from step `first` on, as keys of `Views`; made when they are asked for."""
-
-    images: int
-    recipe: Recipe
-    seed: int
-    first: int
-
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        for step in range(self.first, self.recipe.iterations):
-            rows = rows_of(step, self.images, self.recipe.batch, self.seed)
-            yield [(step, place, row) for place, row in enumerate(rows)]
-
-    def __len__(self) -> int:
-        return self.recipe.iterations - self.first
 
 
 def rows_of(step: int, images: int, batch: int, seed: int) -> list[int]:
@@ -151,27 +133,14 @@ def permutation(epoch: int, images: int, seed: int) -> list[int]:
     return order
 
 
-def batches(split: Split, recipe: Recipe, seed: int, first: int, workers: int) -> DataLoader[Any]:
-    order, views = Order(len(split), recipe, seed, first), Views(split, recipe, seed)
-    draw = generator("cpu", seed, "transfer loader")  # else it would take a number from the global one
-    return DataLoader(views, batch_sampler=order, num_workers=workers, collate_fn=_as_lists, generator=draw)
-
-
-def read(loader: Iterable[tuple[list[Tensor], list[Any]] | ValueError]) -> Iterator[tuple[list[Tensor], list[Any]]]:
-    """The batches; raises the ValueError that a loading process has sent in place of one."""
-    for batch in loader:
+def batches(split: Split, recipe: Recipe, seed: int, steps: range, workers: int) -> Iterator[Batch]:
+    """Made by `workers` processes, or here if there are none. Raises ValueError for an image that cannot be used."""
+    draw = generator("cpu", seed, "transfer loader")  # else the loader would take a number from the global one
+    dataset = Batches(split, recipe, seed)
+    for batch in DataLoader(dataset, batch_size=None, sampler=steps, num_workers=workers, generator=draw):
         if isinstance(batch, ValueError):
             raise batch
         yield batch
-
-
-def _as_lists(pairs: list[tuple[Tensor, Any] | ValueError]) -> tuple[list[Tensor], list[Any]] | ValueError:
-    views = []
-    for pair in pairs:
-        if isinstance(pair, ValueError):
-            return pair
-        views.append(pair)
-    return [image for image, _ in views], [target for _, target in views]
 
 
 def rate(recipe: Recipe, step: int) -> float:
@@ -179,8 +148,8 @@ def rate(recipe: Recipe, step: int) -> float:
     warm = 1.0
     if step < recipe.warmup:
         warm = WARM_FROM + (1 - WARM_FROM) * step / recipe.warmup
-    dropped = sum(step >= round(share * recipe.iterations) for share in recipe.drops)
-    return recipe.lr * warm * 0.1**dropped
+    drops = Steps(milestones=tuple(round(share * recipe.iterations) for share in recipe.drops))
+    return learning_rate(drops, recipe.lr * warm, step, steps_per_epoch=1, epochs=recipe.iterations)
 
 
 def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -196,70 +165,52 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
 
 
-@contextmanager
-def step_randomness(device: torch.device, *key: int | str) -> Iterator[None]:
-    """R-CNN draws regions and sizes from the global generators: they are a step's own, and given back as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed_of(*key))
-        yield
-
-
-def fit(
-    model: nn.Module, split: Split, recipe: Recipe, seed: int, *, workers: int = 0, kept: Path | None = None
-) -> Iterator[Step]:
-    """Train in place. With `kept`, a checkpoint is left there now and then, and the same call goes on from it."""
+def losses_of(model: TaskNetwork, batch: Batch, *key: int | str) -> dict[str, Tensor]:
+    """R-CNN draws regions and sizes from the global generators: they start from `key`, and are given back as they were."""
     device = next(model.parameters()).device
-    optimiser = optimiser_of(model, recipe)
-    first, saved = _restore(model, optimiser, kept, device), time.monotonic()
+    images, targets = ([one.to(device) for one in part] for part in batch)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed_of(*key))
+        return model.losses(images, targets)
+
+
+def fine_tune(
+    model: TaskNetwork, split: Split, recipe: Recipe, seed: int, *, workers: int = 0, kept: Path | None = None
+) -> Iterator[Step]:
+    """Train in place. `kept`: the file of a checkpoint, written now and then; the same call goes on from it."""
+    optimiser, first = optimiser_of(model, recipe), 0
+    if kept is not None and kept.exists():
+        state = checkpoint.load(kept, next(model.parameters()).device)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = int(state["step"])
+    saved = time.monotonic()
     model.train()
-    for step, (images, targets) in enumerate(read(batches(split, recipe, seed, first, workers)), start=first):
+    steps = range(first, recipe.iterations)
+    for step, batch in zip(steps, batches(split, recipe, seed, steps, workers), strict=True):
         lr = rate(recipe, step)
         for group in optimiser.param_groups:
             group["lr"] = lr
-        with step_randomness(device, seed, "transfer step", step):
-            losses = model.losses([i.to(device) for i in images], [_to(t, device) for t in targets])  # type: ignore[operator]
+        losses = losses_of(model, batch, seed, "transfer step", step)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
-        yield Step(step + 1, lr, {name: loss.detach() for name, loss in losses.items()})
+        done = step + 1
+        yield Step(done, lr, {name: loss.detach() for name, loss in losses.items()})
         late = time.monotonic() - saved >= CHECKPOINT_SECONDS
-        if kept is not None and (late or (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == recipe.iterations):
-            _keep(model, optimiser, step + 1, kept)
+        if kept is not None and (late or done % CHECKPOINT_EVERY == 0 or done == recipe.iterations):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.save({"step": done, "model": model.state_dict(), "optimiser": optimiser.state_dict()}, kept)
             saved = time.monotonic()
 
 
-def _to(target: Objects | Tensor, device: torch.device) -> Objects | Tensor:
-    if isinstance(target, Tensor):
-        return target.to(device)
-    masks = None if target.masks_MHW is None else target.masks_MHW.to(device)
-    return Objects(target.boxes_M4.to(device), target.labels_M.to(device), target.ignored_M.to(device), masks)
-
-
-def _keep(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, kept: Path) -> None:
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save({"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}, kept)
-
-
-def _restore(model: nn.Module, optimiser: torch.optim.Optimizer, kept: Path | None, device: torch.device) -> int:
-    """The step to go on from."""
-    if kept is None or not kept.exists():
-        return 0
-    state = checkpoint.load(kept, device)
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
-
-
 @torch.no_grad()
-def measure_norms(model: nn.Module, split: Split, recipe: Recipe, seed: int, workers: int = 0) -> None:
+def measure_norms(model: TaskNetwork, split: Split, recipe: Recipe, seed: int, workers: int = 0) -> None:
     """BatchNorm's running statistics become the means over `recipe.measure_norms` fresh batches (precise BN)."""
-    device, first = next(model.parameters()).device, recipe.iterations
-    more = replace(recipe, iterations=first + recipe.measure_norms)
+    steps = range(recipe.iterations, recipe.iterations + recipe.measure_norms)
     with averaging(model):
-        for count, (images, targets) in enumerate(read(batches(split, more, seed, first, workers)), start=1):
-            with step_randomness(device, seed, "transfer norms", count):
-                model.losses([i.to(device) for i in images], [_to(t, device) for t in targets])  # type: ignore[operator]
+        for count, batch in enumerate(batches(split, recipe, seed, steps, workers), start=1):
+            losses_of(model, batch, seed, "transfer norms", count)
 
 
 @contextmanager

@@ -15,10 +15,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 Results = dict[str, Tensor]
 
 
-def require_device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.skip("torch sees no CUDA GPU here")
-    return torch.device(name)
+EACH_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
 def images(memory_format: torch.memory_format, device: torch.device) -> Tensor:
@@ -55,23 +52,23 @@ def assert_same(results: Results, expected: Results) -> None:
         )
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@EACH_DEVICE
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("way", [one_by_one, together])
 def test_all_ways_are_batch_norm_of_each_part(way: Way, memory_format: torch.memory_format, device: str) -> None:
     """Values, gradients and statistics, against the loop in float64."""
-    x = images(memory_format, require_device(device))
+    x = images(memory_format, torch.device(device))
     results = computed(way, x)
     assert results["images"].is_contiguous(memory_format=memory_format)
     assert_same(results, computed(one_by_one, x, torch.float64))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@EACH_DEVICE
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.filterwarnings("default")  # torch's own, about itself
 def test_compiled_parts_are_one_computation_and_equal(memory_format: torch.memory_format, device: str) -> None:
     require_part("c++" if device == "cpu" else "gcc")
-    x = images(memory_format, require_device(device))
+    x = images(memory_format, torch.device(device))
     torch.compiler.reset()
     compiled = torch.compile(together, fullgraph=True, dynamic=False)
     results = computed(compiled, x)
@@ -79,10 +76,10 @@ def test_compiled_parts_are_one_computation_and_equal(memory_format: torch.memor
     assert_same(results, computed(one_by_one, x, torch.float64))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@EACH_DEVICE
 @pytest.mark.parametrize("way", [together])
 def test_in_bf16_statistics_are_float32_and_images_keep_their_type(way: Way, device: str) -> None:
-    x = images(torch.channels_last, require_device(device)).to(torch.bfloat16)
+    x = images(torch.channels_last, torch.device(device)).to(torch.bfloat16)
     out, mean, variance = way(x, *affine(x.device), PARTS, 1e-5)
     theirs, their_mean, their_variance = one_by_one(x, *affine(x.device), PARTS, 1e-5)
     assert out.dtype == theirs.dtype == torch.bfloat16
@@ -108,11 +105,13 @@ def test_a_mean_a_thousand_times_the_spread_does_no_harm() -> None:
             torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("device", "ways"), [("cpu", [one_by_one] * 2), ("cuda", [together] * 2)])
+@pytest.mark.parametrize(
+    ("device", "ways"), [("cpu", [one_by_one] * 2), pytest.param("cuda", [together] * 2, marks=pytest.mark.gpu)]
+)
 @pytest.mark.filterwarnings("default")  # torch's own, about itself
 def test_the_way_is_chosen_by_device_and_compiler(device: str, ways: list[Way]) -> None:
     """By the operations in the graph: eight norms, or one variance."""
-    x = images(torch.contiguous_format, require_device(device))
+    x = images(torch.contiguous_format, torch.device(device))
     assert way_of(x) is ways[0]
     names: list[str] = []
 

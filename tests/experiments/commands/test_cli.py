@@ -86,7 +86,7 @@ def test_the_flags_are_frozen() -> None:
         "find": set(),
         "ui": {"--port"},
         "serve": {"--store", "--host", "--port", "--auth", "--name", "--artifacts", "--workers", "--migrate"},
-        "names": set(),
+        "names": {"--write"},
         "adopt": {"--trial"},
         "sync": {"--follow", "--watch"},
         "transfer": {"--task", "--data", "--root", "--recipe", "--set", "--frozen", "--on", "--random-init"}

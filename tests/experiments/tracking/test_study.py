@@ -50,6 +50,8 @@ def record(trials: list[TrialRecord], cell: schema.Cell) -> SearchRecord:
         "label": LABEL,
         "study": LABEL,
         "storage": "journal",
+        "ranking": [],
+        "front": [],
         "question": "Which K?",
         "base": "digits",
         "base_config": cell["config"],

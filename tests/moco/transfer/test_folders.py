@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from moco.encoders import build_encoder
 from moco.transfer.data import splits
 from moco.transfer.recipes import RECIPES, recipe_for
 from moco.transfer.samples import Sample, Split
+from moco.transfer.stages import TaskNetwork
 from moco.transfer.tasks import Pixels, scores_of, transfer
 
 OBJECT = "<object><name>{}</name><difficult>{}</difficult><bndbox>{}</bndbox></object>"
@@ -124,12 +126,12 @@ def test_what_lies_in_a_difficult_object_of_voc_is_wrong_if_it_is_much_smaller(t
     annotate(base / "Annotations" / "000001.xml", [("person", 0, (1, 1, 10, 10)), ("person", 1, (11, 1, 40, 30))])
     _, test = opened("detection", "voc", tmp_path)
 
-    class Finds(nn.Module):
+    class Finds(TaskNetwork):
         def __init__(self, first: list[float]) -> None:
             super().__init__()
             self.place, self.boxes_M4 = nn.Parameter(torch.zeros(())), torch.tensor([first, [0.0, 0, 10, 10]])
 
-        def predict(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        def predict(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
             return [{"boxes": self.boxes_M4, "scores": torch.tensor([0.9, 0.5]), "labels": torch.tensor([15, 15])}]
 
     recipe = recipe_for("detection", "voc")

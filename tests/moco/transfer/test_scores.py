@@ -102,7 +102,7 @@ def test_masks_are_counted_by_their_pixels() -> None:
 def slow_ap(pairs: list[tuple[Found, Objects]], label: int, threshold: float) -> float:
     """Greedy by score, each object once; precision made monotone, looked at in 101 points of recall.
 
-    What finds nothing that counts, but overlaps something difficult, is as if it had not been said.
+    What finds nothing that counts, but overlaps something difficult, is as if it had not been found.
     """
     ranked = sorted(
         (
@@ -162,7 +162,7 @@ def test_intersection_over_union_is_that_of_scikit_learn() -> None:
         true_HW = torch.randint(0, 4, (side, side), generator=draw)  # nothing is "d"
         predicted_HW = torch.where(torch.rand(side, side, generator=draw) < 0.6, true_HW, true_HW.roll(1))
         true_HW[:2] = UNCOUNTED
-        counts.add(predicted_HW, true_HW)
+        counts.add([predicted_HW], [true_HW])
         all_true.append(true_HW[2:].flatten())
         all_predicted.append(predicted_HW[2:].flatten())
     true_N, predicted_N = torch.cat(all_true).numpy(), torch.cat(all_predicted).numpy()
@@ -176,7 +176,7 @@ def test_intersection_over_union_is_that_of_scikit_learn() -> None:
 
 def test_nothing_counted_is_missing() -> None:
     counts = Confusion(("a",))
-    counts.add(torch.zeros(2, 2), torch.full((2, 2), UNCOUNTED))
+    counts.add([torch.zeros(2, 2)], [torch.full((2, 2), UNCOUNTED)])
     assert set(dict(counts.scores()).values()) == {None}
 
 

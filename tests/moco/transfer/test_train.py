@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +15,22 @@ from moco.config import ResNet
 from moco.encoders import Encoder, build_encoder
 from moco.model import seeded
 from moco.randomness import generator
-from moco.transfer import train as fitting
+from moco.transfer import train as training
 from moco.transfer.recipes import RECIPES, Recipe, recipe_for
 from moco.transfer.samples import UNCOUNTED, Listed, Objects, Sample, tight_boxes
 from moco.transfer.scenes import scenes
-from moco.transfer.tasks import Pixels, learner, scores_of, transfer
-from moco.transfer.train import fit, flipped, measure_norms, optimiser_of, rate, rows_of, scaled, segmentation_view
+from moco.transfer.stages import TaskNetwork
+from moco.transfer.tasks import Pixels, build_network, scores_of, transfer
+from moco.transfer.train import (
+    fine_tune,
+    flipped,
+    measure_norms,
+    optimiser_of,
+    rate,
+    rows_of,
+    scaled,
+    segmentation_view,
+)
 
 CPU, PIXELS = torch.device("cpu"), Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TASKS = ("detection", "instance", "segmentation")
@@ -69,12 +81,12 @@ def test_every_epoch_is_a_permutation_of_the_images() -> None:
 def test_the_same_seed_gives_the_same_bits_and_a_resumed_run_too(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     recipe, train = short(task), scenes("train", 4)
 
     def fitted(stop_after: int, kept: Path | None = None) -> dict[str, Tensor]:
-        model = learner(encoder_of(), 10, recipe, PIXELS, seed=5)
-        for step in fit(model, train, recipe, 5, kept=kept):
+        model = build_network(encoder_of(), 10, recipe, PIXELS, seed=5)
+        for step in fine_tune(model, train, recipe, 5, kept=kept):
             if step.number == stop_after:
                 break
         return state_of(model)
@@ -91,8 +103,8 @@ def test_a_minute_of_slow_iterations_is_kept_too(tmp_path: Path, monkeypatch: py
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     recipe, kept = replace(short("segmentation"), iterations=9), tmp_path / "kept.pt"
-    model, saved = learner(encoder_of(), 10, recipe, PIXELS, seed=5), []
-    for step in fit(model, scenes("train", 2), recipe, 5, kept=kept):
+    model, saved = build_network(encoder_of(), 10, recipe, PIXELS, seed=5), []
+    for step in fine_tune(model, scenes("train", 2), recipe, 5, kept=kept):
         saved.append(int(torch.load(kept, weights_only=True)["step"]) if kept.exists() else 0)
         clock[0] += 25.0
         if step.number == 8:
@@ -105,8 +117,8 @@ def test_a_frozen_backbone_keeps_every_tensor_and_a_trained_one_changes_them(tas
     before = {name: tensor for name, tensor in encoder_of().backbone.state_dict().items() if "num_batches" not in name}
     for backbone in ("frozen", "trained"):
         recipe = short(task, backbone=backbone)
-        model = learner(encoder_of(), 10, recipe, PIXELS, seed=0)
-        list(fit(model, scenes("train", 2), recipe, 0))
+        model = build_network(encoder_of(), 10, recipe, PIXELS, seed=0)
+        list(fine_tune(model, scenes("train", 2), recipe, 0))
         after = list(state_of(model).values())
         same = [any(t.shape == b.shape and torch.equal(t, b) for t in after) for b in before.values()]
         weights = [kept for kept, tensor in zip(same, before.values(), strict=True) if tensor.dim() == 4]
@@ -125,7 +137,7 @@ def test_transfer_leaves_the_encoder_and_the_generators_as_they_were() -> None:
 
 
 def test_norms_are_not_decayed_and_all_else_is() -> None:
-    model = learner(encoder_of(), 10, short("detection"), PIXELS, seed=0)
+    model = build_network(encoder_of(), 10, short("detection"), PIXELS, seed=0)
     optimiser = optimiser_of(model, short("detection"))
     decayed, free = ({id(p) for p in group["params"]} for group in optimiser.param_groups)
     norms = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
@@ -137,7 +149,7 @@ def test_norms_are_not_decayed_and_all_else_is() -> None:
 def test_measured_norms_are_the_means_over_fresh_batches() -> None:
     """The first BatchNorm's mean, written out: of the first convolution of the normalised images."""
     recipe = replace(short("segmentation"), measure_norms=3)
-    model, train = learner(encoder_of(), 10, recipe, PIXELS, seed=0).train(), scenes("train", 6)
+    model, train = build_network(encoder_of(), 10, recipe, PIXELS, seed=0).train(), scenes("train", 6)
     conv, norm = model.get_submodule("stages.stem.0"), model.get_submodule("stages.stem.1")
     means = []
     for step in range(4, 7):
@@ -150,14 +162,14 @@ def test_measured_norms_are_the_means_over_fresh_batches() -> None:
 def test_a_norm_that_is_called_twice_a_batch_has_the_mean_of_all_its_calls() -> None:
     """Boxes and masks share a stage. A call without a region says nothing, and a norm that is never called stays."""
 
-    class Twice(nn.Module):
+    class Twice(TaskNetwork):
         def __init__(self) -> None:
             super().__init__()
             self.norm, self.idle = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
             self.seen: list[Tensor] = []
 
-        def losses(self, images: list[Tensor], targets: object) -> dict[str, Tensor]:
-            maps = torch.stack(images) / 255
+        def losses(self, images: Sequence[Tensor], targets: Sequence[Any]) -> dict[str, Tensor]:
+            maps = torch.stack(list(images)) / 255
             for given in (maps, 3 * maps + 1, maps[:0]):
                 self.norm(given)
                 self.seen += [given] * bool(len(given))
@@ -178,12 +190,12 @@ def test_a_norm_that_is_called_twice_a_batch_has_the_mean_of_all_its_calls() -> 
 def test_a_detector_that_finds_what_is_there_scores_100() -> None:
     """The count's own way from a network's output to the score, in the geometry of the images."""
 
-    class Oracle(nn.Module):
+    class Oracle(TaskNetwork):
         def __init__(self, split: Listed) -> None:
             super().__init__()
             self.place, self.split = nn.Parameter(torch.zeros(())), iter(split.samples)
 
-        def predict(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        def predict(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
             return [self.found(next(self.split).objects) for _ in images]
 
         @staticmethod
