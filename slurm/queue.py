@@ -54,7 +54,7 @@ def throttle(array: str, at_a_time: int) -> str | None:
     result = ask("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={at_a_time}")
     if result is None:
         return "scontrol did not answer"
-    # For an array that has partly ended, Slurm says so for that part, "No error" for the rest, and exits with an error.
+    # For an array that has partly ended, Slurm reports that for the part, "No error" for the rest, and exits with an error.
     complaints = [part for part in sentence(result.stderr).split("; ") if not part.endswith(NO_COMPLAINTS)]
     return "; ".join(complaints) if result.returncode and complaints else None
 

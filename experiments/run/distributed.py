@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from experiments.run.cluster import this_cluster
-from experiments.run.stop import StopRequest
+from experiments.run.stop import STOP_SIGNALS, StopRequest
 from experiments.store import schema
 from experiments.store.run import RunDirectory
 from experiments.store.states import handling
@@ -123,8 +123,6 @@ def follow(run: RunDirectory, config: Config, stop: StopRequest) -> str:
 
 def accompany(run: RunDirectory, config: Config) -> int:
     """`follow` as a command; returns the exit code. Does nothing if the run is done."""
-    from experiments.run.stop import STOP_SIGNALS
-
     stop = StopRequest(run)
     try:
         with handling(STOP_SIGNALS, stop.set):

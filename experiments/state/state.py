@@ -194,16 +194,12 @@ def _by_phase(run: RunDirectory, status: schema.Status, written: str, found: Pha
     if written == schema.PREEMPTED:
         return written, status.get("reason")
     if written == schema.QUEUED:
-        if phase == GONE and _was_just_written(status):
+        # If it was just written, the job may have been submitted after the last answer of the queue.
+        if phase == GONE and "updated" in status and age_of(status["updated"]) < JUST_SECONDS:
             return schema.QUEUED, None
         state = schema.PREEMPTED if status.get("step") else schema.MISSING
         return state, f"job {job} left the queue before the run began" + ("" if phase == GONE else f": {detail}")
     return judge_by_heartbeat(run.path, status) if phase == GONE else (schema.LOST, f"job {job} ended: {detail}")
-
-
-def _was_just_written(status: schema.Status) -> bool:
-    """Whether its job may have been submitted after the last answer of the queue."""
-    return "updated" in status and age_of(status["updated"]) < JUST_SECONDS
 
 
 def states_of(root: Path, run_ids: Iterable[str]) -> dict[str, RunState]:

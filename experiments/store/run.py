@@ -63,7 +63,7 @@ class RunDirectory:
         replace_json(staged / schema.CONFIG, config)
         try:
             staged.rename(self.path)
-        except OSError:  # someone else was first
+        except OSError:  # another process has made it
             (staged / schema.CONFIG).unlink()
             staged.rmdir()
             if not self.exists():

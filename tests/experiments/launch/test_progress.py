@@ -39,10 +39,10 @@ class Clock:
         return self.seconds
 
 
-def test_time_left_is_the_pace_since_the_first_look() -> None:
-    run = Run(cell(), began=0.0, looked=100.0, first=0.25, state=running(50))
+def test_time_left_is_the_pace_since_the_steps_were_first_seen() -> None:
+    run = Run(cell(), began=0.0, first_seen=100.0, first_share=0.25, state=running(50))
     assert run.left(130.0) == pytest.approx(60)  # a quarter took 30 s, two are to go
-    assert Run(cell(), began=0.0, first=0.5, state=running(50)).left(130.0) is None
+    assert Run(cell(), began=0.0, first_share=0.5, state=running(50)).left(130.0) is None
 
 
 def half_done(title: str, cells: list[Cell], root: Path, console: Console | None = None) -> Progress:
