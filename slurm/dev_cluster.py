@@ -268,7 +268,7 @@ class DevCluster:
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             # Files, not pipes: a daemon would keep a pipe open, and `run` would wait for it to end.
-            done = subprocess.run(
+            result = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -278,7 +278,7 @@ class DevCluster:
                 cwd=self.folder,
             )
             out.seek(0), err.seek(0)
-            return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
+            return subprocess.CompletedProcess(command, result.returncode, out.read(), err.read())
 
     def _until(self, true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
         deadline = time.monotonic() + patience
@@ -315,7 +315,7 @@ class Accounting:
         until(lambda: self._add_cluster(daemon), "slurmdbd")
 
     def _make_database(self) -> None:
-        made = subprocess.run(
+        result = subprocess.run(
             ["mariadb-install-db", *DATABASE_FLAGS, "--user=root", f"--datadir={self.data}", "--skip-test-db"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -323,8 +323,8 @@ class Accounting:
             check=False,
             cwd=self.folder,
         )
-        if made.returncode:
-            raise ValueError(f"mariadb-install-db: {(made.stderr or made.stdout).strip().splitlines()[-1]}")
+        if result.returncode:
+            raise ValueError(f"mariadb-install-db: {(result.stderr or result.stdout).strip().splitlines()[-1]}")
 
     def _start_database(self) -> None:
         files = {"socket": "mariadb.socket", "pid-file": "mariadbd.pid", "init-file": "accounts.sql"}

@@ -64,7 +64,7 @@ def check(folder: Path, profile: Profile, report: Callable[[str], None], patienc
     `report` prints what is waited for. Raises Unseen; Refused if Slurm does not take the job; OSError if the folder cannot
     be written. Removes the job and its files then.
     """
-    made = _make(folder)
+    made = _make_folder(folder)
     question, answer, job = folder / f".{uuid4().hex[:12]}", folder / _name(profile), None
     try:
         question.touch()
@@ -77,26 +77,26 @@ def check(folder: Path, profile: Profile, report: Callable[[str], None], patienc
         if job:
             cancel([job])
         question.unlink(missing_ok=True)
-        _remove(made)
+        _remove_folders(made)
         raise
 
 
-def _make(folder: Path) -> list[Path]:
+def _make_folder(folder: Path) -> list[Path]:
     """Make the folder; returns the folders that were missing, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
-def _remove(made: list[Path]) -> None:
+def _remove_folders(made: list[Path]) -> None:
     with suppress(OSError):  # another process uses it by now
         for path in made:
             path.rmdir()
 
 
 def _name(profile: Profile) -> str:
-    words = (settings().get("ClusterName", "cluster"), profile.partition or "default", profile.constraint)
-    return ".".join(re.sub(r"[^\w-]", "_", word) for word in words if word)
+    parts = (settings().get("ClusterName", "cluster"), profile.partition or "default", profile.constraint)
+    return ".".join(re.sub(r"[^\w-]", "_", part) for part in parts if part)
 
 
 def _script(question: Path, answer: Path) -> str:
@@ -118,8 +118,8 @@ def _submit(profile: Profile, script: str) -> str:
         result = ask("sbatch", *options, *where, text=script)
         if result is not None and result.returncode == 0:
             return result.stdout.strip().partition(";")[0]
-    words = sentence(result.stderr) if result else f"sbatch did not answer within {ASK_SECONDS:.0f} s"
-    raise Refused(f"profile {profile.name}: {words}")
+    refusal = sentence(result.stderr) if result else f"sbatch did not answer within {ASK_SECONDS:.0f} s"
+    raise Refused(f"profile {profile.name}: {refusal}")
 
 
 def _wait(job: str, profile: Profile, folder: Path, answer: Path, patience: float) -> str | None:

@@ -119,7 +119,7 @@ def submit_cells(
     planned: Mapping[str, str] | None = None,
     only_if: str | None = None,
 ) -> dict[str, str]:
-    """Submit all cells of the launch; returns run id -> job id. On an error everything is restored: Refused or OSError.
+    """Submit all cells of the launch; returns run id -> job id. Raises Refused or OSError after restoring all.
 
     `planned`: run id -> name, of all cells of the sweep, for the difference that the next `--dry-run` shows.
     """

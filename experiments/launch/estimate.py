@@ -113,7 +113,7 @@ def _cost(hardware: str, pasts: Sequence[Past], cells: Sequence[Cell]) -> Cost:
     by_kind: dict[Kind, list[Past]] = defaultdict(list)
     for past in pasts:
         by_kind[past.kind].append(past)
-    best = {kind: _best(some) for kind, some in by_kind.items()}
+    best = {kind: _best(runs) for kind, runs in by_kind.items()}
     here = [cell for cell in cells if kind_of(cell.config) in best]
     seconds = sum(median(p.pace for p in best[kind_of(cell.config)]) * work(cell.config) for cell in here)
     used = [past for kind in {kind_of(cell.config) for cell in here} for past in best[kind]]
@@ -123,8 +123,8 @@ def _cost(hardware: str, pasts: Sequence[Past], cells: Sequence[Cell]) -> Cost:
 
 def _best(pasts: Iterable[Past]) -> list[Past]:
     """The finished runs, which include readouts, if there are any; else the calibrations."""
-    some = list(pasts)
-    return [past for past in some if not past.timed] or some
+    candidates = list(pasts)
+    return [past for past in candidates if not past.timed] or candidates
 
 
 def known(root: Path) -> Iterator[Past]:
@@ -156,8 +156,8 @@ def disk_need(pasts: Sequence[Past], cells: Sequence[Cell]) -> int | None:
 
 def disk_free(root: Path) -> int:
     """Free bytes on the disk where `root` is or will be."""
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _size(folder: Path) -> int:

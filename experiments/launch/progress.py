@@ -1,6 +1,6 @@
 """The progress of a launch: bars on a terminal, plain lines elsewhere. A line stays for each finished run.
 
-Bars, Whole     rows of bars; the first row, which counts
+Bars, Total     rows of bars; the first row, which counts
 Progress        the display of runs (a `View` of the pool)
 clock, result_words     times and results as text
 """
@@ -84,7 +84,7 @@ class Bars(rich.progress.Progress):
         return Padding(super().get_renderable(), (0, 3, 0, 0))  # room for the ^C that a terminal echoes
 
 
-class Whole:
+class Total:
     """Counts how many of `total` things have ended: the first row of bars, or lines without a terminal. `now`: seconds."""
 
     def __init__(self, title: str, total: int, console: Console | None, now: Callable[[], float]) -> None:
@@ -110,7 +110,7 @@ class Whole:
     def count(self) -> str:
         return f"{self.ended_so_far}/{self.total}"
 
-    def one_ended(self) -> None:
+    def count_one_ended(self) -> None:
         self.ended_so_far += 1
         self.bars.update(self._all, completed=self.ended_so_far)
 
@@ -145,7 +145,7 @@ class Run:
         return (now - self.first_seen) * (1 - share) / (share - self.first_share)
 
 
-class Progress(Whole):
+class Progress(Total):
     """A `View` for the pool: runs in `root`, `slots` of them at a time."""
 
     def __init__(
@@ -202,7 +202,7 @@ class Progress(Whole):
             self.spent.append((self.work[cell.run_id] * (1 - (run.first_share or 0.0)), seconds))
         self._remove_row(WAITING)
         self._remove_row(cell.run_id)
-        self.one_ended()
+        self.count_one_ended()
         sign, style = SIGNS.get(state.state, ("?", ""))
         words = result_words(state, RunDirectory(self.root / cell.run_id).results())
         if self.plain:
