@@ -16,8 +16,8 @@ from experiments.launch.options import FIRST_DECISION, MAX_SEEDS, LaunchOptions
 from experiments.plan.manifest import add_seeds, write_manifest
 from experiments.plan.sweep import Cell, Plan
 from experiments.state.state import state_of
-from experiments.store import schema
 from experiments.store.manifests import read_manifest
+from experiments.store.states import AT_REST
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Rounds:
         return plan.choose([plan.baseline, *undecided]) if undecided else []
 
     def _is_at_rest(self, cell: Cell) -> bool:
-        return state_of(self.root / cell.run_id).state in (schema.DONE, schema.FAILED, schema.CANCELLED, schema.PRUNED)
+        return state_of(self.root / cell.run_id).state in AT_REST
 
     def _undecided(self, plan: Plan) -> list[str]:
         arms = {plan.arm_named(name) for name in self.options.only} if self.options.only else set(plan.arms)

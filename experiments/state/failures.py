@@ -1,4 +1,4 @@
-"""Groups runs that ended early: by cause, then by error and place in the code, so that a hundred failures fit in a few lines.
+"""Groups runs that ended early: by cause, then by error and place in the code, so that many failures fit in a few lines.
 
 ended_early     cause and error of one run
 grouped         the groups of many
