@@ -6,9 +6,10 @@ B queries at hand, M images of the whole batch, C embedding, N candidates, S sid
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from moco import config as c
 from moco.batchnorm import share_statistics
+from moco.builders import builder
+from moco.config.kinds import Group
 from moco.distributed import gather, own, size
 from moco.encoders import Encoder, build_classifier, build_encoder, build_head, build_predictor
 from moco.losses import chance_loss, info_nce
@@ -134,7 +137,7 @@ def part_of_batch(config: c.Config) -> c.ResNet | c.ViT:
     )
 
 
-# The methods: what one step asks of the networks. One `match` in one `build`, no method is named anywhere else.
+# The methods: what one step asks of the networks. `build` chooses by the kind of key encoder, nothing else names a method.
 #
 # B queries at hand, M images of the whole batch, C embedding, N candidates, S side.
 
@@ -205,6 +208,22 @@ class Contrast(Method):
         return torch.cat(parts)
 
 
+BuildContrast = Callable[[c.Config, int], Contrast]  # config, images of the training split
+_CONTRASTS: dict[type[Group], BuildContrast] = {}
+B = TypeVar("B", bound=BuildContrast)
+
+
+def contrast(kind: type[c.KeyEncoder]) -> Callable[[B], B]:
+    """Register what a step is with a kind of key encoder: a subclass of `Contrast`."""
+
+    def register(build: B) -> B:
+        _CONTRASTS[kind] = build
+        return build
+
+    return register
+
+
+@contrast(c.Momentum)
 class MomentumContrast(Contrast):
     """Keys from a moving average of the query encoder (v1, v2, v2+, v3)."""
 
@@ -240,6 +259,7 @@ class MomentumContrast(Contrast):
             self.source(number).update(keys_MC, sample)
 
 
+@contrast(c.Shared)
 class SharedContrast(Contrast):
     """Keys from the query encoder, with their gradients (end-to-end, SimCLR, SupCon)."""
 
@@ -252,6 +272,7 @@ class SharedContrast(Contrast):
         return self.outcome([first_BC, own(second_MC)], (second_MC, gather(first_BC)), sample)
 
 
+@contrast(c.Absent)
 class StoredContrast(Contrast):
     """One view against stored embeddings (InstDisc)."""
 
@@ -282,12 +303,8 @@ class Supervised(Method):
 
 def build(config: c.Config, images: int, classes: int) -> Method:
     """The method of a config for a training split of that many images of that many classes. Raises ValueError."""
-    match config.key_encoder, config.loss:
-        case _, c.CrossEntropy():
+    match config.loss:
+        case c.CrossEntropy():
             return Supervised(config, classes)
-        case c.Momentum(), _:
-            return MomentumContrast(config, images)
-        case c.Shared(), _:
-            return SharedContrast(config, images)
-        case _:
-            return StoredContrast(config, images)
+        case c.InfoNCE():
+            return builder(_CONTRASTS, config.key_encoder, "@contrast")(config, images)

@@ -1,18 +1,23 @@
 """Where negatives come from. A source has `scores`, asked before the step, and `update`, called last, after it.
 
+A new one is a subclass of `Negatives` in a file of `moco/config`, and what `@source(...)` decorates in a file of `moco`.
+
 B queries, M keys of the whole batch (over all GPUs), C embedding, K stored, N candidates, I images of the data set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco import config as c
+from moco.builders import builder
+from moco.config.kinds import Group
 from moco.distributed import gather
 from moco.randomness import generator
 
@@ -53,6 +58,21 @@ class Source(nn.Module):
         """(B, N): candidates of the query's class; -1 is no class."""
         labels_B1 = sample.labels_M[sample.own_B][:, None]
         return (labels_B1 == labels_N) & (labels_N >= 0)
+
+
+BuildSource = Callable[[c.Config, int, int], Source]  # config, images of the training split, view: 0 or 1
+_SOURCES: dict[type[Group], BuildSource] = {}
+B = TypeVar("B", bound=BuildSource)
+
+
+def source(kind: type[c.Negatives]) -> Callable[[B], B]:
+    """Register what builds the source of a kind of negatives: a function, or a class that is made of the same three."""
+
+    def register(build: B) -> B:
+        _SOURCES[kind] = build
+        return build
+
+    return register
 
 
 class KeyQueue(Source):
@@ -180,19 +200,29 @@ class Bank(Source):
         self.stored_IC.index_copy_(0, sample.images_M, F.normalize(moved_MC, dim=1))
 
 
+@source(c.Queue)
+def _queue(config: c.Config, images: int, view: int) -> Source:
+    key = (config.train.seed, "queue") if view == 0 else (config.train.seed, "queue", view)
+    return KeyQueue(
+        config.part(c.Queue), config.part(c.Head).dim, generator("cpu", *key), config.part(c.InfoNCE).positives
+    )
+
+
+@source(c.InBatch)
+def _in_batch(config: c.Config, images: int, view: int) -> Source:
+    return BatchKeys(config.train.batch_size, config.part(c.InfoNCE).positives)
+
+
+@source(c.BothViews)
+def _both_views(config: c.Config, images: int, view: int) -> Source:
+    return BothViewsOfBatch(config.train.batch_size, config.part(c.InfoNCE).positives)
+
+
+@source(c.MemoryBank)
+def _bank(config: c.Config, images: int, view: int) -> Source:
+    return Bank(config.part(c.MemoryBank), images, config.part(c.Head).dim, config.train.seed)
+
+
 def build_source(config: c.Config, images: int, view: int) -> Source:
     """The source of one direction of the loss; `view` tells the queues of a symmetric loss apart."""
-    seed, batch = config.train.seed, config.train.batch_size
-    loss = config.part(c.InfoNCE)
-    match config.negatives:
-        case c.Queue() as queue:
-            key = (seed, "queue") if view == 0 else (seed, "queue", view)
-            return KeyQueue(queue, config.part(c.Head).dim, generator("cpu", *key), loss.positives)
-        case c.InBatch():
-            return BatchKeys(batch, loss.positives)
-        case c.BothViews():
-            return BothViewsOfBatch(batch, loss.positives)
-        case c.MemoryBank() as bank:
-            return Bank(bank, images, config.part(c.Head).dim, seed)
-        case c.Absent():
-            raise AssertionError("a method without negatives has no source")
+    return builder(_SOURCES, config.negatives, "@source")(config, images, view)

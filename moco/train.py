@@ -16,6 +16,7 @@ from moco import checkpoint, distributed
 from moco.config import Config
 from moco.config.plain import to_plain
 from moco.data import load
+from moco.data.catalog import check_labels
 from moco.data.loader import Batch
 from moco.data.splits import ImageData
 from moco.errors import Diverged
@@ -55,6 +56,7 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> It
     Raises ValueError for data or a checkpoint that do not fit the config, Diverged when the loss stops being finite.
     """
     started = time.monotonic()
+    check_labels(config)
     data = load(config.data, logging.getLogger("moco").warning)
     trainer = Trainer(config, data, choose_device(config.train.device))
     if distributed.agree((run_dir / CHECKPOINT).exists()):  # a shared disk may show it here later than there

@@ -1,7 +1,8 @@
-"""What a newcomer adds stands in one file: it is written here, and found everywhere without a line elsewhere."""
+"""What a newcomer adds stands in one file, a method in three: written here, and found everywhere without a line elsewhere."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +12,11 @@ import torch
 
 import analysis.columns
 import experiments.plan
+import moco
+import moco.config
 import moco.data.sets
 import moco.evaluation
+import sweeps
 from analysis.ablation import ablation_table
 from analysis.columns import LEFT, Column
 from analysis.formats import FORMATS, render
@@ -20,17 +24,22 @@ from analysis.frame import load_sweep
 from experiments.__main__ import main
 from experiments.plan import registry
 from experiments.plan.baselines import digits
+from experiments.plan.overrides import apply
 from experiments.plan.registry import baseline_config, baselines
+from experiments.plan.sweep import Sweep, check_sizes, plan
 from experiments.run.readouts import relearn_all
 from experiments.store import metrics
 from experiments.store.run import RunDirectory
 from experiments.tracking.mirror import mirror_of
 from experiments.tracking.notes import names_markdown
-from moco.config import Data
+from moco import builders, methods, model, negatives
+from moco.config import Config, Data, Head, kinds
+from moco.config.plain import from_plain, run_id, to_plain
 from moco.data import catalog, load, training_images
 from moco.evaluation import protocols
 from tests.benchmarks import registry as benchmark_registry
 from tests.benchmarks import suite
+from tests.support import readme_lists
 from tests.support.analysis_runs import manifest, unfinished_store, write_manifest
 
 Add = Callable[[ModuleType, str, str], None]
@@ -39,8 +48,12 @@ Add = Callable[[ModuleType, str, str], None]
 @pytest.fixture
 def add_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     """Lay a file beside those of a package; what it registered is forgotten afterwards."""
-    scans = (registry._import_all, catalog._import_all, protocols._import_all)
+    scans = (
+        *(registry._import_all, catalog._import_all, protocols._import_all),
+        *(kinds._import_all, builders._import_all),
+    )
     registers = (
+        *(*kinds._KINDS.values(), negatives._SOURCES, model._CONTRASTS),
         *(registry._REGISTERED, catalog._FACTS, catalog._LOADERS, benchmark_registry._REGISTERED, protocols.PROTOCOLS),
         *(metrics._RECORDS, metrics.TITLES, metrics.METRICS, metrics.PROTOCOLS),
     )
@@ -49,15 +62,20 @@ def add_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     protocols.protocols()
     before = [dict(register) for register in registers]
     lists = (metrics.READOUTS, metrics.AT_END, metrics.ON_REQUEST, metrics.ADDED, metrics.DETAILS)
-    known = [list(names) for names in lists]
+    known, added = [list(names) for names in lists], list[str]()
 
     def add(package: ModuleType, name: str, text: str) -> None:
-        (tmp_path / f"{name}.py").write_text(text)
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+        folder = tmp_path / package.__name__
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(text)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        added.append(f"{package.__name__}.{name}")
         for scan in scans:
             scan.cache_clear()
 
     yield add
+    for module in added:
+        sys.modules.pop(module, None)
     for register, content in zip(registers, before, strict=True):
         register.clear()
         register.update(content)  # type: ignore[arg-type]
@@ -75,6 +93,7 @@ def test_a_baseline_is_one_function(add_file: Add, capsys: pytest.CaptureFixture
 from dataclasses import replace
 
 from experiments.plan.baselines import digits
+from experiments.plan.overrides import apply
 from experiments.plan.registry import baseline
 from moco.config import Config, Head
 
@@ -92,6 +111,32 @@ def wide_digits() -> Config:
     assert "wide_digits" in capsys.readouterr().out
     with pytest.raises(ValueError, match="did you mean wide_digits"):
         baseline_config("wide_digit")
+
+
+def test_a_sweep_is_one_file(add_file: Add) -> None:
+    add_file(
+        sweeps,
+        "width",
+        """
+from dataclasses import replace
+
+from experiments import Sweep, expect
+
+SWEEP = Sweep(
+    name="width",
+    question="Does a wider encoder help?",
+    shape=(expect.rises(),),
+    arms=lambda base: {f"width={w}": replace(base, encoder=replace(base.encoder, width=w)) for w in (8, 16)},
+    varies=("encoder.width",),
+    axis="encoder.width",
+    baseline="width=16",
+)
+""",
+    )
+    assert sweeps.questions()["width"].question == "Does a wider encoder help?"
+    assert "| `width` | Does a wider encoder help? | rises with width |" in readme_lists.filled(
+        readme_lists.README.read_text()
+    )
 
 
 def test_a_baseline_without_a_contract_is_refused() -> None:
@@ -259,3 +304,141 @@ def by_scikit_learn(path: Path) -> float:
     features = features_for(["knn"], query_of(len(data.classes)), data, config)
     fitted = NearestCentroid().fit(features.train.features_ND.numpy(), features.train.labels_N.numpy())
     return 100 * float(fitted.score(features.test.features_ND.numpy(), features.test.labels_N.numpy()))
+
+
+FORGETFUL = """
+from dataclasses import dataclass
+
+from moco.config.method import Momentum, Negatives, require
+
+
+@dataclass(frozen=True)
+class Forgetful(Negatives):
+    'The keys of earlier steps, `size` of them; a new one takes the place of one at random.'
+
+    size: int = 512
+
+    goes_with = (Momentum,)
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"negatives.size = {self.size}: must be at least 1")
+
+    @property
+    def stored(self) -> int:
+        return self.size
+"""
+
+FORGETFUL_KEYS = """
+import torch
+import torch.nn.functional as F
+
+from moco.config import Head
+from moco.config.forgetful import Forgetful
+from moco.negatives import Source, source
+from moco.randomness import generator
+
+
+@source(Forgetful)
+class ForgetfulKeys(Source):
+    def __init__(self, config, images, view):
+        super().__init__("own")
+        self.seed, size = config.train.seed, config.part(Forgetful).size
+        self.candidates = 1 + size
+        start = torch.randn(size, config.part(Head).dim, generator=generator("cpu", self.seed, "forgetful", view))
+        self.register_buffer("keys_KC", F.normalize(start, dim=1))
+
+    def scores(self, queries_BC, keys_MC, sample):
+        own_B1 = (queries_BC * keys_MC[sample.own_B]).sum(1, keepdim=True)
+        scores_BN = torch.cat([own_B1, queries_BC @ self.keys_KC.T], dim=1)
+        return scores_BN, torch.arange(self.candidates).expand_as(scores_BN) == 0
+
+    def slots(self, step):
+        return torch.randperm(len(self.keys_KC), generator=generator("cpu", self.seed, "forget", step))
+
+    @torch.no_grad()
+    def update(self, keys_MC, sample):
+        keys_MC = keys_MC[-len(self.keys_KC) :]
+        self.keys_KC[self.slots(sample.step)[: len(keys_MC)]] = keys_MC.to(self.keys_KC.dtype)
+"""
+
+FORGETFUL_METHOD = """
+def forgetful(base=None):
+    'v1 with a queue that forgets at random.'
+    from moco.config.forgetful import Forgetful
+
+    return replace(base or moco_v1(), negatives=Forgetful())
+"""
+
+
+def test_a_method_is_a_value_a_module_and_a_line(
+    add_file: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run_id(digits())
+    monkeypatch.setattr(methods, "forgetful", None, raising=False)  # taken away afterwards
+    add_file(moco.config, "forgetful", FORGETFUL)
+    add_file(moco, "forgetful_keys", FORGETFUL_KEYS)
+    exec(FORGETFUL_METHOD, vars(methods))
+
+    config = apply(digits(), ["negatives=forgetful", "negatives.size=700"])
+    default = apply(digits(), ["negatives=forgetful"])
+    assert default == methods.forgetful(digits())  # type: ignore[attr-defined]
+    assert len({before, run_id(digits()), run_id(config), run_id(default)}) == 3
+    assert from_plain(Config, to_plain(config)) == config
+    with pytest.raises(ValueError, match=r"absent, forgetful; did you mean forgetful\?"):
+        apply(digits(), ["negatives=forgetfull"])
+    with pytest.raises(ValueError, match=r"keys that carry gradients live for one step; negatives=inbatch or "):
+        apply(digits(), ["negatives=forgetful", "key_encoder=shared"])
+    with pytest.raises(
+        ValueError, match=r"for its batch; negatives=queue or negatives=inbatch or negatives=forgetful$"
+    ):
+        apply(digits(), ["negatives=memorybank"])
+
+    sweep = Sweep(
+        name="forgetting",
+        question="Does forgetting at random harm?",
+        claim="no",
+        arms=lambda base: {"ring": base, "random": methods.forgetful(base)},  # type: ignore[attr-defined]
+        varies=("negatives",),
+        baseline="ring",
+    )
+    assert plan(sweep, digits(), base_name="digits").arms["random"] == default
+    with pytest.raises(ValueError, match=r"negatives\.size = 2000 is larger than the 1293 training images"):
+        check_sizes("random", apply(default, ["negatives.size=2000"]))
+
+    monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MOCO_TRACKING", "off")
+    settings = [
+        "negatives=forgetful",
+        "train.epochs=1",
+        "train.batch_size=640",
+        "train.log_every=1",
+        "train.device=cpu",
+    ]
+    assert main(["pretrain", "--baseline", "digits", "--set", *settings]) == 0
+    (path,) = (tmp_path / "runs").glob("*/results.json")
+    run = RunDirectory(path.parent)
+    assert [record["step"] for record in run.records() if "train/loss" in record["values"]] == [1, 2]
+    assert run.config()["negatives"] == {"kind": "forgetful", "size": 512}
+
+
+def test_its_source_is_a_plain_reference(add_file: Add) -> None:
+    """Written in Python numbers: a list of keys, of which those at the drawn places are replaced."""
+    add_file(moco.config, "forgetful", FORGETFUL)
+    add_file(moco, "forgetful_keys", FORGETFUL_KEYS)
+    config = apply(digits(), ["negatives=forgetful", "negatives.size=7", "head.dim=4"])
+    source = negatives.build_source(config, images=100, view=0)
+    kept = source.keys_KC.tolist()
+    draw = torch.Generator().manual_seed(0)
+    for step in range(5):
+        queries_BC, keys_BC = torch.randn(2, 3, config.part(Head).dim, generator=draw)
+        rows = torch.arange(3)
+        sample = negatives.Sample(step, images_M=rows, labels_M=rows, own_B=rows)
+        scores_BN, is_positive_BN = source.scores(queries_BC, keys_BC, sample)
+        for query, own, scores in zip(queries_BC.tolist(), keys_BC.tolist(), scores_BN.tolist(), strict=True):
+            expected = [sum(a * b for a, b in zip(query, key, strict=True)) for key in [own, *kept]]
+            assert scores == pytest.approx(expected, abs=1e-6)
+        assert is_positive_BN.nonzero().tolist() == [[0, 0], [1, 0], [2, 0]]
+        source.update(keys_BC, sample)
+        for slot, key in zip(source.slots(step).tolist(), keys_BC.tolist(), strict=False):  # type: ignore[operator]
+            kept[slot] = key
+        assert source.keys_KC.tolist() == kept

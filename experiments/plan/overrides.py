@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from experiments.plan.registry import baseline_config
 from moco.config import Config
-from moco.config.plain import alternatives, group_classes, type_hints
+from moco.config.kinds import alternatives, group_classes, type_hints
+from moco.data.catalog import check_labels
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -46,6 +47,7 @@ def apply(config: Config, assignments: Sequence[str]) -> Config:
     for path, text in _pairs(assignments, example="train.epochs=40"):
         draft.assign(path, text)
     built: Config = draft.build()
+    check_labels(built)
     return built
 
 

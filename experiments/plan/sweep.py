@@ -20,9 +20,9 @@ from typing import Any
 from experiments.plan import expectation
 from experiments.plan.factors import Levels, check_levels
 from experiments.store import schema
-from moco.config import Config, Head, MemoryBank, Momentum, Queue
+from moco.config import Config, Head, Momentum
 from moco.config.plain import flatten, run_id
-from moco.data.catalog import resolve, training_images
+from moco.data.catalog import check_labels, resolve, training_images
 
 # Sources of published numbers.
 PAPER_V1 = "MoCo v1 (arXiv:1911.05722), linear top-1, ImageNet, ResNet-50, 200 epochs"
@@ -163,6 +163,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
 
 
 def _resolved(config: Config) -> Config:
+    check_labels(config)
     return replace(config, data=resolve(config.data))
 
 
@@ -243,14 +244,9 @@ def total_steps(config: Config) -> int:
     return config.train.epochs * (training_images(config.data) // config.train.batch_size)
 
 
-def stored_keys(config: Config) -> int:
-    """Number of stored embeddings of earlier steps that serve as negatives; 0 without a queue or bank."""
-    return config.negatives.size if isinstance(config.negatives, Queue | MemoryBank) else 0
-
-
 def check_sizes(arm: str, config: Config) -> None:
     """Raises ValueError, with the numbers, for a queue or batch that is larger than the data set."""
-    images, batch, keys = training_images(config.data), config.train.batch_size, stored_keys(config)
+    images, batch, keys = training_images(config.data), config.train.batch_size, config.negatives.stored
     if batch > images:
         raise ValueError(
             f"{arm}: train.batch_size = {batch} is larger than the {images} training images of {config.data.name}; "
@@ -266,7 +262,7 @@ def check_sizes(arm: str, config: Config) -> None:
 def warnings(arms: Mapping[str, Config]) -> list[str]:
     """One line, with the sizes, if queues hold a large share of the data set. There may be too many arms to name."""
     trained = [config for config in arms.values() if config.train.epochs]
-    shares = {size: size / training_images(c.data) for c in trained if (size := stored_keys(c))}
+    shares = {size: size / training_images(c.data) for c in trained if (size := c.negatives.stored)}
     large = {size: share for size, share in sorted(shares.items()) if share > LARGE_SHARE}
     if not large:
         return []

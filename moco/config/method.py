@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from moco.config.kinds import Group
 
 # How a field says what it may be, and that it does not change the result.
 
@@ -22,13 +24,96 @@ def require_share(name: str, value: float) -> None:
     require(0.0 <= value <= 1.0, f"{name} = {value}: must be between 0 and 1")
 
 
-@dataclass(frozen=True)
-class Absent:
-    """This part is not there: no key encoder, no negatives, no predictor."""
+# Where negatives come from.
 
 
 @dataclass(frozen=True)
-class Momentum:
+class Negatives(Group):
+    """A source of negatives. What it computes is a `moco.negatives.Source`, registered with `@source(KIND)`."""
+
+    @property
+    def stored(self) -> int:
+        """Embeddings of earlier steps that serve as negatives; 0 where a batch is all there is."""
+        return 0
+
+    def check(self, loss: InfoNCE) -> None:
+        """Raises ValueError for a loss that these negatives cannot serve."""
+
+
+@dataclass(frozen=True)
+class Queue(Negatives):
+    """The last `size` keys, a ring that any batch size may enter (K in the papers). A symmetric loss has one per view."""
+
+    size: int = 65_536
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"negatives.size = {self.size}: the queue must hold at least 1 key")
+
+    @property
+    def stored(self) -> int:
+        return self.size
+
+
+@dataclass(frozen=True)
+class InBatch(Negatives):
+    """The keys of the other images of the batch, over all GPUs (end-to-end, v3)."""
+
+
+@dataclass(frozen=True)
+class BothViews(Negatives):
+    """Both views of the other images of the batch: 2B - 1 candidates (SimCLR, arXiv:2002.05709, eq. 1; SupCon)."""
+
+    def check(self, loss: InfoNCE) -> None:
+        require(
+            loss.symmetric,
+            "loss.symmetric = False and negatives = bothviews: both views are queries there; set loss.symmetric=true",
+        )
+
+
+@dataclass(frozen=True)
+class MemoryBank(Negatives):
+    """One stored embedding per training image; `size` of them are drawn as negatives at each step (K), the image's own is
+    the positive. A stored one moves by v <- m v + (1 - m) q, of unit length (InstDisc, arXiv:1805.01978, section 3)."""
+
+    size: int = 4096
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"negatives.size = {self.size}: must be at least 1 stored embedding")
+        require_share("negatives.momentum", self.momentum)
+
+    @property
+    def stored(self) -> int:
+        return self.size
+
+    def check(self, loss: InfoNCE) -> None:
+        require(
+            not loss.symmetric,
+            "loss.symmetric = True and negatives = memorybank: the stored embedding is the key, there is one view; "
+            "set loss.symmetric=false",
+        )
+        require(
+            loss.positives != "label",
+            "loss.positives = label and negatives = memorybank: the bank holds one positive per image; "
+            "choose loss.positives=own",
+        )
+
+
+# Where keys come from, and which negatives go with them.
+
+
+@dataclass(frozen=True)
+class KeyEncoder(Group):
+    """What makes the keys. The step that it takes is a `moco.model.Contrast`, registered with `@contrast(KIND)`.
+
+    `reason`: why only negatives that go with it can be chosen, and none else.
+    """
+
+    reason: ClassVar[str] = "these are the negatives that it makes keys for"
+
+
+@dataclass(frozen=True)
+class Momentum(KeyEncoder):
     """Key encoder = moving average of the query encoder's parameters: theta_k <- m theta_k + (1 - m) theta_q (v1, eq. 2).
 
     `ramp_to` moves m from `momentum` to that value by half a cosine, step by step (v2+, v3). `shuffle` permutes the keys'
@@ -39,6 +124,9 @@ class Momentum:
     ramp_to: float | None = None
     shuffle: bool = True
 
+    goes_with = (Queue, InBatch)
+    reason = "a momentum encoder makes keys for a queue or for its batch"
+
     def __post_init__(self) -> None:
         require_share("key_encoder.momentum", self.momentum)
         if self.ramp_to is not None:
@@ -46,43 +134,21 @@ class Momentum:
 
 
 @dataclass(frozen=True)
-class Shared:
+class Shared(KeyEncoder):
     """Keys come from the query encoder itself and gradients flow through both (end-to-end, SimCLR, SupCon)."""
 
     shuffle: bool = False
 
-
-@dataclass(frozen=True)
-class Queue:
-    """The last `size` keys, a ring that any batch size may enter (K in the papers). A symmetric loss has one per view."""
-
-    size: int = 65_536
-
-    def __post_init__(self) -> None:
-        require(self.size >= 1, f"negatives.size = {self.size}: the queue must hold at least 1 key")
+    goes_with = (InBatch, BothViews)
+    reason = "keys that carry gradients live for one step"
 
 
 @dataclass(frozen=True)
-class InBatch:
-    """The keys of the other images of the batch, over all GPUs (end-to-end, v3)."""
+class Absent(KeyEncoder, Negatives):
+    """This part is not there: no key encoder, no negatives, no predictor."""
 
-
-@dataclass(frozen=True)
-class BothViews:
-    """Both views of the other images of the batch: 2B - 1 candidates (SimCLR, arXiv:2002.05709, eq. 1; SupCon)."""
-
-
-@dataclass(frozen=True)
-class MemoryBank:
-    """One stored embedding per training image; `size` of them are drawn as negatives at each step (K), the image's own is
-    the positive. A stored one moves by v <- m v + (1 - m) q, of unit length (InstDisc, arXiv:1805.01978, section 3)."""
-
-    size: int = 4096
-    momentum: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(self.size >= 1, f"negatives.size = {self.size}: must be at least 1 stored embedding")
-        require_share("negatives.momentum", self.momentum)
+    goes_with = (MemoryBank,)
+    reason = "without a key encoder the negatives are stored embeddings"
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,12 @@ import types
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from moco.config import SCHEMA_VERSION, Config
+from moco.config.kinds import alternatives, group_classes, type_hints
 
 Plain = dict[str, Any]
-
-
-@cache
-def type_hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-@cache
-def group_classes(annotation: Any) -> dict[str, type]:
-    """The config classes a field may hold, by the name a user types (`sgd`, `adamw`); empty for a plain value."""
-    return {c.__name__.lower(): c for c in alternatives(annotation) if isinstance(c, type) and is_dataclass(c)}
 
 
 def to_plain(value: Any, *, cosmetic: bool = True) -> Any:

@@ -7,16 +7,17 @@ from typing import TypeVar
 
 from moco.config.data import Augment, Data
 from moco.config.evaluation import Evaluation
+from moco.config.kinds import fit, group_classes, type_hints
 from moco.config.method import (
     Absent,
-    BothViews,
     Classifier,
     CrossEntropy,
     Head,
     InBatch,
     InfoNCE,
-    MemoryBank,
+    KeyEncoder,
     Momentum,
+    Negatives,
     Predictor,
     Queue,
     ResNet,
@@ -25,25 +26,6 @@ from moco.config.method import (
     require,
 )
 from moco.config.training import LARS, SGD, AdamW, Train
-
-UNLABELLED = ("stl10",)  # sets whose images for pre-training have no labels
-
-# Which negatives go with which key encoder, and why no others.
-NEGATIVES: dict[type, tuple[tuple[type, ...], str]] = {
-    Momentum: (
-        (Queue, InBatch),
-        "a momentum encoder makes keys for a queue or for its batch; negatives=queue or negatives=inbatch",
-    ),
-    Shared: (
-        (InBatch, BothViews),
-        "keys that carry gradients live for one step; negatives=inbatch or negatives=bothviews, or key_encoder=momentum",
-    ),
-    Absent: (
-        (MemoryBank, Absent),
-        "without a key encoder the negatives are stored embeddings; negatives=memorybank, or key_encoder=momentum",
-    ),
-}
-
 
 Part = TypeVar("Part")
 
@@ -61,8 +43,8 @@ class Config:
     encoder: ResNet | ViT = ResNet()
     head: Head | Classifier = Head()
     predictor: Absent | Predictor = Absent()
-    key_encoder: Momentum | Shared | Absent = Momentum()
-    negatives: Queue | InBatch | BothViews | MemoryBank | Absent = Queue()
+    key_encoder: KeyEncoder = Momentum()
+    negatives: Negatives = Queue()
     loss: InfoNCE | CrossEntropy = InfoNCE()
     optim: SGD | AdamW | LARS = SGD()
     train: Train = Train()
@@ -83,7 +65,8 @@ class Config:
         for f in fields(self):
             if isinstance(value := getattr(self, f.name), wanted):
                 return value
-        name = next(f.name for f in fields(self) if wanted.__name__ in str(f.type))
+        kinds = {name: group_classes(annotation).values() for name, annotation in type_hints(Config).items()}
+        name = next(name for name, classes in kinds.items() if wanted in classes)
         raise ValueError(
             f"{name} = {kind(getattr(self, name))}: {wanted.__name__.lower()} is needed here; "
             f"choose another baseline or --set {name}={wanted.__name__.lower()}"
@@ -93,6 +76,13 @@ class Config:
     def both_views(self) -> bool:
         """Does a step see two views of each image?"""
         return not isinstance(self.key_encoder, Absent)
+
+    @property
+    def needs_labels(self) -> str:
+        """The field that asks for labels of the images to pre-train on, with its value; empty if none does."""
+        if isinstance(self.loss, CrossEntropy):
+            return "loss = crossentropy"
+        return "loss.positives = label" if self.loss.positives == "label" else ""
 
     def _check_batch_norm(self) -> None:
         splits, batch = self.encoder.batch_norm_splits, self.train.batch_size
@@ -123,26 +113,30 @@ class Config:
                 f"loss = crossentropy and {name} = {kind(part)}: supervised training contrasts nothing; "
                 f"set {name}={wanted.__name__.lower()}",
             )
-        self._check_labels("loss = crossentropy")
 
     def _check_contrast(self, loss: InfoNCE) -> None:
-        fitting, why = NEGATIVES[type(self.key_encoder)]
         require(
-            isinstance(self.negatives, fitting) and not isinstance(self.negatives, Absent),
-            f"key_encoder = {kind(self.key_encoder)} and negatives = {kind(self.negatives)}: {why}",
+            isinstance(self.negatives, Negatives)
+            and fit(type(self.key_encoder), type(self.negatives))
+            and not isinstance(self.negatives, Absent),
+            f"key_encoder = {kind(self.key_encoder)} and negatives = {kind(self.negatives)}: {self._fitting_negatives()}",
         )
         require(
             isinstance(self.head, Head), "head = classifier and loss = infonce: set head=head, or loss=crossentropy"
         )
         self._check_predictor(loss)
-        self._check_symmetry(loss)
-        if loss.positives == "label":
-            self._check_labels("loss.positives = label")
-            require(
-                not isinstance(self.negatives, MemoryBank),
-                "loss.positives = label and negatives = memorybank: the bank holds one positive per image; "
-                "choose loss.positives=own",
-            )
+        self.negatives.check(loss)
+
+    def _fitting_negatives(self) -> str:
+        """`REASON; negatives=queue or negatives=inbatch`."""
+        keys = type(self.key_encoder)
+        fitting = [
+            f"negatives={name}"
+            for name, negatives in group_classes(Negatives).items()
+            if fit(keys, negatives) and negatives is not Absent
+        ]
+        others = "" if isinstance(self.key_encoder, Momentum) else ", or key_encoder=momentum"
+        return f"{self.key_encoder.reason}; {' or '.join(fitting)}{others}"
 
     def _check_predictor(self, loss: InfoNCE) -> None:
         require(
@@ -150,24 +144,6 @@ class Config:
             or (isinstance(self.key_encoder, Momentum) and isinstance(self.negatives, InBatch)),
             f"predictor = predictor with key_encoder = {kind(self.key_encoder)} and negatives = {kind(self.negatives)}: "
             "a predictor is defined for MoCo v3 only (a momentum encoder, in-batch keys); set predictor=absent",
-        )
-
-    def _check_symmetry(self, loss: InfoNCE) -> None:
-        require(
-            loss.symmetric or not isinstance(self.negatives, BothViews),
-            "loss.symmetric = False and negatives = bothviews: both views are queries there; set loss.symmetric=true",
-        )
-        require(
-            not (loss.symmetric and isinstance(self.negatives, MemoryBank)),
-            "loss.symmetric = True and negatives = memorybank: the stored embedding is the key, there is one view; "
-            "set loss.symmetric=false",
-        )
-
-    def _check_labels(self, what: str) -> None:
-        require(
-            self.data.name not in UNLABELLED,
-            f"{what} and data.name = {self.data.name}: its images for pre-training have no labels; "
-            "choose a labelled set or loss.positives=own",
         )
 
     def _check_accumulation(self) -> None:

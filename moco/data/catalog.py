@@ -12,7 +12,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from moco.config import Data
+from moco.config import Config, Data
 from moco.data.folder import Listing, list_folder
 from moco.data.holdout import held_out, quotas
 
@@ -141,6 +141,16 @@ def resolve(data: Data) -> Data:
     if facts.present and not (facts.downloads and data.download):
         require_present(data)
     return replace(data, root=str(root_of(data)) if data.root else None, fingerprint="")
+
+
+def check_labels(config: Config) -> None:
+    """Raises ValueError for a config that needs labels of images that have none. An unknown set is for `resolve` to refuse."""
+    facts = sets().get(config.data.name)
+    if config.needs_labels and facts and facts.unlabelled:
+        raise ValueError(
+            f"{config.needs_labels} and data.name = {config.data.name}: its images for pre-training have no labels; "
+            "choose a labelled set or loss.positives=own"
+        )
 
 
 def require_present(data: Data) -> None:

@@ -102,7 +102,7 @@ def test_graphs_replay_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None
         replace(config(compiled=False).train, cuda_graphs=True)
     one = config(compiled=True, graphs=True)
     data = load(one.data, print)
-    monkeypatch.setattr("moco.compilation.size", lambda: 2)
+    monkeypatch.setattr("moco.trainer.size", lambda: 2)
     with pytest.raises(ValueError, match=r"train.cuda_graphs = True and 2 processes: graphs are for one; set it"):
         Trainer(one, data, torch.device("cpu"))
 

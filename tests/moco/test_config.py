@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from experiments.plan.baselines import digits
+from experiments.plan.overrides import apply
+from experiments.plan.registry import baseline_config
+from experiments.plan.sweep import Sweep, plan
 from moco import methods as m
 from moco.config import (
     Absent,
@@ -29,6 +33,7 @@ from moco.config import (
     ViT,
 )
 from moco.data.catalog import sets
+from moco.train import train
 
 METHODS = [m.moco_v1, m.moco_v2, m.moco_v2plus, m.moco_v3, m.moco_v3_vit]
 METHODS += [m.end_to_end, m.memory_bank, m.simclr, m.supcon, m.supervised]
@@ -42,8 +47,6 @@ METHODS += [m.end_to_end, m.memory_bank, m.simclr, m.supcon, m.supervised]
         (m.moco_v1, {"key_encoder": Absent()}, "key_encoder = absent and negatives = queue"),
         (m.simclr, {"key_encoder": Momentum(shuffle=False)}, "negatives = bothviews"),
         (m.moco_v1, {"negatives": Absent()}, "negatives = absent"),
-        (m.supcon, {"data": Data(name="stl10", image_size=96)}, "loss.positives = label and data.name = stl10"),
-        (m.supervised, {"data": Data(name="stl10", image_size=96)}, "loss = crossentropy and data.name = stl10"),
         (m.memory_bank, {"loss": InfoNCE(0.07, positives="label")}, "positives = label and negatives = memorybank"),
         (m.memory_bank, {"loss": InfoNCE(0.07, symmetric=True)}, "symmetric = True and negatives = memorybank"),
         (m.simclr, {"loss": InfoNCE(0.5)}, "symmetric = False and negatives = bothviews"),
@@ -96,10 +99,44 @@ def test_every_method_is_a_difference_that_fits_the_digits(method: Callable[[], 
         assert on_digits.part(Head).dim == digits().part(Head).dim
 
 
-def test_unlabelled_sets_are_those_of_the_catalog() -> None:
-    from moco.config.run import UNLABELLED
-
-    assert set(UNLABELLED) == {name for name, facts in sets().items() if facts.unlabelled}
+@pytest.mark.parametrize(
+    ("baseline", "settings", "words"),
+    [
+        ("cifar10_supcon", [], "loss.positives = label"),
+        ("digits", ["key_encoder=shared", "negatives=inbatch", "loss.positives=label"], "loss.positives = label"),
+        (
+            "digits",
+            ["head=classifier", "key_encoder=absent", "negatives=absent", "loss=crossentropy"],
+            "loss = crossentropy",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", [name for name, facts in sets().items() if facts.unlabelled])
+def test_labels_are_asked_of_the_catalogue(
+    baseline: str, settings: list[str], words: str, name: str, tmp_path: Path
+) -> None:
+    """By whatever a config comes through: `--set`, an arm of a sweep, training."""
+    labelled = replace(apply(baseline_config(baseline), settings), data=Data(image_size=32, name="cifar10"))
+    unlabelled = replace(labelled, data=replace(labelled.data, name=name))
+    sentence = (
+        f"{words} and data.name = {name}: its images for pre-training have no labels; "
+        "choose a labelled set or loss.positives=own"
+    )
+    sweep = Sweep(
+        name="labels",
+        question="Do labels help?",
+        claim="yes",
+        arms=lambda base: {"without": base, "with": unlabelled},
+        varies=("loss",),
+        baseline="without",
+    )
+    for attempt in (
+        lambda: apply(labelled, [f"data.name={name}"]),
+        lambda: plan(sweep, digits(), base_name="digits"),
+        lambda: next(train(unlabelled, tmp_path)),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            attempt()  # type: ignore[no-untyped-call]
 
 
 def test_a_part_of_another_kind_is_named_with_the_way_out() -> None:
