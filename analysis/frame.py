@@ -27,7 +27,7 @@ from experiments.store.journal import Record, read_journal
 from experiments.store.named import named, names, nearest
 from experiments.store.records import problem
 from experiments.store.schema import Manifest
-from experiments.store.states import device_seconds, judge, rests
+from experiments.store.states import device_seconds, is_at_rest, judge
 
 # One run directory, read only: its state, readouts, provenance and journal. What cannot be read is named, not
 # guessed.
@@ -145,7 +145,7 @@ def read_run(run_dir: Path) -> Run:
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
         metrics=tuple(found if results and isinstance(found := results.get("metrics"), list) else ()),
-        settled=rests(str(status.get("state")), lambda: results is not None),
+        settled=is_at_rest(str(status.get("state")), lambda: results is not None),
     )
 
 

@@ -105,8 +105,8 @@ def noticing_lost_peers() -> Iterator[None]:
         raise PeerLost(f"another process of the run is gone or does not answer ({said})") from error
 
 
-def leave_word(text: str) -> None:
-    """What this process dies of, for those that will miss it."""
+def report_failure(text: str) -> None:
+    """Leave the reason why this process ends, for the others to find."""
     with suppress(RuntimeError):
         for store in _stores:
             store.set(f"word/{rank()}", text)

@@ -1,15 +1,15 @@
-"""Slurm as a cluster: the methods of `experiments.run.cluster.Cluster`, by the functions of this package."""
+"""Slurm as a cluster: the methods of `experiments.run.cluster.Cluster`, implemented by the functions of this package."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from slurm import queue, sight, step
+from slurm import queue, shared_disk, step
 from slurm import submit as sbatch
 from slurm.profiles import Profile
 
-ENDED, WAITING, RUNNING = "ended", "waiting", "running"
+WAITING, RUNNING, ENDED = "waiting", "running", "ended"  # phases of a job; one that is about to end still runs
 
 
 class Slurm:
@@ -55,11 +55,13 @@ class Slurm:
         return sbatch.start_estimate(profile, script)
 
     def seen_by(self, folder: Path, profile: Profile) -> str | None:
-        return sight.seen_by(folder, profile)
+        return shared_disk.seen_by(folder, profile)
 
-    def look(self, folder: Path, profile: Profile, tell: Callable[[str], None]) -> tuple[str, str | None]:
-        found = sight.look(folder, profile, tell)
-        return found.job, found.node
+    def check_shared_disk(
+        self, folder: Path, profile: Profile, report: Callable[[str], None]
+    ) -> tuple[str, str | None]:
+        result = shared_disk.check(folder, profile, report)
+        return result.job, result.node
 
     def arrays(self, jobs: Sequence[str]) -> list[queue.Array]:
         return queue.live_arrays(jobs)
@@ -75,7 +77,7 @@ class Slurm:
 
 
 def _phase(state: str) -> str:
-    """A state that is in neither list is no proof of an end: sites have more of them."""
+    """Of a job. A state that is in neither list does not prove an end, since sites have further states."""
     if state in sbatch.WAITING:
         return WAITING
     return ENDED if state in sbatch.ENDED else RUNNING

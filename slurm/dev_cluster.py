@@ -1,9 +1,9 @@
-"""A throw-away Slurm on this machine: two virtual nodes with two pretend GPUs each; with accounting, if asked for.
+"""A throw-away Slurm on this machine: two virtual nodes with two pretend GPUs each, on request with accounting.
 
     python -m slurm.dev_cluster up|down|status [--folder DIR] [--accounting]
 
-Everything it writes lies in one folder, its daemons listen on ports of their own, and it has a munge key of its own; the
-programs find it by the variable SLURM_CONF. Needs root and Debian's packages slurm-wlm and munge, with accounting also
+Everything it writes is in one folder; its daemons have ports and a munge key of their own. Slurm's programs find it
+by the variable SLURM_CONF. Needs root and Debian's packages slurm-wlm and munge, with accounting also
 slurmdbd and mariadb-server. `down` ends every process it started and removes the folder.
 """
 
@@ -28,9 +28,9 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sc
 ACCOUNTING_PROGRAMS, ACCOUNTING_PACKAGES = ("slurmdbd", "mariadbd", "sacct"), "slurmdbd mariadb-server"
 DAEMONS = (*PROGRAMS, *ACCOUNTING_PROGRAMS)
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
-PATIENCE = 60.0  # seconds, for a daemon to answer or to go
+PATIENCE = 60.0  # seconds to wait for a daemon to answer or to end
 
-# Names of pretend GPUs: Slurm gives each of these files to one job at a time, as CUDA_VISIBLE_DEVICES 0 and 1.
+# Pretend GPUs: Slurm gives each of these files to one job at a time, as CUDA_VISIBLE_DEVICES 0 and 1.
 GRES = "".join(f"NodeName={','.join(NODES)} Name=gpu File={device} Count=1\n" for device in ("/dev/null", "/dev/zero"))
 
 NO_ACCOUNTING = "JobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none"
@@ -102,7 +102,7 @@ AccountingStoragePass={folder}/munge.socket"""
 
 
 def refusal(*, accounting: bool = False) -> str | None:
-    """Why there can be no cluster here, with what to do; None if there can."""
+    """Why there can be no cluster on this machine, and what to do; None if there can."""
     for programs, packages in (
         (PROGRAMS, "slurm-wlm munge"),
         (ACCOUNTING_PROGRAMS if accounting else (), ACCOUNTING_PACKAGES),
@@ -122,7 +122,7 @@ def _path() -> str:
 
 
 class DevCluster:
-    """One cluster, in `folder`. The same folder is the same cluster, whoever started it."""
+    """The cluster in `folder`, whichever process started it."""
 
     def __init__(
         self,
@@ -134,8 +134,8 @@ class DevCluster:
         kill_wait: int = 30,
         accounting: bool = False,
     ) -> None:
-        """`cpus` of each node, which need not exist. Seconds: `node_timeout` until a silent node is down, `kill_wait`
-        from SIGTERM to SIGKILL."""
+        """`cpus`: of each node; they need not exist. `node_timeout`: seconds until a silent node is down. `kill_wait`:
+        seconds from SIGTERM to SIGKILL."""
         self.folder, self.cpus, self.max_array_size = folder.absolute(), cpus, max_array_size
         self.node_timeout, self.kill_wait = node_timeout, kill_wait
         self.conf = self.folder / "slurm.conf"
@@ -145,7 +145,7 @@ class DevCluster:
         return {**os.environ, "PATH": _path(), "SLURM_CONF": str(self.conf)}
 
     def start(self) -> None:
-        """Returns when both nodes are idle. Raises ValueError if it cannot be here, or runs already."""
+        """Returns when both nodes are idle. Raises ValueError if there can be no cluster here, or it runs already."""
         if why := refusal(accounting=self.accounting is not None):
             raise ValueError(why)
         if self.conf.exists():
@@ -167,14 +167,14 @@ class DevCluster:
         self._daemon("slurmctld", "-f", str(self.conf))
 
     def stop_controller(self) -> None:
-        """As for an update of Slurm: jobs go on, and nobody answers."""
+        """As during an update of Slurm: jobs go on, but the controller does not answer."""
         self._end(f"{self.folder}/slurmctld.pid", signal.SIGTERM)
 
     def start_node(self, node: str) -> None:
         self._daemon("slurmd", "-N", node, "-f", str(self.conf))
 
     def kill_node(self, node: str) -> None:
-        """Kill its daemon. What it had started goes on, as behind a broken network."""
+        """Kill its daemon. Its jobs go on, as behind a broken network."""
         self._end(f"{self.folder}/slurmd-{node}.pid", signal.SIGKILL)
 
     def _end(self, pid_file: str, how: signal.Signals) -> None:
@@ -183,7 +183,7 @@ class DevCluster:
         self._until(lambda: pid not in self._daemons(), f"the end of process {pid}")
 
     def states(self) -> list[str]:
-        """Of the nodes, in Slurm's words (`idle*` does not answer yet); empty while the controller does not answer."""
+        """Slurm's state of each node (`idle*`: it does not answer yet); empty while the controller does not answer."""
         return self._run("sinfo", "--noheader", "--Node", "--format=%T").stdout.split()
 
     def stop(self, *, keep: bool = False) -> None:
@@ -193,7 +193,7 @@ class DevCluster:
             self._run("scancel", "--user=root")
             with suppress(ValueError):
                 self._until(lambda: not self._run("squeue", "--noheader").stdout.strip(), "an empty queue", 10.0)
-        for wanted in (signal.SIGTERM, signal.SIGKILL):  # also what accounting needs
+        for wanted in (signal.SIGTERM, signal.SIGKILL):  # daemons of accounting, too
             for pid in self.processes():
                 with suppress(ProcessLookupError):
                     os.kill(pid, wanted)
@@ -203,7 +203,7 @@ class DevCluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self) -> list[int]:
-        """Everything alive that belongs to this cluster: daemons, steps and jobs, not who merely talks to it."""
+        """All living processes of this cluster: daemons, steps and jobs, but not clients."""
         return sorted(set(self._daemons()) | set(self._jobs()))
 
     def _daemons(self) -> Iterator[int]:
@@ -259,7 +259,7 @@ class DevCluster:
         self._until((self.folder / "munge.socket").exists, "munge's socket")
 
     def _daemon(self, *command: str) -> None:
-        """Each puts itself into the background when it is ready to serve."""
+        """Start a daemon, which puts itself into the background when it is ready."""
         result = self._run(*command)
         if result.returncode != 0:
             lines = (result.stderr or result.stdout).strip().splitlines() or ["it printed nothing"]
@@ -267,8 +267,8 @@ class DevCluster:
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            # Files, not pipes: a daemon keeps a pipe open, and we would wait for its end.
-            done = subprocess.run(
+            # Files, not pipes: a daemon would keep a pipe open, and `run` would wait for it to end.
+            result = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -278,7 +278,7 @@ class DevCluster:
                 cwd=self.folder,
             )
             out.seek(0), err.seek(0)
-            return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
+            return subprocess.CompletedProcess(command, result.returncode, out.read(), err.read())
 
     def _until(self, true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
         deadline = time.monotonic() + patience
@@ -291,7 +291,7 @@ class DevCluster:
 class Accounting:
     """A MariaDB in the cluster's folder, on a loopback port and with a password of its own, and slurmdbd in front of it.
 
-    With it `sacct` answers. Its processes are found again by their pid files in `folder`, as all of the cluster are.
+    With it `sacct` answers. Like all of the cluster, its processes are found by their pid files in `folder`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -307,7 +307,7 @@ class Accounting:
         return SETTINGS.format(port=port, folder=self.folder)
 
     def start(self, daemon: Callable[..., None], until: Callable[..., None]) -> None:
-        """Before the controller. `daemon` runs a program that puts itself into the background, `until` waits."""
+        """Called before the controller starts. `daemon` starts a program in the background, `until` waits for a condition."""
         self._make_database()
         self._start_database()
         until(self._database_is_up, "the database of the accounts")
@@ -315,7 +315,7 @@ class Accounting:
         until(lambda: self._add_cluster(daemon), "slurmdbd")
 
     def _make_database(self) -> None:
-        made = subprocess.run(
+        result = subprocess.run(
             ["mariadb-install-db", *DATABASE_FLAGS, "--user=root", f"--datadir={self.data}", "--skip-test-db"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -323,8 +323,8 @@ class Accounting:
             check=False,
             cwd=self.folder,
         )
-        if made.returncode:
-            raise ValueError(f"mariadb-install-db: {(made.stderr or made.stdout).strip().splitlines()[-1]}")
+        if result.returncode:
+            raise ValueError(f"mariadb-install-db: {(result.stderr or result.stdout).strip().splitlines()[-1]}")
 
     def _start_database(self) -> None:
         files = {"socket": "mariadb.socket", "pid-file": "mariadbd.pid", "init-file": "accounts.sql"}
@@ -342,7 +342,7 @@ class Accounting:
             )
 
     def _database_is_up(self) -> bool:
-        """It listens after it has run its init file."""
+        """Whether it listens, which it does after it has run its init file."""
         try:
             socket.create_connection(("127.0.0.1", self.database_port), timeout=1).close()
         except OSError:
@@ -350,7 +350,7 @@ class Accounting:
         return True
 
     def _add_cluster(self, daemon: Callable[..., None]) -> bool:
-        """False while slurmdbd does not take it yet."""
+        """Returns False while slurmdbd does not accept the cluster yet."""
         try:
             daemon("sacctmgr", "--immediate", "add", "cluster", "dev")
         except ValueError:
@@ -385,13 +385,13 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     cluster = DevCluster(options.folder, accounting=options.accounting)
     try:
-        return _obey(cluster, options.verb)
+        return _carry_out(cluster, options.verb)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 
 
-def _obey(cluster: DevCluster, verb: str) -> int:
+def _carry_out(cluster: DevCluster, verb: str) -> int:
     if verb == "up":
         cluster.start()
     if verb == "down":

@@ -1,11 +1,11 @@
-"""What a site wants to know of a job, by name: TOML files shipped here, and the user's own in ~/.config/moco/profiles.
+"""Profiles: named TOML files with the resources of a job, shipped here or the user's own in ~/.config/moco/profiles.
 
     partition = "gpu"
     gpus = 1
     cpus = 8
     time = "08:00:00"
 
-Every field may be left out; Slurm's own default stands then. Imports nothing but the standard library.
+Every field may be left out; Slurm's default holds then. Imports only the standard library.
 
 A run is one job step: `tasks_per_node` processes on each of `nodes` nodes, by default one for each GPU. More than one
 process means that the run itself is spread over them.
@@ -29,7 +29,7 @@ ONE_WORD = ("cluster", "partition", "account", "qos", "gres", "constraint")
 
 @dataclass(frozen=True)
 class Profile:
-    """Resources of one run, and how many of them at a time. Raises ValueError for what Slurm cannot mean."""
+    """Resources of one run, and how many runs at a time. Raises ValueError for values that Slurm would not understand."""
 
     name: str
     partition: str | None = None
@@ -51,9 +51,9 @@ class Profile:
     environment: Mapping[str, str] = field(default_factory=dict)
     runs_root: str | None = None  # where MOCO_RUNS is not set
     tracking: str | None = None  # address of an MLflow server
-    tracking_mode: str = "direct"  # spool: `sync` on the login node brings over what jobs wrote down; off: no MLflow
+    tracking_mode: str = "direct"  # spool: `sync` on the login node sends what jobs recorded; off: no MLflow
     baseline: str | None = None  # where --baseline is not given
-    cluster: str = "slurm"  # or the dotted name of a module that holds another one (experiments.run.cluster)
+    cluster: str = "slurm"  # or the dotted name of a module with another cluster (experiments.run.cluster)
 
     def __post_init__(self) -> None:
         for name in ONE_WORD:
@@ -79,7 +79,7 @@ class Profile:
 
     @property
     def gpus_per_node(self) -> int:
-        """Of one run; 0 for a run without."""
+        """GPUs of one run on each of its nodes; 0 for a run without GPUs."""
         if self.gres is None:
             return self.gpus or 0
         kinds = [kind.removeprefix("gres/").split(":") for kind in self.gres.split(",")]
@@ -92,18 +92,18 @@ class Profile:
 
     @property
     def processes(self) -> int:
-        """Of one run, on all of its nodes."""
+        """Processes of one run on all of its nodes."""
         return self.nodes * self.tasks
 
     @property
     def gpu_kind(self) -> str | None:
-        """What the site calls the GPU, "a100", where the profile asks for a kind of it."""
+        """The site's name of the GPU, such as "a100", if the profile asks for one; else its constraint."""
         kinds = [kind.split(":") for kind in (self.gres or "").split(",")]
         named = [kind[1] for kind in kinds if len(kind) > 1 and not kind[1].isdigit()]
         return next(iter(named), self.constraint)
 
     def options(self) -> dict[str, str]:
-        """Long options of sbatch."""
+        """Name -> value of the long options of sbatch."""
         given = {
             "partition": self.partition,
             "account": self.account,
@@ -126,7 +126,7 @@ def _check(name: str, value: str | None, pattern: str, meaning: str) -> None:
 
 
 def seconds_of(time: str) -> int:
-    """Of a time limit as Slurm reads it: "90" minutes, "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM", "D-HH:MM:SS"."""
+    """Seconds of a time limit as Slurm reads it: "90" minutes, "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM", "D-HH:MM:SS"."""
     days, dash, rest = time.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash:
@@ -137,7 +137,7 @@ def seconds_of(time: str) -> int:
 
 
 def profile_folders() -> list[Path]:
-    """The user's own first: they may replace a shipped one."""
+    """The user's own folder first, since its profiles may replace shipped ones."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return [config / "moco" / "profiles", SHIPPED]
 
@@ -147,7 +147,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Raises ValueError in one line: no such profile, no TOML, a wrong field or value."""
+    """Raises ValueError in one line for an unknown name, a file that is not TOML, a wrong field or value."""
     for folder in profile_folders():
         path = folder / f"{name}.toml"
         if path.is_file():

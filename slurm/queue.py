@@ -1,4 +1,8 @@
-"""Jobs that are in the queue, and what accounting remembers of those that were."""
+"""Jobs in the queue, and what Slurm's accounting knows of ended ones.
+
+live_arrays, throttle       arrays in the queue, and how many of their elements may run at a time
+accounting, accounts        whether there is accounting, and its facts
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,25 @@ from dataclasses import dataclass
 
 from slurm.submit import array_of, ask, sentence
 
-ASKED_AT_ONCE = 200  # jobs in one question to sacct
+JOBS_PER_CALL = 200  # of sacct
 FIELDS = ("State", "ExitCode", "Elapsed", "MaxRSS", "NodeList")
-FINE = ("Job has already finished", "No error")
-NO_LIMIT_YET = "Dependency"  # Slurm's reason for an array that waits for another one of its sweep
+NO_COMPLAINTS = ("Job has already finished", "No error")
+DEPENDENCY = "Dependency"  # Slurm's reason for an array that waits for another one of its sweep
 
 
 @dataclass(frozen=True)
 class Array:
-    """A live array or single job: how many of its elements run and wait, and whether it may start some now."""
+    """An array or single job in the queue: how many of its elements run and wait."""
 
     job: str
     running: int
     waiting: int
     elements: bool  # False for a single job
-    behind: bool  # waits for another job to end
+    behind: bool  # all of it waits for another job to end
 
 
 def live_arrays(jobs: Sequence[str]) -> list[Array]:
-    """Those of these jobs that Slurm still has to work on, array by array. Raises ValueError without an answer."""
+    """Arrays of those of the jobs that have not ended. Raises ValueError if Slurm does not answer."""
     result = ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r")
     if result is None or result.returncode != 0:
         raise ValueError(f"squeue: {sentence(result.stderr) if result else 'no answer'}; nothing was changed")
@@ -41,22 +45,22 @@ def live_arrays(jobs: Sequence[str]) -> list[Array]:
 
 def _array(job: str, lines: Sequence[tuple[str, str, str]]) -> Array:
     waiting = [reason for _, state, reason in lines if state == "PENDING"]
-    behind = len(waiting) == len(lines) and all(reason == NO_LIMIT_YET for reason in waiting)
+    behind = len(waiting) == len(lines) and all(reason == DEPENDENCY for reason in waiting)
     return Array(job, len(lines) - len(waiting), len(waiting), "_" in lines[0][0], behind)
 
 
 def throttle(array: str, at_a_time: int) -> str | None:
-    """How many of its elements may run at a time from now on; running ones go on. Returns why not, None if it is done."""
+    """Set how many elements of the array may run at a time; running ones go on. Returns why it failed, else None."""
     result = ask("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={at_a_time}")
     if result is None:
         return "scontrol did not answer"
-    # Of an array of which a part has ended, Slurm says so for that part, "No error" for the rest, and exits with an error.
-    complaints = [part for part in sentence(result.stderr).split("; ") if not part.endswith(FINE)]
+    # For an array that has partly ended, Slurm reports that for the part, "No error" for the rest, and exits with an error.
+    complaints = [part for part in sentence(result.stderr).split("; ") if not part.endswith(NO_COMPLAINTS)]
     return "; ".join(complaints) if result.returncode and complaints else None
 
 
 def accounting() -> str | None:
-    """Why sacct has nothing to say; None where it has."""
+    """Why there is no accounting; None if there is."""
     result = ask("sacct", "--noheader", "--jobs=1", "--format=JobID")
     if result is None:
         return "sacct is not there, or does not answer"
@@ -64,11 +68,11 @@ def accounting() -> str | None:
 
 
 def accounts(jobs: Sequence[str]) -> dict[str, Mapping[str, str]]:
-    """Job or array element -> what sacct knows of it, of those that it knows; none where there is no accounting."""
+    """Job or array element -> facts from sacct, for those that it knows; empty without accounting."""
     found: dict[str, list[dict[str, str]]] = {}
     wanted = list(dict.fromkeys(jobs))
-    for first in range(0, len(wanted), ASKED_AT_ONCE):
-        names = ",".join(wanted[first : first + ASKED_AT_ONCE])
+    for first in range(0, len(wanted), JOBS_PER_CALL):
+        names = ",".join(wanted[first : first + JOBS_PER_CALL])
         result = ask("sacct", "--noheader", "--parsable2", f"--jobs={names}", f"--format=JobID,{','.join(FIELDS)}")
         if result is None or result.returncode != 0 or "disabled" in result.stderr:
             return {}
@@ -80,13 +84,13 @@ def accounts(jobs: Sequence[str]) -> dict[str, Mapping[str, str]]:
 
 
 def _whole(lines: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
-    """A job has the time and the end, its steps have the memory."""
+    """The facts of a job: time and end from its own line, the largest memory of its steps."""
     facts = {**lines[0], "MaxRSS": max((line["MaxRSS"] for line in lines), key=_bytes)}
     return {name: value for name, value in facts.items() if value}
 
 
 def _bytes(size: str) -> float:
-    """ "1024K" as sacct writes it."""
+    """Of a size as sacct writes it, such as 1024K."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     number = size.rstrip("KMGT")
     return float(number) * units.get(size[-1:], 1) if number else 0.0

@@ -1,6 +1,6 @@
-"""Which job this process is part of, and which process of a run: Slurm's variables, read here alone.
+"""The job and the task that this process is, from Slurm's variables, which no other file reads.
 
-Imports nothing but the standard library.
+Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ASK_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class JobHere:
-    """The job of this process: how often it has come back into the queue, and which of its processes this is."""
+    """The job of this process: how often it was requeued, and which of its processes this is."""
 
     id: str  # "123", or "123_4" in an array
     restarts: int
@@ -34,9 +34,9 @@ def job_here(variables: Mapping[str, str]) -> JobHere | None:
 
 
 def torchrun_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT of this task; nothing for a step of one task, or under torchrun.
+    """RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT of this task; empty for a step of one task, or under torchrun.
 
-    MASTER_ADDR and MASTER_PORT that are set stay. Raises ValueError where the first node has no address to be found.
+    MASTER_ADDR and MASTER_PORT that are set stay. Raises ValueError if the address of the first node cannot be found.
     """
     count = variables.get("SLURM_STEP_NUM_TASKS", "1")  # unlike SLURM_NTASKS, not set in a script that is no step
     if count == "1" or "WORLD_SIZE" in variables:
@@ -52,13 +52,13 @@ def torchrun_variables(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_node(nodes: str) -> str:
-    """Of a list as Slurm writes it: "n[3-5,9],m1" -> "n3". Task 0 is there."""
+    """The node of task 0, of a list as Slurm writes it: "n[3-5,9],m1" -> "n3"."""
     first = re.split(r",(?![^\[]*\])", nodes)[0]
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
 
 
 def port(variables: Mapping[str, str]) -> int:
-    """All tasks come to the same one, and no other job or step of the node is likely to."""
+    """The same port for all tasks of a step, and probably no port of another job or step on the node."""
     job, step, restarts = (
         int(variables.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     )
@@ -66,7 +66,7 @@ def port(variables: Mapping[str, str]) -> int:
 
 
 def address(node: str) -> str:
-    """The node's name, if names are resolved here; else the address that Slurm itself uses."""
+    """The node's name if it can be resolved here, else the address that Slurm uses. Raises ValueError without one."""
     try:
         socket.getaddrinfo(node, None)
     except OSError:

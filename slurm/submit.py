@@ -1,7 +1,11 @@
 """Submit runs as elements of Slurm arrays, by submitit; ask for their states, by squeue; cancel and requeue them.
 
-Of submitit only the submission is used: its arrays, its pickle of a function's *name*, its way back into Python on the
-node. Its job states need sacct and its requeue acts inside a signal handler, so both are our own.
+Of submitit only the submission is used: arrays, the pickle of a function's *name*, the start of Python on the node. Its job
+states need sacct, and its requeue happens inside a signal handler, so both are written here.
+
+    Submission, submit, withdraw, script     send jobs, take them back, show the script that would be sent
+    queue_states, cancel, requeue, log_of    jobs that were sent
+    check_programs, start_estimate           before anything is sent
 """
 
 from __future__ import annotations
@@ -27,12 +31,12 @@ from slurm.profiles import Profile
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
-ASK_SECONDS = 30.0  # a controller that does not answer by then cannot say anything
+ASK_SECONDS = 30.0  # timeout of a call to the controller
 NO_CONFIGURATION = "; this machine belongs to no Slurm: python -m slurm.dev_cluster up makes one, export its SLURM_CONF"
 NOT_SEEN = 78  # exit code of a job on a node that does not see a folder it needs
 PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel")
 
-# States of a job that will not run again by itself. Others are no proof of an end: sites have more.
+# States of a job that will not run again by itself. A state that is not listed does not prove an end: sites have more.
 ENDED = frozenset(
     ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
 )
@@ -40,15 +44,15 @@ WAITING = frozenset(
     ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 )
 
-Work = Callable[[str], object]  # what an element does with its path; importable, never of __main__
+Work = Callable[[str], object]  # function that an element calls with its path; importable, never of __main__
 
 
 class Refused(ValueError):
-    """Slurm does not take the job; the text is its own sentence."""
+    """Slurm does not take the job; the message is Slurm's."""
 
 
 def check_programs() -> None:
-    """Raises ValueError where there is no Slurm to talk to."""
+    """Raises ValueError if Slurm's programs are not installed."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise ValueError(f"{', '.join(missing)}: not on this machine; run it on a login node of the cluster")
@@ -57,7 +61,7 @@ def check_programs() -> None:
 def start_estimate(profile: Profile, script: str | None = None) -> str:
     """`sbatch --test-only`: when the first of such jobs would start, in Slurm's words. Raises Refused; submits nothing.
 
-    `script`: the text that is to be sent; without it, one job with the profile's options.
+    `script`: the text that would be sent; without it, one job with the profile's options.
     """
     check_programs()
     options = [f"--{name}={value}" for name, value in profile.options().items()] if script is None else []
@@ -80,7 +84,7 @@ def sentence(text: str) -> str:
 class Submission:
     """Arrays of one profile that run the same code. `folder`, a new one, gets their scripts and logs; nodes must see it.
 
-    `environment` is set on the node; the profile's goes over it. `needs`: folders that a job must see, or it ends at once.
+    `environment` is set on the node; the profile's has priority. `needs`: folders without which a job ends at once.
     """
 
     profile: Profile
@@ -89,29 +93,30 @@ class Submission:
     max_parallel: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: Sequence[Path] = ()
-    after: str | None = None  # a job that must have ended
-    only_if: str | None = None  # a job that must have ended well; if it does not, Slurm takes these out of the queue
+    after: str | None = None  # a job that must end first
+    only_if: str | None = None  # a job that must succeed first; if it fails, Slurm removes these from the queue
 
     @property
     def throttle(self) -> int | None:
+        """Elements that may run at a time; None for no limit."""
         return self.max_parallel or self.profile.array_parallelism
 
     @property
     def name(self) -> str:
-        """Of its jobs: unlike that of any other submission, so that they can be cancelled before their ids are known."""
+        """Of its jobs. Unique, so that they can be cancelled before their ids are known."""
         title = re.sub(r"[^\w.=@+-]", "_", self.title)[:100]
         return f"{title}.{self.folder.name.rpartition('-')[2]}"
 
 
 def new_folder(parent: Path) -> Path:
-    """A name that no other submission has. It is made when something is written into it."""
+    """The path of a folder for a new submission. It is made when something is written into it."""
     return parent / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
 
 
 def submit(submission: Submission, work: Work, paths: Sequence[Path]) -> list[str]:
     """One element `work(path)` for each path; returns their job ids in that order, "12_0" or, for a single job, "12".
 
-    All or nothing: raises Refused after it has cancelled what was submitted, Ctrl-C does the same.
+    All or nothing: on an error or Ctrl-C the submitted jobs are cancelled. Raises Refused.
     """
     check_programs()
     if work.__module__ == "__main__":
@@ -126,7 +131,7 @@ def submit(submission: Submission, work: Work, paths: Sequence[Path]) -> list[st
 
 
 def withdraw(submission: Submission) -> None:
-    """Cancel all of its jobs, known by their name, and remove its folder."""
+    """Cancel all of its jobs, by their name, and remove its folder."""
     ask("scancel", f"--name={submission.name}", f"--user={getpass.getuser()}")
     shutil.rmtree(submission.folder, ignore_errors=True)
 
@@ -134,16 +139,16 @@ def withdraw(submission: Submission) -> None:
 def _submit_all(submission: Submission, work: Work, paths: Sequence[Path]) -> list[str]:
     size, ids = max_array_size(), list[str]()
     for first in range(0, len(paths), size):
-        # A throttle holds for one array only.
+        # Slurm's throttle holds within one array, so a further array waits for the one before.
         after = array_of(ids[-1]) if ids and submission.throttle else None
         executor = _executor(replace(submission, after=after))
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what the exception says, too
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints the text of the exception, too
             ids += [job.job_id for job in executor.map_array(work, [str(path) for path in paths[first : first + size]])]
     return ids
 
 
 def script(submission: Submission, count: int) -> str:
-    """What `submit` would send to sbatch for the first of its arrays."""
+    """The script that `submit` would send to sbatch for the first of its arrays."""
     executor, elements = _executor(submission), min(count, max_array_size())
     if elements > 1:
         executor.parameters["map_count"] = elements
@@ -155,19 +160,18 @@ def _executor(submission: Submission) -> SlurmExecutor:
 
     profile = submission.profile
     options = {name: value for name, value in profile.options().items() if name not in ("nodes", "ntasks-per-node")}
-    # Not resolved: the python of a virtual environment is a link, and knows its packages by where it was called.
+    # The link is not resolved: the python of a virtual environment finds its packages by the path it is called with.
     executor = SlurmExecutor(folder=submission.folder, python=shlex.quote(os.path.abspath(sys.executable)))
     executor.update_parameters(
         job_name=submission.name,
-        time=None,  # submitit's own default is five minutes; the profile's, or the partition's, comes with the options
+        time=None,  # without submitit's default of five minutes; `options` has the profile's time
         wckey=None,
         nodes=profile.nodes,
         ntasks_per_node=profile.tasks,
         array_parallelism=submission.throttle or max_array_size(),
         setup=[*map(_must_see, submission.needs), *profile.setup, *_exports(submission)],
         stderr_to_stdout=True,
-        # A step does not inherit the job's cores in Slurm 22.05 to 23.02.
-        # A process whose peer has died would wait for it.
+        # In Slurm 22.05 to 23.02 a step does not inherit the job's cores. A process whose peer has died would hang.
         srun_args=[f"--cpus-per-task={profile.cpus}", *(["--kill-on-bad-exit=1"] if profile.processes > 1 else [])],
         additional_parameters={
             **options,
@@ -206,17 +210,15 @@ def max_array_size() -> int:
 
 
 def settings() -> dict[str, str]:
-    """Of the cluster, as its controller has them; none if it does not answer."""
+    """Name -> value of the settings of the cluster; empty if its controller does not answer."""
     result = ask("scontrol", "show", "config")
     return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", result.stdout if result else "", re.MULTILINE))
 
 
 def queue_states(owner: str | None = None) -> dict[str, str] | None:
-    """Job or array element -> Slurm's state, of all jobs of a user that Slurm remembers; None if it does not answer.
+    """Job or array element -> Slurm's state, for all jobs of `owner` (this user) in squeue; None if it does not answer.
 
-    `owner`: by default this user.
-
-    Jobs that ended stay for a while (MinJobAge, five minutes by default). Needs no accounting.
+    Ended jobs stay there for a while (MinJobAge, five minutes by default). Needs no accounting.
     """
     result = ask(
         "squeue", "--noheader", "--array", "--states=all", f"--user={owner or getpass.getuser()}", "--format=%i|%T"
@@ -227,18 +229,18 @@ def queue_states(owner: str | None = None) -> dict[str, str] | None:
 
 
 def array_of(job: str) -> str:
-    """Of an element "12_3" its array "12"; of a single job itself."""
+    """The array "12" of an element "12_3"; a single job itself."""
     return job.partition("_")[0]
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Take jobs out of the queue, whatever they are doing. Those that have ended are left alone."""
+    """Cancel waiting and running jobs. Ended ones are ignored."""
     for first in range(0, len(ids), 500):
         ask("scancel", *ids[first : first + 500])
 
 
 def requeue(job: str) -> str | None:
-    """Put one running job or array element back into the queue; returns why that did not go, None if it did.
+    """Put one running job or array element back into the queue. Returns why it failed, else None.
 
     `job` must name the element, "12_3": the number of an array would requeue all of it.
     """
@@ -251,12 +253,12 @@ def requeue(job: str) -> str | None:
 
 
 def log_of(folder: Path, job: str) -> Path | None:
-    """What the job has printed, before and around its run; None if it never began."""
+    """The file with all output of the job; None if it never started."""
     return next(iter(folder.glob(f"*/{job}_0_log.out")), None)
 
 
 def ask(*command: str, text: str = "") -> subprocess.CompletedProcess[str] | None:
-    """Run a program of Slurm with `text` as its standard input; None where it is not there or does not answer in time."""
+    """Run a program of Slurm with `text` as standard input; None if it is not installed or times out."""
     try:
         return subprocess.run(command, input=text, capture_output=True, text=True, timeout=ASK_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):

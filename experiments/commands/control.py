@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.launch.cluster import may_go_again, start_again
+from experiments.launch.cluster import may_retry, retry_runs
 from experiments.launch.grid import paragraph
 from experiments.plan.parser import AddVerb
 from experiments.run.cluster import DEFAULT, Array, Cluster, array_of, cluster_named
@@ -63,9 +63,9 @@ def cancel(options: argparse.Namespace, command: str) -> int:
             jobs.setdefault(status.get("cluster", DEFAULT), []).append(job)
         print(f"{run.name}  {ASKED if state.state == schema.RUNNING else _mark_cancelled(directory)}")
     for cluster, ids in jobs.items():  # a job that begins in this moment finds the request
-        from experiments.launch.pack import emptied
+        from experiments.launch.pack import jobs_without_runs
 
-        cluster_named(cluster).cancel(emptied(root, ids))
+        cluster_named(cluster).cancel(jobs_without_runs(root, ids))
     if not count:
         print(f"{options.target}: nothing there is queued, running or stopped midway")
     return 0
@@ -132,13 +132,13 @@ def retry(options: argparse.Namespace, command: str) -> int:
     root = runs_root()
     runs = find(root, options.target, options.arm, tracked=run_id_of)
     states = states_of(root, [run.run_id for run in runs])
-    wanted = [run for run in runs if may_go_again(states[run.run_id])]
+    wanted = [run for run in runs if may_retry(states[run.run_id])]
     if not wanted:
         print(f"{options.target}: nothing there failed, was lost, cancelled or stopped midway")
         return 0
     _print_causes([ended_early(root, run, states[run.run_id]) for run in wanted])
     if options.yes:
-        return start_again(root, wanted, command)
+        return retry_runs(root, wanted, command)
     print(f"--yes starts {'it' if len(wanted) == 1 else f'these {len(wanted)}'} again")
     return 0
 

@@ -156,16 +156,16 @@ def _start_round(launch_plan: LaunchPlan) -> int:
     profile = launch_plan.options.profile
     if profile is None:
         return _local(launch_plan)
-    from experiments.launch.cluster import looked_at, submit_and_follow, without_queued
+    from experiments.launch.cluster import check_shared_disk, submit_and_follow, without_queued
 
     launch_plan = without_queued(launch_plan, force=False)
-    look = looked_at(launch_plan.root, profile) if launch_plan.to_run else None
+    look = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
     return submit_and_follow(launch_plan, wait=True, only_if=look)
 
 
 def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
     """Slurm is asked first: what it refuses is not begun."""
-    from experiments.launch.cluster import check_shares, looked_at, queued, submit_and_follow, without_queued
+    from experiments.launch.cluster import check_shared_disk, check_shares, queued, submit_and_follow, without_queued
     from experiments.launch.preview import Preview
 
     options = launch_plan.options
@@ -176,7 +176,7 @@ def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
         launch_plan.show(preview.text())
         return 0
     _ask_first(launch_plan)
-    look = looked_at(launch_plan.root, profile) if launch_plan.to_run else None
+    look = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
     write_manifest(launch_plan.root, launch_plan.planned, options.command)
     if options.force:
         _set_aside(launch_plan)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from experiments.evaluate.add import missing
 from experiments.evaluate.worker import report
-from experiments.launch.cluster import looked_at, submission_of
+from experiments.launch.cluster import check_shared_disk, submission_of
 from experiments.launch.job import RunFailed
 from experiments.launch.snapshot import Snapshot
-from experiments.launch.submissions import one_at_a_time, waiting
+from experiments.launch.submissions import awaited_readouts, one_at_a_time
 from experiments.launch.submissions import record_evaluation as record
 from experiments.run.cluster import Profile, array_of, cluster_named
 from experiments.store import schema
@@ -63,7 +63,7 @@ def submit_missing(
     profile = replace(profile, pack=1)  # which shares a GPU among runs that train; these come one after the other
     with one_at_a_time(root):
         lacks = {path: missing(RunDirectory(path), protocols) for path in paths}
-        left = _say_what_waits(lacks, waiting(root))
+        left = _say_what_waits(lacks, awaited_readouts(root))
         if not left:
             return {}
         wanted = [name for name in protocols if any(name in names for names in left.values())]
@@ -91,7 +91,7 @@ def _submit(
 ) -> dict[str, str]:
     code, cluster = Snapshot.of_this_code(), cluster_named(profile.cluster)
     submission = submission_of(root, label, profile, jobs, code)
-    looking = looked_at(root, profile)  # last: what refuses before it leaves no job behind
+    looking = check_shared_disk(root, profile)  # last: what refuses before it leaves no job behind
     submission = replace(submission, only_if=looking)
     count = jobs or profile.array_parallelism or math.ceil(len(paths) / RUNS_PER_JOB)
     shares = [share for n in range(count) if (share := paths[n::count])]

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from experiments.evaluate.add import in_words
 from experiments.evaluate.pool import Outcome
-from experiments.launch.progress import Whole, clock
+from experiments.launch.progress import Total, clock
 
 
-class Progress(Whole):
+class Progress(Total):
     """`names`: of all runs that are judged, by run id."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Progress(Whole):
         return super().__enter__()
 
     def told(self, outcome: Outcome) -> None:
-        self.one_ended()
+        self.count_one_ended()
         name = self.names[outcome.run_id]
         words = outcome.error or in_words(outcome.values or {}, self.protocols) or "has them all by now"
         if self.plain:

@@ -1,8 +1,8 @@
-"""How fast is a step there? Twenty steps of each kind of run, timed where the runs are to go: `--calibrate`.
+"""`--calibrate`: times twenty steps of each kind of planned run, on the machine or cluster where the runs will go.
 
-    $MOCO_RUNS/calibration/<key>/    config.json, pace.json once it has been timed
+    $MOCO_RUNS/calibration/<key>/    config.json; pace.json once it has been timed
 
-A plan then has an estimate before anything has finished. Finished runs, which know their readouts too, go before it.
+Gives a plan an estimate before any run has finished. Finished runs, which include the readouts, have priority.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from experiments.store.schema import CALIBRATION_FOLDER, CONFIG, PACE, SLURM_FOL
 from moco.config import Config
 from moco.config.plain import to_plain
 
-STEPS, LAP = 20, 5  # steps; the first lap warms up and does not count
-LOOK_SECONDS = 0.5
+STEPS, LAP = 20, 5  # steps; the first lap is a warm-up and not counted
+POLL_SECONDS = 0.5
 
 
 def work(path: str) -> None:
-    """On the node: time the config in `path`."""
+    """Time the config in `path`; called on the node. Raises ValueError for a run that is too short."""
     folder = Path(path)
     config = config_of(RunDirectory(folder))
     laps = list(_laps(config))
@@ -45,7 +45,7 @@ def work(path: str) -> None:
 
 
 def _laps(config: Config) -> Iterator[float]:
-    """Images per second of each lap. A record waits for the device, so the rates are honest on a GPU, too."""
+    """Images per second of each lap. A record waits for the device, so the rates are right on a GPU, too."""
     from moco.train import Record, train
 
     asked = 0
@@ -73,16 +73,17 @@ def calibrate(launch_plan: LaunchPlan) -> int:
     kinds = {kind_of(cell.config): cell for cell in launch_plan.cells if cell.config.train.epochs}
     folders = [_prepared(launch_plan.root, cell, profile) for cell in kinds.values()]
     print(f"timing {STEPS} steps of {', '.join(cell.arm for cell in kinds.values())}", flush=True)
-    failed = _here(folders) if profile is None else _there(launch_plan.root, folders, profile)
-    for words in failed:
-        print(f"  not timed: {words}")
+    failures = _time_here(folders) if profile is None else _time_on_cluster(launch_plan.root, folders, profile)
+    for failure in failures:
+        print(f"  not timed: {failure}")
     for past in calibrations(launch_plan.root):
         if past.path in folders:
             print(f"  {past.pace:.3g} s a step on {past.hardware}")
-    return 1 if failed else 0
+    return 1 if failures else 0
 
 
 def _prepared(root: Path, cell: Cell, profile: Profile | None) -> Path:
+    """The folder of a kind of run, with its config and without an earlier pace."""
     name = profile.name if profile else "local"
     key = hashlib.sha256(f"{name} {kind_of(cell.config)}".encode()).hexdigest()[:16]
     folder = root / CALIBRATION_FOLDER / key
@@ -93,9 +94,9 @@ def _prepared(root: Path, cell: Cell, profile: Profile | None) -> Path:
     return folder
 
 
-def _here(folders: Sequence[Path]) -> list[str]:
-    """Processes of their own, so that torch is not imported into the launcher. Returns what went wrong."""
-    starter, failed = Starter(Work(work, preload=("moco.train",))), []
+def _time_here(folders: Sequence[Path]) -> list[str]:
+    """In processes of their own, so that the launcher does not import torch. Returns the failures, a line each."""
+    starter, failures = Starter(Work(work, preload=("moco.train",))), []
     with TemporaryDirectory() as logs:
         for folder in folders:
             log = Path(logs) / folder.name
@@ -107,11 +108,12 @@ def _here(folders: Sequence[Path]) -> list[str]:
                 child.kill()
                 raise
             if code != 0:
-                failed.append(last_line(log))
-    return failed
+                failures.append(last_line(log))
+    return failures
 
 
-def _there(root: Path, folders: Sequence[Path], profile: Profile) -> list[str]:
+def _time_on_cluster(root: Path, folders: Sequence[Path], profile: Profile) -> list[str]:
+    """In jobs. Returns the failures, a line each."""
     from experiments.launch.cluster import environment_on_node
     from experiments.launch.snapshot import Snapshot
 
@@ -126,20 +128,20 @@ def _there(root: Path, folders: Sequence[Path], profile: Profile) -> list[str]:
     except KeyboardInterrupt:
         cluster.cancel(list(jobs))
         raise
-    return [_last_words(cluster, root, job) for job, folder in jobs.items() if not (folder / PACE).exists()]
+    return [_failure(cluster, root, job) for job, folder in jobs.items() if not (folder / PACE).exists()]
 
 
 def _wait_for(cluster: Cluster, jobs: dict[str, Path]) -> None:
-    """Until each has its pace or has left the queue; an answer that does not come says nothing."""
+    """Wait until each job has written its pace or has left the queue."""
     while True:
         phases = cluster.phases(this_user())
         open_ = [job for job, folder in jobs.items() if not (folder / PACE).exists()]
         if phases is not None and all(job not in phases or phases[job][0] == ENDED for job in open_):
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
-def _last_words(cluster: Cluster, root: Path, job: str) -> str:
+def _failure(cluster: Cluster, root: Path, job: str) -> str:
     log = cluster.log(root / SLURM_FOLDER, job)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
     return f"job {job}: {lines[-1].strip()}" if lines else f"job {job} left no log"

@@ -1,7 +1,12 @@
-"""A launch on a cluster: submit what is to run as one array, return at once; follow it with the local progress display.
+"""A launch on a cluster: jobs are submitted as one array, and followed with the local progress display if asked for.
 
-Run directories become "queued" before their jobs are submitted, and are as they were if the cluster refuses. The jobs run a
-copy of the code as it is now (`experiments.launch.snapshot`).
+Run directories become "queued" before their jobs are submitted; if the cluster refuses, they are restored. The jobs run a
+copy of the present code (`experiments.launch.snapshot`).
+
+    submit_and_follow, submit_cells, submission_of      what is to run of a sweep; any cells; without sending it
+    follow                                              the progress of jobs
+    may_retry, retry_runs                               start runs again that ended early, here or on their cluster
+    node_local, check_shared_disk                       whether compute nodes see the folder of the runs
 """
 
 from __future__ import annotations
@@ -51,22 +56,25 @@ from experiments.tracking.job import LABEL
 from experiments.tracking.store import URI_VARIABLE, user_uri
 from moco.config import check_processes
 
-LOOK_SECONDS = 1.0
-SMALL_FILES = 24 * 1024  # bytes that a submission writes for each run beside what it knows of the machine
+POLL_SECONDS = 1.0
+SMALL_FILES = 24 * 1024  # bytes that a submission writes for each run beside its environment
+SEEN_FOLDER = "seen"  # records of which nodes see the runs root, in its folder for Slurm
+NODE_LOCAL = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
 
 IN_THE_QUEUE = (schema.QUEUED, schema.RUNNING)
+RETRIED = (schema.FAILED, schema.CANCELLED, schema.LOST, schema.PREEMPTED)
 
 
-def without_queued(prospect: LaunchPlan, *, force: bool) -> LaunchPlan:
-    """What waits or runs is left to do so. Raises ValueError for a `--force` that would take a run from under its job."""
-    kept = queued(prospect)
+def without_queued(launch_plan: LaunchPlan, *, force: bool) -> LaunchPlan:
+    """The plan without runs that are queued or running. Raises ValueError for `--force` if there are such runs."""
+    kept = queued(launch_plan)
     if force and kept:
         raise ValueError(f"--force: {len(kept)} runs are queued or running; cancel them first, or leave out --force")
-    return replace(prospect, to_run=[cell for cell in prospect.to_run if cell not in kept])
+    return replace(launch_plan, to_run=[cell for cell in launch_plan.to_run if cell not in kept])
 
 
 def check_shares(cells: Sequence[Cell], profile: Profile) -> None:
-    """Raises ValueError for a run that cannot be shared out among the processes that the profile gives it."""
+    """Raises ValueError for a run that cannot be divided among the processes that the profile gives it."""
     for cell in cells:
         try:
             check_processes(cell.config, profile.processes)
@@ -74,31 +82,32 @@ def check_shares(cells: Sequence[Cell], profile: Profile) -> None:
             raise ValueError(f"profile {profile.name}, {cell.name}: {error}") from None
 
 
-def queued(prospect: LaunchPlan) -> list[Cell]:
-    return [cell for cell in prospect.cells if prospect.states[cell.run_id].state in IN_THE_QUEUE]
+def queued(launch_plan: LaunchPlan) -> list[Cell]:
+    """Cells of the plan that are queued or running."""
+    return [cell for cell in launch_plan.cells if launch_plan.states[cell.run_id].state in IN_THE_QUEUE]
 
 
-def submit_and_follow(prospect: LaunchPlan, *, wait: bool, only_if: str | None = None) -> int:
-    """Submit, and follow if asked to; returns the exit code. `only_if`: a job that must end well before any run starts."""
-    root, label, began = prospect.root, prospect.planned.label, time.monotonic()
-    options, profile, max_parallel = prospect.options, prospect.options.profile, prospect.options.max_parallel
+def submit_and_follow(launch_plan: LaunchPlan, *, wait: bool, only_if: str | None = None) -> int:
+    """Submit, and follow if `wait`; returns the exit code. `only_if`: a job that must succeed before any run starts."""
+    root, label, began = launch_plan.root, launch_plan.planned.label, time.monotonic()
+    options, profile, max_parallel = launch_plan.options, launch_plan.options.profile, launch_plan.options.max_parallel
     assert profile is not None
-    prospect.announce()
-    if prospect.to_run:
-        launch = Launch(root, label, prospect.to_run, options.command)
-        jobs = submit_cells(launch, profile, max_parallel, planned=names(prospect.planned.cells()), only_if=only_if)
+    launch_plan.announce()
+    if launch_plan.to_run:
+        launch = Launch(root, label, launch_plan.to_run, options.command)
+        jobs = submit_cells(launch, profile, max_parallel, planned=names(launch_plan.planned.cells()), only_if=only_if)
         say_how_to_follow(label, jobs, profile, max_parallel)
     else:
-        print(f"nothing to submit: {len(queued(prospect))} are queued or running", flush=True)
+        print(f"nothing to submit: {len(queued(launch_plan))} are queued or running", flush=True)
     if not wait:
         return 0
     with tracking(options.place, label) if profile.tracking_mode != "off" else nullcontext():
-        seen_to_the_end = follow(label, [*prospect.to_run, *queued(prospect)], root)
-    if not seen_to_the_end:
+        completed = follow(label, [*launch_plan.to_run, *queued(launch_plan)], root)
+    if not completed:
         print("not followed any more; the jobs go on")
         return INTERRUPTED
-    code = summary(root, prospect.cells, began, interrupted=False)
-    prospect.show_table()
+    code = summary(root, launch_plan.cells, began, interrupted=False)
+    launch_plan.show_table()
     return code
 
 
@@ -110,9 +119,9 @@ def submit_cells(
     planned: Mapping[str, str] | None = None,
     only_if: str | None = None,
 ) -> dict[str, str]:
-    """All cells of the launch; returns run id -> job id. Raises Refused or OSError, with everything as it was.
+    """Submit all cells of the launch; returns run id -> job id. Raises Refused or OSError after restoring all.
 
-    `planned`: run id -> name of all cells of the sweep, for the difference that the next `--dry-run` shows.
+    `planned`: run id -> name, of all cells of the sweep, for the difference that the next `--dry-run` shows.
     """
     root, code = launch.root, Snapshot.of_this_code()
     launch.environment |= {"cluster": profile.name, "code": code.hash, "pack": profile.pack}
@@ -134,10 +143,10 @@ def submit_cells(
         cluster = cluster_named(profile.cluster)
         cluster.withdraw(submission)
         cluster.cancel([only_if] if only_if else [])
-        _as_before(before, fresh)
+        _restore(before, fresh)
         raise
     jobs = {path.name: id for path, id in zip(paths, ids, strict=True)}
-    with suppress(OSError):  # a view: without it the next plan shows no difference
+    with suppress(OSError):  # without the record the next plan only shows no difference
         record(
             root,
             launch.title,
@@ -153,6 +162,7 @@ def submit_cells(
 
 
 def submission_of(root: Path, title: str, profile: Profile, max_parallel: int | None, code: Snapshot) -> Submission:
+    """A submission to the profile's cluster, in a folder of its own, that runs this copy of the code."""
     return Submission(
         profile,
         new_folder(root / schema.SLURM_FOLDER),
@@ -164,17 +174,17 @@ def submission_of(root: Path, title: str, profile: Profile, max_parallel: int | 
 
 
 def _mirrored_by_jobs(profile: Profile, label: str) -> dict[str, str]:
-    """Where MLflow is a server that has an address; what is embedded beside the runs, a login node writes alone."""
+    """Variables by which jobs write to an MLflow server. The embedded MLflow is written only from a login node."""
     if profile.tracking_mode != "direct" or tracking_off() or (address := Place.of(profile).tracking) is None:
         return {}
     return {LABEL: label, URI_VARIABLE: address}
 
 
 def environment_on_node(profile: Profile, code: Path) -> dict[str, str]:
-    """The copied code before everything else, and the profile's own limit of requeues."""
+    """Variables of a job: the copied code first on the path, the cluster, and the profile's limit of requeues."""
     return {
         "PYTHONPATH": os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "PYTHONSAFEPATH": "1",  # the folder of the submission, often the checkout, stays behind the copy
+        "PYTHONSAFEPATH": "1",  # the current folder, often the checkout, is not put before the copy
         "PYTHONUNBUFFERED": "1",
         CLUSTER_VARIABLE: profile.cluster,
         job.MAX_REQUEUES: str(profile.max_requeues),
@@ -182,7 +192,7 @@ def environment_on_node(profile: Profile, code: Path) -> dict[str, str]:
 
 
 def check_room(launch: Launch, code: Snapshot) -> None:
-    """Raises ValueError for a disk that cannot even take the submission."""
+    """Raises ValueError if the disk has no room even for the submission."""
     described = len(json.dumps(launch.environment)) + len(provenance.code().diff)
     need = len(launch.cells) * (described + SMALL_FILES) + sum(map(len, code.files.values()))
     if (free := disk_free(launch.root)) < need:
@@ -192,14 +202,14 @@ def check_room(launch: Launch, code: Snapshot) -> None:
         )
 
 
-def _as_before(statuses: Mapping[Path, schema.Status | None], fresh: set[Path]) -> None:
-    """Restore the statuses. Directories that this launch made are removed first, for a full disk needs room."""
+def _restore(statuses: Mapping[Path, schema.Status | None], fresh: set[Path]) -> None:
+    """Restore the statuses. Directories that this launch made are removed first, to make room on a full disk."""
     for path in fresh:
         _forget(RunDirectory(path))
     for path, status in ((path, status) for path, status in statuses.items() if path not in fresh):
         run = RunDirectory(path)
         with suppress(Busy, OSError), run.locked():
-            if (run.status() or {}).get("state") != schema.QUEUED:  # someone has begun it in the meantime
+            if (run.status() or {}).get("state") != schema.QUEUED:  # a worker has begun it meanwhile
                 continue
             if status is None:
                 (path / schema.STATUS).unlink()
@@ -208,18 +218,18 @@ def _as_before(statuses: Mapping[Path, schema.Status | None], fresh: set[Path]) 
 
 
 def _forget(run: RunDirectory) -> None:
-    """Remove a directory that this launch made, unless someone has begun the run."""
+    """Remove a directory that this launch made, unless a worker has begun the run."""
     try:
         with suppress(Busy), run.locked():
             if (run.status() or {}).get("state", schema.QUEUED) == schema.QUEUED:
                 shutil.rmtree(run.path)
     except OSError:
-        if not (run.path / schema.LOCK).exists():  # the disk had no room for it: nobody can have begun the run
+        if not (run.path / schema.LOCK).exists():  # no room for it on the disk, so no worker has begun the run
             shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _note_job(run: RunDirectory, job: schema.Status) -> None:
-    """A worker that was faster has noted it itself."""
+    """Record the job of a run, unless its worker has begun, which records the job itself."""
     with suppress(Busy), run.locked():
         status = run.status() or schema.Status()
         if status.get("state") == schema.QUEUED:
@@ -227,6 +237,7 @@ def _note_job(run: RunDirectory, job: schema.Status) -> None:
 
 
 def say_how_to_follow(label: str, jobs: Mapping[str, str], profile: Profile, max_parallel: int | None) -> None:
+    """Print what was submitted, and the commands for it."""
     arrays = list(dict.fromkeys(array_of(id) for id in jobs.values()))
     throttle, name = max_parallel or profile.array_parallelism, shlex.quote(label)
     at_a_time = f", {throttle} at a time" if throttle else ""
@@ -236,7 +247,7 @@ def say_how_to_follow(label: str, jobs: Mapping[str, str], profile: Profile, max
 
 
 def follow(title: str, cells: Sequence[Cell], root: Path) -> bool:
-    """Show the runs until none is in the queue any more. Returns False at Ctrl-C, which leaves the jobs alone."""
+    """Show the runs until none is queued or running. Returns False at Ctrl-C, which does not end the jobs."""
     with Progress(title, cells, len(cells), root) as view:
         try:
             _watch(view, cells, root)
@@ -253,46 +264,28 @@ def _watch(view: View, cells: Sequence[Cell], root: Path) -> None:
             if state.state == schema.RUNNING and cell.run_id not in running:
                 running.add(cell.run_id)
                 view.started(cell)
-            _tell(view, cell, state)
-            if state.state not in IN_THE_QUEUE:
+            if state.state == schema.RUNNING:
+                view.progress(cell, state)
+            elif state.state != schema.QUEUED:
+                view.ended(cell, state)
                 waiting.remove(cell)
         if waiting:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
-def _tell(view: View, cell: Cell, state: RunState) -> None:
-    if state.state == schema.RUNNING:
-        view.progress(cell, state)
-    elif state.state != schema.QUEUED:
-        view.ended(cell, state)
+def may_retry(state: RunState) -> bool:
+    """Whether it ended early, or its job ended before it began. Runs that were never started are not retried."""
+    return state.state in RETRIED or (state.state == schema.MISSING and state.cause is not None)
 
 
-# Runs that ended early, started again where they came from: in the pool of this machine, or on their cluster.
-
-
-AGAIN = (schema.FAILED, schema.CANCELLED, schema.LOST, schema.PREEMPTED)
-
-
-def may_go_again(state: RunState) -> bool:
-    """Also a job that ended before its run began; what was never submitted is for the sweep's own command."""
-    return state.state in AGAIN or (state.state == schema.MISSING and state.cause is not None)
-
-
-def start_again(root: Path, runs: Sequence[Found], command: str) -> int:
-    """Queue them, sweep by sweep and cluster by cluster; returns the exit code of those that ran here."""
-    code = 0
-    for (cluster, label), some in _where(root, runs).items():
-        cells = [_cell(root, run) for run in some]
-        code = max(code, _start(root, cluster, label, cells, command))
-    return code
-
-
-def _where(root: Path, runs: Sequence[Found]) -> Mapping[tuple[str | None, str | None], list[Found]]:
-    """(profile, or None for this machine; label, or None for a run of no sweep) -> runs."""
-    groups: dict[tuple[str | None, str | None], list[Found]] = {}
+def retry_runs(root: Path, runs: Sequence[Found], command: str) -> int:
+    """Start them again, by cluster and sweep; returns the exit code of those that ran on this machine."""
+    groups: dict[tuple[str | None, str | None], list[Cell]] = {}
     for run in runs:
-        groups.setdefault((cluster_of(root / run.run_id), run.label), []).append(run)
-    return groups
+        config = config_of(RunDirectory(root / run.run_id))
+        cell = Cell(run.arm or run.run_id, config.train.seed, config, run.run_id)
+        groups.setdefault((cluster_of(root / run.run_id), run.label), []).append(cell)
+    return max((_retry(root, cluster, label, cells, command) for (cluster, label), cells in groups.items()), default=0)
 
 
 def cluster_of(path: Path) -> str | None:
@@ -301,19 +294,13 @@ def cluster_of(path: Path) -> str | None:
     return cluster
 
 
-def _cell(root: Path, run: Found) -> Cell:
-    config = config_of(RunDirectory(root / run.run_id))
-    return Cell(run.arm or run.run_id, config.train.seed, config, run.run_id)
-
-
-def _start(root: Path, cluster: str | None, label: str | None, cells: Sequence[Cell], command: str) -> int:
-    from experiments.launch.launch import Launch, summary, tracking
-
+def _retry(root: Path, cluster: str | None, label: str | None, cells: Sequence[Cell], command: str) -> int:
+    """`cluster`: a profile, or None for this machine. `label`: None for runs of no sweep. Returns the exit code."""
     launch, began = Launch(root, label or cells[0].name, cells, command), time.monotonic()
     if cluster is not None:
         profile = load_profile(cluster)
-        look = looked_at(root, profile)
-        jobs = submit_cells(launch, profile, None, planned=_planned(root, label), only_if=look)
+        only_if = check_shared_disk(root, profile)
+        jobs = submit_cells(launch, profile, None, planned=_planned(root, label), only_if=only_if)
         say_how_to_follow(launch.title, jobs, profile, None)
         return 0
     launch.enqueue()
@@ -323,33 +310,27 @@ def _start(root: Path, cluster: str | None, label: str | None, cells: Sequence[C
 
 
 def _planned(root: Path, label: str | None) -> dict[str, str] | None:
+    """Run id -> name, of all cells of the sweep."""
     manifest = read_manifest(root, label) if label else None
     return {c["run_id"]: f"{c['arm']} seed {c['seed']}" for c in manifest["cells"]} if manifest else None
 
 
-# Do compute nodes see the folder of the runs? Asked before anything is begun there.
-
-
-SIGHT = "seen"  # who sees the runs root, in its folder for Slurm
-NODE_LOCAL = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
-
-
 def node_local(root: Path) -> list[str]:
-    """A warning, for a runs root that other machines can hardly see."""
+    """A warning, if the runs root is in a folder that other machines probably do not see."""
     local = next((folder for folder in NODE_LOCAL if root.is_relative_to(folder)), None)
     text = f"warning: {root} is under {local}, which compute nodes may not see; set MOCO_RUNS to a shared folder"
     return paragraph(text) if local else []
 
 
-def looked_at(root: Path, profile: Profile) -> str | None:
-    """Whether the nodes of the profile see the runs. Returns None if they do, and a job that has yet to look if all are busy.
+def check_shared_disk(root: Path, profile: Profile) -> str | None:
+    """Check that the nodes of the profile see the runs root, before anything is started there.
 
-    Raises Unseen, a ValueError, if they do not.
+    Returns None if they do; if all nodes are busy, the job that will check it. Raises Unseen, a ValueError, if they do not.
     """
-    folder, cluster = root / schema.SLURM_FOLDER / SIGHT, cluster_named(profile.cluster)
+    folder, cluster = root / schema.SLURM_FOLDER / SEEN_FOLDER, cluster_named(profile.cluster)
     if cluster.seen_by(folder, profile) is not None:
         return None
-    job, node = cluster.look(folder, profile, lambda line: print("\n".join(paragraph(line)), flush=True))
+    job, node = cluster.check_shared_disk(folder, profile, lambda line: print("\n".join(paragraph(line)), flush=True))
     if node is not None:
         print(f"{node} sees it", flush=True)
         return None

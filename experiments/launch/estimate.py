@@ -1,4 +1,10 @@
-"""How long will it take, and how much disk? From runs that this store has finished, scaled by their steps; never a guess."""
+"""Estimates from the finished runs of this store, scaled by steps; without such runs there is no estimate.
+
+estimate, costs         seconds on this machine; device-hours for each kind of hardware
+disk_need, disk_free    bytes
+advise                  how many runs should share one GPU
+known                   finished runs and calibrations, from which all of these are made
+"""
 
 from __future__ import annotations
 
@@ -19,16 +25,20 @@ from experiments.store.hardware import is_gpu
 from experiments.store.run import RunDirectory
 from moco.config import Config
 
-OVERHEAD_STEPS = 50  # what start and readouts of a run weigh beside its steps: an untrained run is not free
-LOOK_AT = 300  # directories, so that a plan is printed at once in a store of thousands
-COMPARABLE = ("data", "encoder", "evaluation")
+OVERHEAD_STEPS = 50  # start and readouts of a run take as long as so many steps
+MOST_READ = 300  # finished runs, so that a plan is printed at once in a store of thousands
+COMPARABLE = ("data", "encoder", "evaluation")  # groups of a config that, with the batch size, determine the pace
+FILL = 90.0  # percent of a GPU's memory that runs which share it may take
+LEAST_GAIN = 0.1  # in runs per hour, relative to one run, for which one more run on a GPU is worth it
+RUNS_FOR_ADVICE = 10
+LOAD, MEMORY = "system/gpu_percent", "system/gpu_memory_percent"
 
-Kind = tuple[object, ...]  # what makes the pace of two runs comparable
+Kind = tuple[object, ...]  # two runs with the same one have a comparable pace
 
 
 @dataclass(frozen=True)
 class Past:
-    """A finished run, or timed steps: seconds for each unit of `work`, what it computed with, and what it left on the disk."""
+    """A finished run or a calibration. `pace`: seconds for each unit of `work`."""
 
     kind: Kind
     pace: float
@@ -41,24 +51,24 @@ class Past:
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours of all cells, one after the other, on that hardware; `unknown` cells are not in it."""
+    """Hours of all cells, one after the other, on that hardware; `unknown` cells are not included."""
 
     hardware: str
     hours: float
-    runs: int  # finished ones that it is known from
-    timed: int  # calibrations that it is known from
+    runs: int  # finished runs that it is estimated from
+    timed: int  # calibrations that it is estimated from
     unknown: int
 
     @property
     def source(self) -> str:
-        """In words."""
+        """What it is estimated from, in words."""
         steps = "timed steps, readouts not counted" if self.timed else ""
         runs = f"{self.runs} finished runs of this kind" if self.runs else ""
         return " and ".join(filter(None, [runs, steps]))
 
 
 def work(config: Config) -> float:
-    """What a run costs, in steps."""
+    """The cost of a run, in steps."""
     return total_steps(config) + OVERHEAD_STEPS
 
 
@@ -67,7 +77,7 @@ def kind_of(config: Config) -> Kind:
 
 
 def estimate(root: Path, cells: Iterable[Cell], slots: int) -> tuple[float, int] | None:
-    """Seconds on that many slots, and the number of finished runs this is known from; None without any."""
+    """(seconds on that many slots, number of finished runs it is estimated from); None without any."""
     to_run = list(cells)
     if not to_run:
         return None
@@ -83,10 +93,10 @@ def estimate(root: Path, cells: Iterable[Cell], slots: int) -> tuple[float, int]
 def costs(
     pasts: Sequence[Past], cells: Sequence[Cell], *, gpus: int, gpu_kind: str | None, pack: int = 1
 ) -> list[Cost]:
-    """One for each hardware that runs like these have finished on; the dearest first.
+    """One cost for each hardware on which runs of these kinds have finished, the highest first.
 
-    `gpus`: of one run, which it shares with others where `pack` is more than 1; a past run with other numbers is not
-    comparable. `gpu_kind`: what the site calls them.
+    `gpus`: of one run, which `pack` runs share; only past runs with the same numbers are used. `gpu_kind`: the site's name
+    of the GPU.
     """
     on_gpu = gpus > 0 and any(cell.config.train.device != "cpu" for cell in cells)
     same = [p for p in pasts if (max(1, p.gpus), p.pack) == (max(1, gpus), pack)]
@@ -103,7 +113,7 @@ def _cost(hardware: str, pasts: Sequence[Past], cells: Sequence[Cell]) -> Cost:
     by_kind: dict[Kind, list[Past]] = defaultdict(list)
     for past in pasts:
         by_kind[past.kind].append(past)
-    best = {kind: _best(some) for kind, some in by_kind.items()}
+    best = {kind: _best(runs) for kind, runs in by_kind.items()}
     here = [cell for cell in cells if kind_of(cell.config) in best]
     seconds = sum(median(p.pace for p in best[kind_of(cell.config)]) * work(cell.config) for cell in here)
     used = [past for kind in {kind_of(cell.config) for cell in here} for past in best[kind]]
@@ -112,12 +122,13 @@ def _cost(hardware: str, pasts: Sequence[Past], cells: Sequence[Cell]) -> Cost:
 
 
 def _best(pasts: Iterable[Past]) -> list[Past]:
-    """Finished runs where there are some: they know their readouts, too."""
-    some = list(pasts)
-    return [past for past in some if not past.timed] or some
+    """The finished runs, which include readouts, if there are any; else the calibrations."""
+    candidates = list(pasts)
+    return [past for past in candidates if not past.timed] or candidates
 
 
 def known(root: Path) -> Iterator[Past]:
+    """Finished runs, then calibrations."""
     yield from finished(root)
     yield from calibrations(root)
 
@@ -126,13 +137,13 @@ def calibrations(root: Path) -> Iterator[Past]:
     for file in sorted((root / schema.CALIBRATION_FOLDER).glob(f"*/{schema.PACE}")):
         try:
             pace, config = read_json(file) or {}, config_of(RunDirectory(file.parent))
-        except ValueError:  # of another version
+        except ValueError:  # written by another version
             continue
         yield Past(kind_of(config), pace["seconds_per_step"], pace["hardware"], pace["gpus"], file.parent, timed=True)
 
 
 def disk_need(pasts: Sequence[Past], cells: Sequence[Cell]) -> int | None:
-    """Bytes that the cells will leave, by the largest of some runs like them; None if one kind has no such run."""
+    """Bytes that the cells will take, by the largest of ten runs of each kind; None if a kind has no finished run."""
     kinds = {kind_of(cell.config) for cell in cells}
     sizes = {
         kind: [_size(p.path) for p in islice((p for p in pasts if p.kind == kind and not p.timed), 10)]
@@ -144,9 +155,9 @@ def disk_need(pasts: Sequence[Past], cells: Sequence[Cell]) -> int | None:
 
 
 def disk_free(root: Path) -> int:
-    """Bytes, where `root` is or will be."""
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes on the disk where `root` is or will be."""
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _size(folder: Path) -> int:
@@ -154,15 +165,15 @@ def _size(folder: Path) -> int:
 
 
 def finished(root: Path) -> Iterator[Past]:
-    """Trained runs; an untrained one says nothing about the pace of training."""
+    """Finished runs. Untrained ones are left out, because they have no pace of training."""
     paths = (path.parent for path in root.glob(f"[0-9a-f]*/{schema.RESULTS}"))
-    for path in islice(paths, LOOK_AT):
+    for path in islice(paths, MOST_READ):
         run = RunDirectory(path)
         try:
             results, config = run.results() or {}, config_of(run)
             where = read_json(path / schema.ENVIRONMENT) or {}
             hardware = [line["hardware"] for line in run.attempts() if line.get("hardware")]
-        except ValueError:  # damaged, or of another version: it cannot tell
+        except ValueError:  # damaged, or written by another version
             continue
         if "seconds" in results and config.train.epochs:
             name = hardware[-1] if hardware else where.get("hardware", "unknown hardware")
@@ -176,38 +187,22 @@ def finished(root: Path) -> Iterator[Past]:
             )
 
 
-def bytes_in_words(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit in ("bytes", "kB") else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-# How many runs should share one GPU: from what finished runs of the same kind took of theirs. `--dry-run` prints it.
-#
-# Memory decides how many fit, the load how many are worth it: runs on one GPU take turns, so the runs per hour can
-# grow until a kernel always runs, and no further.
-
-
-FILL = 90.0  # percent of the GPU's memory that runs together may take
-LEAST_GAIN = 0.1  # for which one more run is worth it
-RUNS_LOOKED_AT = 10  # runs
-LOAD, MEMORY = "system/gpu_percent", "system/gpu_memory_percent"
-
-
 @dataclass(frozen=True)
 class Advice:
-    """`runs` on one GPU. Percent of it that one run takes, alone: `memory` at most, `load` in the median."""
+    """How many `runs` should share one GPU. `memory`, `load`: percent of the GPU that one run takes alone.
+
+    Memory limits how many fit. Load limits how many are worth it: runs on one GPU take turns, so the runs per hour grow
+    only until some kernel always runs.
+    """
 
     runs: int
-    memory: float
-    load: float
-    seen: int
+    memory: float  # maximum
+    load: float  # median
+    seen: int  # finished runs that it is estimated from
 
     @property
     def gain(self) -> float:
-        """Runs per hour against one after the other, at the very most."""
+        """Upper bound of the runs per hour, relative to running them one after the other."""
         return min(self.runs, 100.0 / self.load)
 
     def __str__(self) -> str:
@@ -221,15 +216,16 @@ class Advice:
 
 
 def advise(pasts: Iterable[Past], cells: Sequence[Cell], gpu_kind: str | None = None) -> Advice | None:
-    """Of runs of the cells' kind that had one GPU for themselves; None without any whose GPU could be asked.
+    """From finished runs of the cells' kinds that had one GPU for themselves; None if there are none with GPU metrics.
 
-    `gpu_kind`: what the site calls its GPUs. Shares of another GPU's memory say nothing: of several the last seen counts.
+    `gpu_kind`: the site's name of the GPU. Percentages of different GPUs do not compare, so only runs on the same GPU as the
+    last one are used.
     """
     kinds = {kind_of(cell.config) for cell in cells}
     alone = [past for past in pasts if past.kind in kinds and past.gpus == 1 and past.pack == 1 and not past.timed]
     alone = [past for past in alone if not gpu_kind or gpu_kind.lower() in past.hardware.lower()]
     alone = [past for past in alone if past.hardware == alone[-1].hardware]
-    seen = [both for past in islice(alone, RUNS_LOOKED_AT) if (both := _of_run(past))]
+    seen = [both for past in islice(alone, RUNS_FOR_ADVICE) if (both := _memory_and_load(past))]
     if not seen:
         return None
     memory, load = max(memory for memory, _ in seen), max(1.0, median(load for _, load in seen))
@@ -237,10 +233,19 @@ def advise(pasts: Iterable[Past], cells: Sequence[Cell], gpu_kind: str | None = 
     return Advice(max(1, min(fitting, worth)), memory, load, len(seen))
 
 
-def _of_run(past: Past) -> tuple[float, float] | None:
-    """Most memory and median load, in percent, of its journal."""
+def _memory_and_load(past: Past) -> tuple[float, float] | None:
+    """Maximum memory and median load in percent, from its journal; None without GPU metrics."""
     systems = (record.get("system", {}) for record in RunDirectory(past.path).records())
-    looks = [look for look in systems if LOAD in look and MEMORY in look]
-    if not looks:
+    samples = [sample for sample in systems if LOAD in sample and MEMORY in sample]
+    if not samples:
         return None
-    return max(look[MEMORY] for look in looks), median(look[LOAD] for look in looks)
+    return max(sample[MEMORY] for sample in samples), median(sample[LOAD] for sample in samples)
+
+
+def bytes_in_words(size: float) -> str:
+    """`512 bytes`, `24 kB`, `1.5 GB`; units are powers of 1,000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit in ("bytes", "kB") else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,8 +1,8 @@
-"""What the server of `experiments.launch.process` does before it takes orders: `multiprocessing` imports this file there.
+"""Prepares the fork server of `experiments.launch.process`: `multiprocessing` imports this file when the server starts.
 
-It leaves the launcher's terminal and, if wanted, its session; imports once what all its children need; and checks that it
-may be forked, for a thread of a library would be missing in a child. A server that may not be forked ends, and its
-launcher starts processes from scratch. Imported by anybody else, this file does nothing.
+The server detaches from the launcher's terminal and, if wanted, from its session; imports what all children need; and checks
+that it may be forked: a thread of a library would be missing in a child. If it may not be forked it ends, and the launcher
+starts each process from scratch. In any other process, importing this file does nothing.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from importlib import import_module
 PRELOAD = "MOCO_FORK_SERVER_PRELOAD"  # modules, separated by commas; set in the server's environment alone
 SESSION = "MOCO_FORK_SERVER_SESSION"  # "own", or "shared" with the launcher
 TASKS = "/proc/self/task"
-DEAF_TO = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})  # Slurm sends them to a whole step
+# Ignored by a server in the launcher's session, because Slurm sends them to all processes of a step.
+IGNORED = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
 
 def ignore(*numbers: signal.Signals) -> None:
-    """Also those that came while they were blocked."""
+    """Ignore these signals, also those that came while they were blocked."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def prepare(modules: list[str], *, own_session: bool) -> None:
-    """Raises SystemExit where the imports leave threads behind."""
+    """Raises SystemExit if the imports leave threads behind."""
     if own_session:
         os.setsid()
     else:
-        ignore(*DEAF_TO)  # somebody has to see how the children end
+        ignore(*IGNORED)  # the server must live to report how its children end
     nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (1, 2):  # whoever reads the launcher's output must not wait for us
+    for descriptor in (1, 2):  # a reader of the launcher's output must not wait for this process
         os.dup2(nothing, descriptor)
     os.close(nothing)
-    with suppress(ImportError):  # each child will say so in its log
+    with suppress(ImportError):  # each child will have the same error in its log
         for name in modules:
             import_module(name)
         from experiments.run.provenance import code
 
-        code()  # asked once, before the checkout can change
+        code()  # read once, before the checkout can change
     if os.path.isdir(TASKS) and len(os.listdir(TASKS)) != 1:
         raise SystemExit("the imports have left threads")
     gc.collect()
-    gc.freeze()  # children share these pages: the collector must not touch them
+    gc.freeze()  # children share these pages as long as the collector does not write to them
 
 
 if SESSION in os.environ:

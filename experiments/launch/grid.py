@@ -1,4 +1,4 @@
-"""A sweep's cells and their states as plain text: what `--dry-run` and `status` print. Imports neither torch nor rich."""
+"""The runs of a sweep and their states as plain text, for `--dry-run` and `status`. Imports neither torch nor rich."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Key = tuple[str, int]  # arm, seed
 
 
 def grid(arms: Sequence[str], seeds: Sequence[int], states: Mapping[Key, RunState], baseline: str) -> list[str]:
-    """One line per arm, the baseline marked; a state per seed, or counts when there are many seeds."""
+    """One line per arm, the baseline marked: a state per seed, or counts if there are many seeds."""
     if len(seeds) <= SEED_COLUMNS:
         header = ["arm", *(f"seed {seed}" for seed in seeds)]
         rows = [[arm, *(_state(states.get((arm, seed))) for seed in seeds)] for arm in arms]
@@ -38,13 +38,13 @@ def _state(state: RunState | None) -> str:
 
 
 def counts(states: Iterable[RunState]) -> str:
-    """`3 done, 1 failed`, in the order of schema.STATES from the end of a run's life to its beginning."""
+    """`3 done, 1 failed`: done first, then in the order of `schema.STATES`."""
     found = Counter(state.state for state in states)
     order = [schema.DONE, *(s for s in schema.STATES if s != schema.DONE)]
     return ", ".join(f"{found[name]} {name}" for name in order if found[name]) or "none"
 
 
 def paragraph(text: str, indent: str = "") -> list[str]:
-    """Wrapped to the terminal; 80 columns where there is none."""
+    """Lines of the text, wrapped to the width of the terminal, or to 80 columns without one."""
     width = shutil.get_terminal_size((80, 24)).columns
     return wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False) or [""]

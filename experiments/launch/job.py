@@ -1,10 +1,10 @@
-"""What a job of a cluster does: one attempt at its run, and the way back into the queue if time is up.
+"""What a job of a cluster does: one attempt at its run, and a requeue if its time is up.
 
-SIGUSR2 announces the time limit: the worker saves, and its job is requeued. SIGTERM is the cluster's own doing (a cancel, a
-requeue, a preemption): the worker saves and leaves, and the cluster decides whether the job comes back.
+SIGUSR2 announces the time limit: the worker saves, and the job is requeued. SIGTERM comes from the cluster (a cancel, a
+requeue, a preemption): the worker saves and ends, and the cluster decides whether the job comes back.
 
-A run that its time limits have stopped `STUCK` times in a row without a further step has failed. One that may or can not
-be requeued stays preempted with the cause `NOT_REQUEUED`, and the same command submits it again.
+A run that was stopped by the time limit `STUCK` times in a row without a further step has failed. A run that may not be
+requeued, or cannot be, stays preempted with the cause `NOT_REQUEUED`; the same command submits it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.tracking.job import mirroring
 
 MAX_REQUEUES = "MOCO_MAX_REQUEUES"
-STUCK = 3
+STUCK = 3  # attempts
+
+Requeue = Callable[[str], str | None]  # job -> why it failed, else None
 
 
 class RunFailed(Exception):
@@ -32,19 +34,21 @@ class RunFailed(Exception):
 
 
 def work(path: str) -> str:
-    """Returns the state of the run; of a run's several tasks, that of rank 0. Raises RunFailed with its reason."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not submitit's handler, which would act between two bytecodes
+    """The function of a job. Returns the state of the run (FOLLOWED on ranks above 0); raises RunFailed with its reason."""
+    signal.signal(
+        signal.SIGUSR2, signal.SIG_IGN
+    )  # instead of submitit's handler, which would act between two bytecodes
     distributed.adopt_step()
     run = RunDirectory(Path(path))
     if distributed.rank():
         return attempt(run.path) if restarts() <= most_requeues() else distributed.FOLLOWED
-    if came_back_too_often(run):
+    if requeued_too_often(run):
         return schema.PREEMPTED
     try:
         with mirroring(run.path.parent):
             state = attempt(run.path)
-            if stopped_by_time(run):  # before the mirror's last look, which may take what is left of the time
-                go_back(run)
+            if stopped_by_time(run):  # before the mirror's last sync, which may take the rest of the time
+                requeue_own_job(run)
                 state = (run.status() or {}).get("state", state)
     except Busy as busy:
         print(f"{busy}; nothing started", flush=True)
@@ -55,12 +59,16 @@ def work(path: str) -> str:
 
 
 def stopped_by_time(run: RunDirectory) -> bool:
+    """Whether the run was saved because its job's time was up."""
     status = run.status() or schema.Status()
     return status.get("state") == schema.PREEMPTED and causes.cause_of(status) == causes.TIME_LIMIT
 
 
-def came_back_too_often(run: RunDirectory) -> bool:
-    """Slurm requeues by itself, too, after a preemption or a node's death: without end, if a run kills its nodes."""
+def requeued_too_often(run: RunDirectory) -> bool:
+    """Whether the job was requeued more often than allowed; then recorded in the status.
+
+    Slurm also requeues by itself, after a preemption or the death of a node: endlessly, if a run kills its nodes.
+    """
     if restarts() <= most_requeues():
         return False
     print(f"{run.path}: requeued {restarts()} times; nothing started", flush=True)
@@ -70,6 +78,7 @@ def came_back_too_often(run: RunDirectory) -> bool:
 
 
 def restarts() -> int:
+    """How often this job was requeued."""
     here = this_job()
     return here.restarts if here else 0
 
@@ -78,26 +87,22 @@ def most_requeues() -> int:
     return int(os.environ.get(MAX_REQUEUES, "50"))
 
 
-Requeue = Callable[[str], str | None]  # job -> why it did not go, None if it did
+def requeue_own_job(*runs: RunDirectory, requeue: Requeue | None = None) -> None:
+    """Requeue this job once for those of its runs that may continue. The status of the others records why they may not.
 
-
-def requeue_this(job: str) -> str | None:
-    return this_cluster().requeue(job)
-
-
-def go_back(*runs: RunDirectory, requeue: Requeue = requeue_this) -> None:
-    """Requeue the own job once, for those of its runs that may go on; of the others the status says why not."""
-    able = [run for run in runs if not _has_failed(run)]
+    `requeue`: by default that of this cluster.
+    """
+    able = [run for run in runs if not _is_stuck(run)]
     job = provenance.job()
-    why = _objection(job, requeue) if able else "no run is left that may go on"
+    why = _requeue(job, requeue or this_cluster().requeue) if able else "no run is left that may go on"
     print(f"requeue of {job}: {why or 'asked for'}", flush=True)
     for run in able if why else ():
         reason = (run.status() or schema.Status()).get("reason")
         _note(run, schema.PREEMPTED, f"{reason}; not requeued: {why}", causes.NOT_REQUEUED)
 
 
-def _has_failed(run: RunDirectory) -> bool:
-    """Stuck: a further job would spend its time for nothing, too."""
+def _is_stuck(run: RunDirectory) -> bool:
+    """Whether a further job would be spent in vain, too; then the run is recorded as failed."""
     steps = stuck_at(run)
     if steps is None:
         return False
@@ -108,17 +113,17 @@ def _has_failed(run: RunDirectory) -> bool:
 
 
 def stuck_at(run: RunDirectory) -> int | None:
-    """The step of a run that its last `STUCK` attempts did not get beyond, though all had their whole time."""
+    """The step that the last `STUCK` attempts did not get beyond, though all ran until their time limit; else None."""
     ends = [line for line in run.attempts() if line["event"] == "end" and "step" in line]
     steps = [0, *(line["step"] for line in ends)]
-    got_on = [after > before for before, after in pairwise(steps)]
-    newest_first = zip(ends[::-1], got_on[::-1], strict=True)
+    progressed = [after > before for before, after in pairwise(steps)]
+    newest_first = zip(ends[::-1], progressed[::-1], strict=True)
     vain = takewhile(lambda end: causes.cause_of(end[0]) == causes.TIME_LIMIT and not end[1], newest_first)
     return steps[-1] if sum(1 for _ in vain) >= STUCK else None
 
 
-def _objection(job: str | None, requeue: Requeue) -> str | None:
-    """Why the job is not requeued; None if it has been."""
+def _requeue(job: str | None, requeue: Requeue) -> str | None:
+    """Requeue the job. Returns why that was not done, else None."""
     if job is None:
         return "this is no job"
     if restarts() >= most_requeues():

@@ -1,4 +1,9 @@
-"""Start what is to run, here and now: prepare the directories, fill the pool, say how it went."""
+"""A launch on this machine.
+
+Launch, enqueue     prepare the run directories, run them in the pool or in this process
+tracking            mirror the sweep to MLflow meanwhile
+summary             print how it went
+"""
 
 from __future__ import annotations
 
@@ -26,11 +31,11 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
 
 SYNC_LOG = "mlflow-sync.log"
-TRACKING = "MOCO_TRACKING"  # off: journals only, `python -m experiments sync` brings them to MLflow later
+TRACKING = "MOCO_TRACKING"  # off: only journals, which `python -m experiments sync` sends to MLflow later
 
 
 class Launch:
-    """One launch: the cells to bring to an end, the same code and machine for all of them.
+    """One launch of some cells, with the same code and machine for all of them.
 
     `work`: what a process of the local pool does with a run; None to train it.
     """
@@ -42,39 +47,40 @@ class Launch:
         self.environment = provenance.environment(command, device)
 
     def enqueue(self) -> None:
-        """Make every run directory ready for a worker; one that another process works on stays as it is."""
+        """Make every run directory ready for a worker. One that another process works on stays as it is."""
         text = json_text(self.environment)
-        provenance.code()  # asked of git once, not by every thread
+        provenance.code()  # calls git once, not in every thread
         in_threads(lambda cell: enqueue(self.root, cell, text), self.cells)
 
     def slots(self, max_parallel: int | None) -> list[Slot]:
         return make_slots(max_parallel, len(self.cells), use_gpus=self.use_gpus)
 
     def run(self, max_parallel: int | None) -> bool:
-        """All cells in the local pool. Returns False if it was interrupted."""
+        """Run all cells in the local pool. Returns False if it was interrupted."""
         slots = self.slots(max_parallel)
         with Progress(self.title, self.cells, len(slots), self.root) as view:
             return Runs(self.root, slots, view, self.work).run(self.cells)
 
     def run_here(self, cell: Cell, *, reraise: bool) -> str:
-        """One cell in this process, with its progress; returns its state. Raises Busy, and the run's error if asked to."""
+        """Run one cell in this process and show its progress; returns its state. Raises Busy and, if `reraise`, its error."""
         from experiments.run.worker import attempt
 
         with Progress(self.title, [cell], 1, self.root) as view:
             view.started(cell)
             path = self.root / cell.run_id
             try:
-                return attempt(path, watch=lambda status: view.progress(cell, state_of(path)), reraise=reraise)
+                return attempt(path, on_status=lambda status: view.progress(cell, state_of(path)), reraise=reraise)
             finally:
                 view.ended(cell, state_of(path))
 
 
 def enqueue(root: Path, cell: Cell, environment: dict[str, Any] | str) -> None:
+    """Make the run directory and mark it as queued, unless another process works on it. `environment`: dict or JSON text."""
     run = RunDirectory(root / cell.run_id)
     known = run.exists()
     create(run, cell.config)
     with suppress(Busy), run.locked():
-        if run.results() is not None:  # another launcher finished it a moment ago
+        if run.results() is not None:  # another launcher has just finished it
             return
         run.withdraw_cancel()
         run.withdraw_prune()
@@ -116,7 +122,7 @@ def tracking_off() -> bool:
 
 
 def _finish_mirror(mirror: subprocess.Popen[bytes], root: Path) -> None:
-    """The runs are safe without it: what it could not bring over is brought by the next sync."""
+    """End the mirror after its last sync. What it could not send, the next sync sends."""
     mirror.terminate()
     try:
         with suppress(subprocess.TimeoutExpired):
@@ -127,12 +133,12 @@ def _finish_mirror(mirror: subprocess.Popen[bytes], root: Path) -> None:
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         mirror.kill()
         code = mirror.wait()
-    if code not in (0, -15):  # it may be told to go before it can listen
+    if code not in (0, -15):  # -15: SIGTERM came before it could handle it
         print(f"MLflow is not up to date ({last_line(root / SYNC_LOG)}); python -m experiments sync catches up")
 
 
 def summary(root: Path, cells: Sequence[Cell], began: float, *, interrupted: bool) -> int:
-    """How it went, each run that is not done with its last line; returns the exit code."""
+    """Print how many runs are done, and the reason and last line of the log of failed ones; returns the exit code."""
     states = {cell: state_of(root / cell.run_id) for cell in cells}
     done = [cell for cell, state in states.items() if state.state == schema.DONE]
     failed = {cell: s for cell, s in states.items() if s.state in (schema.FAILED, schema.LOST, schema.CANCELLED)}
@@ -142,15 +148,15 @@ def summary(root: Path, cells: Sequence[Cell], began: float, *, interrupted: boo
         print(f"    {last_line(root / cell.run_id / schema.LOG)}")
         print(f"    log: {root / cell.run_id / schema.LOG}")
     if interrupted:
-        print(f"interrupted: {_open(states)}; the same command goes on from there")
+        print(f"interrupted: {_unfinished(states)}; the same command goes on from there")
         return INTERRUPTED
     if failed:
         print("--retry runs failed and cancelled runs again; lost ones go on by the same command")
     return 1 if len(done) < len(cells) else 0
 
 
-def _open(states: dict[Cell, RunState]) -> str:
-    """What is left to do, in words."""
+def _unfinished(states: dict[Cell, RunState]) -> str:
+    """Numbers of unfinished runs, in words."""
     begun = sum(s.state in (schema.PREEMPTED, schema.LOST) and bool(s.step) for s in states.values())
     not_begun = sum(s.state not in (schema.DONE, schema.FAILED, schema.CANCELLED) for s in states.values()) - begun
     return f"{begun} {'run' if begun == 1 else 'runs'} saved midway, {not_begun} not started"

@@ -1,4 +1,4 @@
-"""What a launch is about to do, and in words: the plan's cells, their states now, and those that are to run."""
+"""What a launch is about to do: the cells of the plan, their present states, and those that are to run; and its text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from experiments.store.durations import in_words
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """`cells` are the chosen ones; `states` are those of every planned run, by run id."""
+    """`cells`: the chosen ones. `states`: of all planned runs, by run id. `to_run`: those of `cells` to start."""
 
     planned: Plan
     cells: Sequence[Cell]
@@ -28,7 +28,7 @@ class LaunchPlan:
 
     @staticmethod
     def of(planned: Plan, options: LaunchOptions, cells: Sequence[Cell] | None = None) -> LaunchPlan:
-        """Without `cells`, those that --only names. Raises ValueError for an arm that is not there."""
+        """Without `cells`, those that --only names. Raises ValueError for an unknown arm."""
         chosen = planned.choose(options.only) if cells is None else cells
         states = states_of(options.place.root, [cell.run_id for cell in planned.cells()])
         to_run = [c for c in chosen if is_to_run(states[c.run_id], retry=options.retry, force=options.force)]
@@ -42,11 +42,11 @@ class LaunchPlan:
         self.options.show_table(self.root, self.planned.label)
 
     def first(self) -> LaunchPlan:
-        """Only the first that is to run."""
+        """The same with only the first of the runs that are to run."""
         return replace(self, to_run=self.to_run[:1])
 
     def show(self, would_start: str) -> None:
-        """The grid with its states, and what would start."""
+        """Print the plan with its states, and `would_start`."""
         planned = self.planned
         keyed = {(cell.arm, cell.seed): self.states[cell.run_id] for cell in planned.cells()}
         lines = [
@@ -63,6 +63,7 @@ class LaunchPlan:
         print("\n".join(lines))
 
     def would_start(self) -> str:
+        """How many runs would start, on how many slots, and the estimated time."""
         if not self.to_run:
             return "nothing to start"
         use_gpus = any(cell.config.train.device != "cpu" for cell in self.to_run)
@@ -77,6 +78,7 @@ class LaunchPlan:
         return f"{len(self.to_run)} to run on {slots} slots, about {in_words(seconds)} (by {source})"
 
     def announce(self) -> None:
+        """Print warnings and how many runs are to go."""
         now = counts(self.states[cell.run_id] for cell in self.cells)
         text = f"{self.planned.label}: {len(self.to_run)} of {len(self.cells)} runs to go ({now}) in {self.root}"
         print("\n".join([*self.warnings(), *paragraph(text)]), flush=True)
@@ -85,7 +87,7 @@ class LaunchPlan:
         return [line for warning in self.planned.warnings for line in paragraph(f"warning: {warning}")]
 
     def say_nothing_to_start(self) -> int:
-        """Returns how many of the chosen runs are not done: they failed or were cancelled, and are listed."""
+        """Print that nothing is to run, and list failed and cancelled runs; returns their number."""
         print(f"{self.planned.label}: nothing to start, {counts(self.states[cell.run_id] for cell in self.cells)}")
         not_done = [cell for cell in self.cells if self.states[cell.run_id].state != schema.DONE]
         for cell in not_done:
@@ -96,7 +98,7 @@ class LaunchPlan:
 
 
 def is_to_run(state: RunState, *, retry: bool, force: bool) -> bool:
-    """Running ones, too: the pool waits for those of other processes."""
+    """Whether the pool takes a run in that state. Running ones, too: it waits for those of other processes."""
     if state.state == schema.DONE:
         return force
     if state.state in (schema.FAILED, schema.CANCELLED):

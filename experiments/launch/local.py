@@ -1,8 +1,12 @@
 """The local pool: N slots, a queue, one process per run.
 
-A run is started only where its state, asked again at that moment, says that it is to run; the lock settles the rest. A
-run that another process works on is waited for. Ctrl-C once: workers save at their next step boundary and leave. Twice:
-they are killed, and the next launch goes on from their last checkpoints.
+The state of a run is checked again just before it is started, and its lock prevents two workers. A run that another process
+works on is waited for. Ctrl-C once: workers save after their step and end. Twice: they are killed, and the next launch
+resumes from their last checkpoints.
+
+    Pool            processes on slots, and the signals for all of them
+    Runs            the runs of a launch in a pool
+    record_death    the state of a run whose worker ended without recording it
 """
 
 from __future__ import annotations
@@ -26,14 +30,14 @@ from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import AT_REST, handling
 
 TICK_SECONDS = 0.1
-LOOK_SECONDS = 0.5  # between two looks at the status of a run
+CHECK_SECONDS = 0.5  # between two checks of the runs' states
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TRAINING = Work(main, preload=("moco.train",))
 
 
 class Pool:
-    """At most one process on each slot. Signals are for all of them: once to stop, twice to be killed."""
+    """At most one process on each slot. The first signal stops all of them, the second kills them."""
 
     def __init__(self, slots: Sequence[Slot], work: Work) -> None:
         self.slots, self.interrupts = slots, 0
@@ -43,15 +47,16 @@ class Pool:
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """Signals are passed on by their handler, so that whatever the launcher is busy with does not delay them."""
+        """While the block runs, the signal handler passes signals on, whatever the launcher is doing."""
         with handling(STOP_SIGNALS, self._interrupt):
             yield
 
     def free(self) -> list[Slot]:
+        """Slots without a process."""
         return [slot for slot in self.slots if slot.number not in self.children]
 
     def start(self, slot: Slot, *arguments: Any, log: Path) -> Child | None:
-        """None if an interrupt came first. Raises OSError where no process can be started."""
+        """Start `work(*arguments)`. None if an interrupt came first. Raises OSError if no process can be started."""
         self._starting = True
         try:
             child = self.starter.start(arguments, slot.environment, log, lambda: not self.interrupts)
@@ -59,11 +64,11 @@ class Pool:
             self._starting = False
         if child is not None:
             self.children[slot.number] = child
-            self._pass_on(child)  # an interrupt that came meanwhile
+            self._pass_on(child)  # an interrupt during the start
         return child
 
     def collect(self) -> list[tuple[Child, int | None]]:
-        """Those that have ended since the last call, with their exit codes."""
+        """Processes that have ended since the last call, with their exit codes."""
         ended = {number: child for number, child in self.children.items() if not child.is_alive()}
         for number in ended:
             del self.children[number]
@@ -84,7 +89,7 @@ class Pool:
 
 
 class View(Protocol):
-    """Who is told what happens."""
+    """Is called when a run starts, makes progress or ends."""
 
     def started(self, cell: Cell) -> None: ...
     def progress(self, cell: Cell, state: RunState) -> None: ...
@@ -92,16 +97,16 @@ class View(Protocol):
 
 
 class Runs:
-    """The runs of a launch in a pool."""
+    """The runs of a launch in a pool; `view` shows them."""
 
     def __init__(self, root: Path, slots: Sequence[Slot], view: View, work: Work = TRAINING) -> None:
         self.root, self.view, self.pool = root, view, Pool(slots, work)
         self._cells: dict[Child, Cell] = {}
         self._elsewhere: list[Cell] = []
-        self._looked_at = 0.0
+        self._checked_at = 0.0
 
     def run(self, cells: Sequence[Cell]) -> bool:
-        """Bring every cell to an end. Returns False if it was interrupted."""
+        """Run every cell until it ends. Returns False if it was interrupted."""
         queue, pool = list(cells), self.pool
         with pool.stoppable():
             while pool.children or (not pool.interrupts and (queue or self._elsewhere)):
@@ -110,18 +115,19 @@ class Runs:
                 for slot in pool.free():
                     while queue and not pool.interrupts and not self._start(queue.pop(0), slot):
                         pass
-                self._look(queue)
+                self._check_states(queue)
                 if pool.children or self._elsewhere:
                     time.sleep(TICK_SECONDS)
         return not pool.interrupts
 
     def _start(self, cell: Cell, slot: Slot) -> bool:
+        """Returns False if the run is not started."""
         path = self.root / cell.run_id
         state = state_of(path)
         if state.state == schema.RUNNING:
             self._elsewhere.append(cell)
             return False
-        if state.state in AT_REST:  # another launcher was faster
+        if state.state in AT_REST:  # another launcher has run it
             self.view.ended(cell, state)
             return False
         child = self.pool.start(slot, [str(path)], log=path / schema.LOG)
@@ -142,11 +148,11 @@ class Runs:
             state = state_of(path)
         self.view.ended(cell, state)
 
-    def _look(self, queue: list[Cell]) -> None:
-        """How far are the runs? Those of other processes are taken over when they were left unfinished."""
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+    def _check_states(self, queue: list[Cell]) -> None:
+        """Show the progress. Runs that other processes left unfinished go back into the queue."""
+        if time.monotonic() - self._checked_at < CHECK_SECONDS:
             return
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         for cell in self._cells.values():
             self.view.progress(cell, state_of(self.root / cell.run_id))
         for cell in list(self._elsewhere):
@@ -162,15 +168,15 @@ class Runs:
 
 
 def record_death(run: RunDirectory, code: int | None) -> None:
-    """Say in the run's status how a worker ended that did not say it.
+    """Record how a worker ended that did not record it itself.
 
-    One that had begun is *lost*: the next launch goes on from its checkpoint. One that could not begin has *failed*,
-    unless a signal kept it from beginning.
+    A run that had begun is *lost*, and the next launch resumes it. One that could not begin has *failed*, unless a signal
+    stopped its worker before.
     """
     with suppress(Busy), run.locked():
         status, attempts = run.status() or {}, run.attempts()
         began = status.get("state") == schema.RUNNING
-        state, reason, cause = _verdict(began, code, run.path / schema.LOG)
+        state, reason, cause = _how_it_ended(began, code, run.path / schema.LOG)
         if began and attempts and attempts[-1]["event"] == "start":
             number, seconds = attempts[-1]["attempt"], round(age_of(attempts[-1]["time"]), 3)
             end = schema.Attempt(event="end", attempt=number, time=now(), state=state, seconds=seconds)
@@ -179,8 +185,8 @@ def record_death(run: RunDirectory, code: int | None) -> None:
         run.write_status({**status, "state": state, "reason": reason, "cause": cause})
 
 
-def _verdict(began: bool, code: int | None, log: Path) -> tuple[str, str, str]:
-    """State, reason, cause."""
+def _how_it_ended(began: bool, code: int | None, log: Path) -> tuple[str, str, str]:
+    """(state, reason, cause)"""
     if code is not None and -code in STOP_SIGNALS:
         return schema.PREEMPTED, f"stopped by {signal.Signals(-code).name}", causes.STOPPED
     how = how_it_ended(code)

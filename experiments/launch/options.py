@@ -1,4 +1,4 @@
-"""What a command asks of a launch: read from the command line once, then passed on whole and never changed."""
+"""The options of a launch: made from the command line once, checked, and passed on unchanged."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from experiments.launch.process import Work
 
 LOCAL, DEBUG = "local", "debug"
-INTERRUPTED = 130  # exit code after Ctrl-C: the same command goes on
+INTERRUPTED = 130  # exit code after Ctrl-C
 
-FIRST_LOOK = 5  # seeds of `--until-significant` before the first decision; with fewer nothing can be decided
-MAX_SEEDS = 20  # where it ends without `--max-seeds`
+FIRST_DECISION = 5  # seeds before the first decision of `--until-significant`; with fewer nothing can be decided
+MAX_SEEDS = 20  # default of `--max-seeds`
 
 ShowTable = Callable[[Path, str], None]  # runs root, label: prints the answer to that sweep
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where runs live and which MLflow remembers them: what the shell says, else what the cluster's profile says."""
+    """The runs root and the address of MLflow: from the environment, else from the cluster's profile."""
 
     root: Path
-    tracking: str | None = None  # address for MLFLOW_TRACKING_URI; None for the store beside the runs
+    tracking: str | None = None  # MLFLOW_TRACKING_URI; None for the embedded MLflow beside the runs
 
     @staticmethod
     def of(profile: Profile | None) -> Place:
@@ -43,12 +43,12 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The same for a child process."""
+        """The variables by which a child process has the same place."""
         return {"MOCO_RUNS": str(self.root)} | ({"MLFLOW_TRACKING_URI": self.tracking} if self.tracking else {})
 
 
 def cluster_profile(name: str, here: tuple[str, ...] = (LOCAL,)) -> Profile | None:
-    """The Slurm profile of that name; None for one of `here`, on this machine. Raises ValueError for any other name."""
+    """The profile of that name; None for a name in `here`, which means this machine. Raises ValueError for another name."""
     if name in here:
         return None
     clusters = [*here, *profile_names()]
@@ -66,7 +66,7 @@ class LaunchOptions:
     Raises ValueError, in one line, for a value out of range and for flags that do not go together.
     """
 
-    command: str  # what to type to get the same again
+    command: str  # as it was typed
     place: Place
     show_table: ShowTable
     work: Work | None = None  # what the local pool does with a run; None to train it
@@ -106,9 +106,9 @@ class LaunchOptions:
             )
         if not self.until_significant:
             return
-        if self.max_seeds is not None and self.max_seeds < FIRST_LOOK:
+        if self.max_seeds is not None and self.max_seeds < FIRST_DECISION:
             raise ValueError(
-                f"--max-seeds {self.max_seeds}: must be at least {FIRST_LOOK}, with fewer nothing is decided"
+                f"--max-seeds {self.max_seeds}: must be at least {FIRST_DECISION}, with fewer nothing is decided"
             )
         for flag, given in (("--force", self.force), ("--cluster debug", self.cluster == DEBUG)):
             if given:

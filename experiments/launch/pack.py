@@ -1,10 +1,15 @@
-"""K runs in one job, on the GPU and the cores of one: `--pack K`. A supervisor starts a worker for each of them.
+"""`--pack K`: K runs in one job, on the GPU and the cores of one run. The job starts a worker for each of them.
 
-A run that fails or is killed leaves its siblings alone. The signal of the time limit and scancel's are passed on, all
-workers save, and if time was up the element is requeued once, for those that were stopped by it. What has ended stays so:
-done, failed, cancelled, killed, or meanwhile in the hands of another job.
+A run that fails or is killed does not affect the others. The signals of the time limit and of scancel are passed on, all
+workers save, and at the time limit the element is requeued once, for the runs that it stopped. Runs that are done, failed,
+cancelled, killed or meanwhile part of another job are not started.
 
-An element of the array is a file that names its runs, a directory a line.
+An element of the array is a file with the directories of its runs, one a line.
+
+    submit_packed                       submit runs, packed or not
+    work, carry_out                     what an element does
+    elements, elements_at_a_time        numbers of elements
+    jobs_without_runs                   jobs that no run needs any more
 """
 
 from __future__ import annotations
@@ -29,20 +34,20 @@ from experiments.store.states import AT_REST, handling
 from experiments.tracking.job import mirroring
 
 TICK_SECONDS = 0.1
-REPEAT_SECONDS = 1.0  # a worker that has just begun may not have listened the first time
-LET_GO = (*AT_REST, schema.LOST)
+REPEAT_SECONDS = 1.0  # between repeats of a signal: a worker that has just begun may not have handled the first one
+NOT_STARTED = (*AT_REST, schema.LOST)  # states
 
-# In the session of the supervisor, so that Slurm finds it whatever it tracks processes by.
+# In the session of the job, so that Slurm finds the workers, however it tracks processes.
 PACKED = Work(main, preload=TRAINING.preload, own_session=False)
 
 
 def elements(profile: Profile, runs: int) -> int:
-    """Jobs that so many runs need."""
+    """Number of elements for so many runs."""
     return -(-runs // profile.pack)
 
 
 def elements_at_a_time(profile: Profile, max_parallel: int | None) -> int | None:
-    """Slurm's throttle counts jobs, ours runs; None for no limit. Raises ValueError where one job were too many runs."""
+    """The limit of runs at a time as a limit of elements; None for no limit. Raises ValueError if one element exceeds it."""
     runs = max_parallel or profile.array_parallelism
     if runs is not None and runs < profile.pack:
         raise ValueError(
@@ -52,7 +57,7 @@ def elements_at_a_time(profile: Profile, max_parallel: int | None) -> int | None
 
 
 def submit_packed(submission: Submission, paths: Sequence[Path]) -> list[str]:
-    """As `Cluster.submit`, with as many runs in an element as the profile packs; returns the job of each path."""
+    """As `Cluster.submit`, with as many runs in an element as the profile packs. Returns the job of each path."""
     size, cluster = submission.profile.pack, cluster_named(submission.profile.cluster)
     if size == 1:
         return cluster.submit(submission, job.work, paths)
@@ -65,43 +70,43 @@ def submit_packed(submission: Submission, paths: Sequence[Path]) -> list[str]:
     return [id for id, pack in zip(ids, packs, strict=True) for _ in pack]
 
 
-def emptied(root: Path, jobs: Sequence[str]) -> list[str]:
-    """Those of the jobs that no run waits for any more."""
+def jobs_without_runs(root: Path, jobs: Sequence[str]) -> list[str]:
+    """Those of the jobs that no unfinished run belongs to."""
     statuses = (RunDirectory(path.parent).status() or schema.Status() for path in root.glob(f"*/{schema.STATUS}"))
     wanted = {status.get("job") for status in statuses if status.get("state") not in AT_REST}
     return [id for id in dict.fromkeys(jobs) if id not in wanted]
 
 
 def work(file: str, worker: Work = PACKED) -> dict[str, str]:
-    """What an element does; returns the states of its runs. Raises RunFailed if any of them has failed."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not submitit's handler
+    """The function of an element. Returns run id -> state; raises RunFailed if a run has failed."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # instead of submitit's handler
     runs = [RunDirectory(Path(line)) for line in Path(file).read_text().splitlines()]
-    ours = [run for run in runs if _is_ours(run) and not job.came_back_too_often(run)]
+    ours = [run for run in runs if _is_ours(run) and not job.requeued_too_often(run)]
     with mirroring(runs[0].path.parent):
         carry_out(ours, max(1, _cores() // len(runs)), worker)
-        if back := [run for run in ours if job.stopped_by_time(run)]:
-            job.go_back(*back)
+        if stopped := [run for run in ours if job.stopped_by_time(run)]:
+            job.requeue_own_job(*stopped)
     states = {run.run_id: (run.status() or {}).get("state", schema.MISSING) for run in runs}
     failed = [id for id, state in states.items() if state in (schema.FAILED, schema.LOST)]
-    if failed and schema.PREEMPTED not in states.values():  # else the element comes back
+    if failed and schema.PREEMPTED not in states.values():  # else the element was requeued
         raise job.RunFailed(f"{len(failed)} of {len(runs)} runs: {', '.join(failed)}")
     return states
 
 
 def _is_ours(run: RunDirectory) -> bool:
-    """Still to be run, and by this job."""
+    """Whether the run is still to be run, and by this job."""
     status = run.status() or schema.Status()
-    return status.get("state") not in LET_GO and status.get("job") in (None, provenance.job())
+    return status.get("state") not in NOT_STARTED and status.get("job") in (None, provenance.job())
 
 
 def _cores() -> int:
-    """That the threads of all runs share: as many as one run would use."""
+    """Cores that all runs share: as many threads as one run would have."""
     asked = os.environ.get(THREADS, "")
     return int(asked) if asked.isdigit() else 1
 
 
 def carry_out(runs: Sequence[RunDirectory], threads: int, worker: Work) -> None:
-    """One attempt at each run, all at a time; returns when all have ended."""
+    """One attempt at each run, all at the same time; returns when all have ended."""
     share = {name: str(threads) for name in (THREADS, "MKL_NUM_THREADS")}
     pool = Pool([Slot(n, share) for n in range(len(runs))], worker)
     run_of, received, sent = dict[Child, RunDirectory](), list[signal.Signals](), 0.0

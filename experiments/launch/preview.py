@@ -1,4 +1,4 @@
-"""What a launch on a cluster would send and cost: `--dry-run` with a profile. Makes nothing."""
+"""`--dry-run` with a profile: what a launch on a cluster would send and cost. Writes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.run.machine import visible_gpus
 
 
 class Preview:
-    """Raises Refused where Slurm would not take the jobs."""
+    """Raises Refused if the cluster would not take the jobs."""
 
     def __init__(self, launch_plan: LaunchPlan, profile: Profile) -> None:
         self.launch_plan, self.profile, self.root = launch_plan, profile, launch_plan.root
@@ -62,6 +62,7 @@ class Preview:
 
 
 def cost_lines(pasts: Sequence[Past], cells: Sequence[Cell], profile: Profile) -> list[str]:
+    """Device-hours on each kind of hardware."""
     found = costs(pasts, cells, gpus=gpus(profile), gpu_kind=profile.gpu_kind, pack=profile.pack)
     name = "GPU-hours" if gpus(profile) else "core-hours"
     if not found:
@@ -76,18 +77,18 @@ def cost_lines(pasts: Sequence[Past], cells: Sequence[Cell], profile: Profile) -
 
 
 def packing_lines(pasts: Sequence[Past], cells: Sequence[Cell], profile: Profile) -> list[str]:
-    """For who gives a run a GPU of its own."""
+    """Advice about --pack, if each run has a GPU of its own."""
     advice = advise(pasts, cells, profile.gpu_kind) if gpus(profile) == 1 and profile.pack == 1 else None
     return paragraph(str(advice)) if advice else []
 
 
 def gpus(profile: Profile) -> int:
-    """Of one run, on all its nodes."""
+    """GPUs of one run, on all its nodes."""
     return profile.gpus_per_node * profile.nodes
 
 
 def weight(profile: Profile) -> float:
-    """GPUs of a run; for a run without, its cores. Packed runs share them."""
+    """GPUs per run, or cores per run without GPUs; packed runs share them."""
     return (gpus(profile) or profile.cpus * profile.tasks * profile.nodes) / profile.pack
 
 
@@ -100,9 +101,9 @@ def disk_lines(pasts: Sequence[Past], cells: Sequence[Cell], root: Path) -> list
 
 
 def check_hours(launch_plan: LaunchPlan, profile: Profile | None, most: float, *, yes: bool) -> None:
-    """Ask where the launch may cost more GPU-hours than that; here, without a profile, a run takes one GPU.
+    """Ask for confirmation if the launch may cost more than `most` GPU-hours. On this machine a run takes one GPU.
 
-    Raises ValueError if it is not to go on.
+    Raises ValueError if it is not confirmed.
     """
     here = Profile("local", gpus=1 if visible_gpus() else None)
     wanted = profile or here
@@ -112,7 +113,7 @@ def check_hours(launch_plan: LaunchPlan, profile: Profile | None, most: float, *
         list(known(launch_plan.root)), launch_plan.to_run, gpus=gpus(wanted), gpu_kind=wanted.gpu_kind, pack=wanted.pack
     )
     whole = [cost.hours * weight(wanted) for cost in found if not cost.unknown]
-    if whole and max(whole) <= most:  # on the slowest hardware of those that are known
+    if whole and max(whole) <= most:  # on the slowest known hardware
         return
     what = f"may be {max(whole):.2g}" if whole else "are unknown"
     if not sys.stdin.isatty():

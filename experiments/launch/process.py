@@ -1,9 +1,12 @@
-"""A process for a piece of work, with a log and an environment of its own, forked from a server that has imported torch.
+"""Processes with a log and an environment of their own, forked from a server that has imported torch once.
 
-The server is `multiprocessing`'s; what it does first is in `experiments.launch.fork_server`. A child is forked before any
-computation from a process with a single thread, so it is as separate as one that is started from scratch: it can be killed
-without its siblings noticing, and it outlives its launcher. The server lives as long as a child or the launcher does. Where
-there is no such server (not Linux, or an import leaves threads), "spawn" starts a new interpreter for each child.
+The server is that of `multiprocessing`, prepared by `experiments.launch.fork_server`. It has a single thread and computes
+nothing, so a forked child is as independent as a new interpreter: it can be killed without affecting the others, and it
+outlives its launcher. The server lives as long as a child or the launcher. Without a server (not on Linux, or an import
+leaves threads), "spawn" starts a new interpreter for each child.
+
+    Work, Starter, Child            what processes do; starts them; a started one
+    how_it_ended, last_line         exit code and log in words
 """
 
 from __future__ import annotations
@@ -27,15 +30,15 @@ from experiments.launch import fork_server
 from experiments.run.machine import THREADS
 from experiments.store.states import child_environment, is_alive, process_started
 
-SERVER_GONE = 255  # what multiprocessing says of a child whose server has died
+SERVER_GONE = 255  # exit code that multiprocessing gives a child whose server has died
 TICK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Work:
-    """`function` is importable (never of `__main__`) and returns the exit code; the server imports `preload` once.
+    """`function`: importable (never of `__main__`), returns the exit code. `preload`: modules that the server imports.
 
-    `own_session`: what the terminal and Slurm send to all processes of the launcher's session does not reach it.
+    `own_session`: signals of the terminal and of Slurm to all processes of the launcher's session do not reach it.
     """
 
     function: Callable[..., int | None]
@@ -57,7 +60,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """Minus the signal that killed it; None while it is alive, and for ever if its server died before it."""
+        """Minus the signal that killed it; None while it is alive, and if its server died before it."""
         code = self._process.exitcode
         return None if code == SERVER_GONE else code
 
@@ -68,12 +71,13 @@ class Child:
         return self.exit_code
 
     def send(self, number: signal.Signals) -> None:
+        """Does nothing if it has ended."""
         if self.is_alive():
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """It and what it has started; only for a child with a session of its own."""
+        """Kill it and the processes that it has started. Only for a child with a session of its own."""
         self.send(signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -89,15 +93,15 @@ class Starter:
     def start(
         self, arguments: tuple[Any, ...], environment: Mapping[str, str], log: Path, wanted: Callable[[], bool]
     ) -> Child | None:
-        """`function(*arguments)` in a process; the first start waits for the server's imports.
+        """Start `function(*arguments)` in a process. The first start waits for the server's imports.
 
-        `wanted`: asked again where the server ends meanwhile; None if it is not. Raises OSError where no process can be
+        `wanted`: whether to go on if the server ends meanwhile; returns None if not. Raises OSError if no process can be
         started.
         """
         if self.forks:
             try:
                 return self._start("forkserver", arguments, environment, log)
-            except (EOFError, ConnectionError):  # the server may not be forked, or `kill_server`
+            except (EOFError, ConnectionError):  # the server may not be forked, or was killed by `kill_server`
                 if not wanted():
                     return None
                 self.forks = False
@@ -109,14 +113,14 @@ class Starter:
         started = context.Process(target=_child, args=(self.work, arguments, own, str(log)))
         with self._launching(environment):
             started.start()
-        process._children.discard(started)  # type: ignore[attr-defined]  # our exit would wait for it
+        process._children.discard(started)  # type: ignore[attr-defined]  # else the launcher waits for it at its exit
         return Child(started)
 
     @contextmanager
     def _launching(self, environment: Mapping[str, str]) -> Iterator[None]:
-        """What a new server, or a child that is not forked, finds at its start: its variables, and no main module.
+        """While the block runs, our environment is that of a new server or spawned child, and there is no main module.
 
-        multiprocessing would run the user's script again in every child, under another name, to find functions there.
+        Otherwise multiprocessing would run the user's script again in every child, to find functions there.
         """
         more = child_environment(**environment, PYTHONUNBUFFERED="1")
         if self.forks:
@@ -124,7 +128,7 @@ class Starter:
             more[fork_server.PRELOAD] = ",".join(self.work.preload)
             more[fork_server.SESSION] = "own" if self.work.own_session else "shared"
         if not self.work.own_session:
-            signal.pthread_sigmask(signal.SIG_BLOCK, fork_server.DEAF_TO)  # until it is ready for them
+            signal.pthread_sigmask(signal.SIG_BLOCK, fork_server.IGNORED)  # until it can handle them
         before, main = dict(os.environ), sys.modules["__main__"]
         os.environ.update(more)
         sys.modules["__main__"] = ModuleType("__main__")
@@ -136,11 +140,11 @@ class Starter:
                 del os.environ[name]
             os.environ.update(before)
             if not self.work.own_session:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.DEAF_TO)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.IGNORED)
 
 
 def kill_server() -> None:
-    """While it imports, and no child hangs on it."""
+    """Kill the server while it still imports and has no children."""
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with suppress(ProcessLookupError):
@@ -148,34 +152,34 @@ def kill_server() -> None:
 
 
 def _child(work: Work, arguments: tuple[Any, ...], environment: Mapping[str, str], log: str) -> NoReturn:
-    """The first that a new process does."""
+    """The main function of a new process."""
     if work.own_session:
         os.setsid()
     else:
-        fork_server.ignore(signal.SIGUSR2)  # until it listens: its launcher repeats what is meant for it
-        for number in fork_server.DEAF_TO - {signal.SIGUSR2}:
+        fork_server.ignore(signal.SIGUSR2)  # until it has a handler: the launcher repeats its signals
+        for number in fork_server.IGNORED - {signal.SIGUSR2}:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.DEAF_TO)
-        threading.Thread(target=_follow_launcher, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.IGNORED)
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for output in (1, 2):
         os.dup2(descriptor, output)
     os.close(descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # of processes that it starts itself: as anywhere else
-    tracker: Any = resource_tracker._resource_tracker  # the launcher's, which has its terminal open
+    multiprocessing.set_start_method(None, force=True)  # processes that it starts itself use the default method
+    tracker: Any = resource_tracker._resource_tracker  # the launcher's, which keeps its terminal open
     if tracker._fd is not None:
         os.close(tracker._fd)
         tracker._fd = None
     threads = environment.get(THREADS, "")
     if (torch := sys.modules.get("torch")) is not None and threads.isdigit():
-        torch.set_num_threads(int(threads))  # it read the variable when it was loaded, before the fork
+        torch.set_num_threads(int(threads))  # torch read the variable when it was imported, before the fork
     sys.exit(work.function(*arguments))
 
 
-def _follow_launcher() -> None:
-    """Save and leave when the launcher is killed, where nobody else would say so."""
+def _end_with_launcher() -> None:
+    """If the launcher is killed, send SIGTERM to this process, so that it saves and ends."""
     launcher = multiprocessing.parent_process()
     assert launcher is not None
     launcher.join()
@@ -183,7 +187,7 @@ def _follow_launcher() -> None:
 
 
 def how_it_ended(code: int | None) -> str:
-    """An exit code in words; None where nobody knows it."""
+    """An exit code in words; None is an unknown one."""
     if code is None:
         return "ended"
     if code >= 0:
@@ -193,7 +197,7 @@ def how_it_ended(code: int | None) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is not empty."""
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:

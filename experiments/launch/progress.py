@@ -1,4 +1,9 @@
-"""What a launch looks like: bars on a terminal, plain lines elsewhere. A finished run leaves one line that stays."""
+"""The progress of a launch: bars on a terminal, plain lines elsewhere. A line stays for each finished run.
+
+Bars, Total     rows of bars; the first row, which counts
+Progress        the display of runs (a `View` of the pool)
+clock, result_words     times and results as text
+"""
 
 from __future__ import annotations
 
@@ -20,8 +25,8 @@ from experiments.state.state import RunState
 from experiments.store import schema
 from experiments.store.run import RunDirectory
 
-WAITING = ""  # the key of the row that stands there before the first run
-PLAIN_SECONDS = 30.0  # between two lines about the same run, where there is no terminal
+WAITING = ""  # key of the row that is shown until the first run starts
+PLAIN_SECONDS = 30.0  # between two lines about the same run, without a terminal
 SIGNS = {
     schema.DONE: ("✓", "green"),
     schema.FAILED: ("✗", "red"),
@@ -40,7 +45,7 @@ def clock(seconds: float) -> str:
 
 
 def result_words(state: RunState, results: schema.Results | None) -> str:
-    """What to say about a run that ended: its readouts, or why it has none."""
+    """The readouts of a run that ended, or its state and reason."""
     if state.state == schema.DONE and results is not None:
         short = {schema.LINEAR: "linear", schema.KNN20: "kNN", schema.FEW_LABEL: "few-label"}
         test = results.get("test", {})
@@ -48,20 +53,20 @@ def result_words(state: RunState, results: schema.Results | None) -> str:
     return f"{state.state}: {state.reason}" if state.reason else state.state
 
 
-Shown = Callable[[], tuple[Text, str]]  # facts and the time of a row
+Shown = Callable[[], tuple[Text, str]]  # (facts, time) of a row
 
 
 class Bars(rich.progress.Progress):
-    """A row for each task: name, bar, facts, time. Its `shown` gives the last two whenever they are drawn."""
+    """A row for each task: name, bar, facts, time. `shown` gives the last two whenever the row is drawn."""
 
     def __init__(self, console: Console, now: Callable[[], float]) -> None:
-        self._screen, self._bar = console, rich.progress.BarColumn(bar_width=None)  # drawn once while it is made
+        self._screen, self._bar = console, rich.progress.BarColumn(bar_width=None)  # super().__init__ draws once
         super().__init__(
             console=console, refresh_per_second=4, transient=True, get_time=now, disable=not console.is_terminal
         )
 
     def add(self, name: str, shown: Shown, *, total: float | None = None, style: str = "") -> rich.progress.TaskID:
-        """Without a `total` the bar pulses."""
+        """Add a row. Without a `total` its bar pulses."""
         return self.add_task(name, total=total, shown=shown, style=style)
 
     def make_tasks_table(self, tasks: Iterable[rich.progress.Task]) -> Table:
@@ -79,8 +84,8 @@ class Bars(rich.progress.Progress):
         return Padding(super().get_renderable(), (0, 3, 0, 0))  # room for the ^C that a terminal echoes
 
 
-class Whole:
-    """Of `total` things some have ended: the first row of the bars, and lines without a terminal. `now`: in seconds."""
+class Total:
+    """Counts how many of `total` things have ended: the first row of bars, or lines without a terminal. `now`: seconds."""
 
     def __init__(self, title: str, total: int, console: Console | None, now: Callable[[], float]) -> None:
         self.total, self.ended_so_far, self.now, self.began = total, 0, now, now()
@@ -97,7 +102,7 @@ class Whole:
         self.bars.stop()
 
     def left(self) -> float | None:
-        """Seconds until all have ended, at the pace so far; None while that is unknown."""
+        """Seconds until all have ended, at the pace so far; None while it is unknown."""
         if not self.ended_so_far:
             return None
         return (self.now() - self.began) * (self.total - self.ended_so_far) / self.ended_so_far
@@ -105,7 +110,7 @@ class Whole:
     def count(self) -> str:
         return f"{self.ended_so_far}/{self.total}"
 
-    def one_ended(self) -> None:
+    def count_one_ended(self) -> None:
         self.ended_so_far += 1
         self.bars.update(self._all, completed=self.ended_so_far)
 
@@ -119,12 +124,12 @@ class Whole:
 
 @dataclass
 class Run:
-    """A run in progress, as this launch sees it. Its pace is taken from the first look at its steps on."""
+    """A run in progress. Its pace is measured from the moment when its steps were first seen."""
 
     cell: Cell
     began: float
-    looked: float = 0.0  # when the first look was
-    first: float | None = None  # and the share that was done by then
+    first_seen: float = 0.0  # that moment
+    first_share: float | None = None  # the share of the steps that was done then
     state: RunState | None = None
     printed: float = 0.0
 
@@ -133,15 +138,15 @@ class Run:
         return self.state.share if self.state else None
 
     def left(self, now: float) -> float | None:
-        """Seconds to go at the pace so far; None while that is unknown."""
+        """Seconds to go at the pace so far; None while it is unknown."""
         share = self.share
-        if share is None or self.first is None or share <= self.first:
+        if share is None or self.first_share is None or share <= self.first_share:
             return None
-        return (now - self.looked) * (1 - share) / (share - self.first)
+        return (now - self.first_seen) * (1 - share) / (share - self.first_share)
 
 
-class Progress(Whole):
-    """A `View` for the pool of the runs in `root`; `slots` of them at a time."""
+class Progress(Total):
+    """A `View` for the pool: runs in `root`, `slots` of them at a time."""
 
     def __init__(
         self,
@@ -179,8 +184,8 @@ class Progress(Whole):
     def progress(self, cell: Cell, state: RunState) -> None:
         run = self._run(cell)
         run.state = state
-        if run.first is None and state.state == schema.RUNNING and state.share is not None:
-            run.first, run.looked = state.share, self.now()
+        if run.first_share is None and state.state == schema.RUNNING and state.share is not None:
+            run.first_share, run.first_seen = state.share, self.now()
         if state.share is not None:
             self.bars.update(self._rows[cell.run_id], total=1.0, completed=state.share)
         if self.plain and self.now() - max(run.printed, run.began) > PLAIN_SECONDS:
@@ -194,10 +199,10 @@ class Progress(Whole):
         self.finished[cell.run_id] = state
         seconds = self.now() - run.began if run else 0.0
         if run and state.state == schema.DONE:
-            self.spent.append((self.work[cell.run_id] * (1 - (run.first or 0.0)), seconds))
+            self.spent.append((self.work[cell.run_id] * (1 - (run.first_share or 0.0)), seconds))
         self._remove_row(WAITING)
         self._remove_row(cell.run_id)
-        self.one_ended()
+        self.count_one_ended()
         sign, style = SIGNS.get(state.state, ("?", ""))
         words = result_words(state, RunDirectory(self.root / cell.run_id).results())
         if self.plain:
@@ -211,19 +216,19 @@ class Progress(Whole):
         open_work = sum(w for run_id, w in self.work.items() if run_id not in self.finished)
         running = 0.0
         done, seconds = (sum(column) for column in zip(*self.spent, strict=True)) if self.spent else (0.0, 0.0)
-        for run in list(self.running.values()):  # the pool may change it meanwhile
+        for run in list(self.running.values()):  # the pool may change the dictionary meanwhile
             if run.share is None:
                 continue
             running += self.work[run.cell.run_id] * run.share
-            if run.first is not None and run.share > run.first:
-                done += self.work[run.cell.run_id] * (run.share - run.first)
-                seconds += self.now() - run.looked
+            if run.first_share is not None and run.share > run.first_share:
+                done += self.work[run.cell.run_id] * (run.share - run.first_share)
+                seconds += self.now() - run.first_seen
         if not done:
             return None
         return (open_work - running) * seconds / done / max(1, min(self.slots, len(self.work) - len(self.finished)))
 
     def _run_shown(self, run: Run) -> tuple[Text, str]:
-        """How far it is and its last kNN; in a narrow window one of the two."""
+        """Its share of steps and its last kNN, in a narrow window one of the two; and its time left."""
         share, left = run.share, run.left(self.now())
         pace = Text("starting" if share is None else "readouts" if share >= 1.0 else f"{share:.0%}")
         knn = Text(f"kNN {run.state.knn:.1f}" if run.state and run.state.knn is not None else "", style="cyan")

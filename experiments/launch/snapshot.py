@@ -1,10 +1,9 @@
-"""The code that jobs will run, copied when they are submitted: edits that come later cannot change those that wait.
+"""Copies of the code for jobs, made when they are submitted, so that later edits do not change waiting jobs.
 
-    $MOCO_RUNS/code/<hash>/          our packages as they were, read-only, and snapshot.json: which commit, which changes
+    $MOCO_RUNS/code/<hash>/          our packages, read-only, and snapshot.json with the commit and uncommitted changes
 
-The hash is that of the files and of the commit they were taken at. A copy is made beside its place and renamed, so it is
-there whole or not at all. One that no unfinished run of a submission and no job of an evaluation needs any more is removed
-after a day.
+The hash is that of the files and the commit. A copy is written beside its place and renamed, so that it is complete or
+absent. Copies older than a day that no unfinished run or evaluation needs are removed (`forget_unused`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import moco
-from experiments.launch.submissions import all_submissions, all_submitted, live
+from experiments.launch.submissions import all_evaluation_submissions, all_submissions, may_still_run
 from experiments.run import provenance
 from experiments.store import schema
 from experiments.store.files import replace_json
@@ -39,6 +38,7 @@ class Snapshot:
 
     @staticmethod
     def of_this_code() -> Snapshot:
+        """The packages as they are on disk now."""
         root, digest = Path(moco.__file__).resolve().parents[1], hashlib.sha256()
         files = {str(path.relative_to(root)): path.read_bytes() for name in PACKAGES for path in _sources(root / name)}
         for name, content in files.items():
@@ -51,10 +51,10 @@ class Snapshot:
         return root / schema.CODE_FOLDER / self.hash
 
     def write(self, root: Path) -> Path:
-        """Make the copy unless it is there. Raises OSError, with nothing left behind."""
+        """Make the copy unless it exists. Raises OSError, and leaves nothing behind."""
         path = self.path(root)
         if path.exists():
-            path.touch()  # in use again: its day begins anew
+            path.touch()  # in use again, so it stays for another day
             return path
         staged = path.with_name(f".{self.hash}.{uuid4().hex[:12]}")
         try:
@@ -62,7 +62,7 @@ class Snapshot:
             staged.rename(path)
         except OSError:
             shutil.rmtree(staged, ignore_errors=True)
-            if not path.exists():  # else someone else was first
+            if not path.exists():  # else another process has made it
                 raise
         return path
 
@@ -85,16 +85,18 @@ def _sources(package: Path) -> list[Path]:
 
 
 def forget_unused(root: Path) -> list[str]:
-    """Remove snapshots that are older than a day and that no run and no evaluation waits for; returns their names."""
+    """Remove copies that are older than a day and that no run and no evaluation needs. Returns their hashes."""
     old = {path.name: path for path in (root / schema.CODE_FOLDER).glob("*") if _age(path) > DAY_SECONDS}
     if not old:
         return []
     for submission in all_submissions(root):
-        if submission["code"] in old and any(_waits(root, run, job) for run, job in submission["jobs"].items()):
+        if submission["code"] in old and any(_is_needed(root, run, job) for run, job in submission["jobs"].items()):
             del old[submission["code"]]
-    for judging in all_submitted(root):
-        if judging["code"] in old and any(live(job, judging) for job in set(judging["jobs"].values())):
-            del old[judging["code"]]
+    for evaluation in all_evaluation_submissions(root):
+        if evaluation["code"] in old and any(
+            may_still_run(job, evaluation) for job in set(evaluation["jobs"].values())
+        ):
+            del old[evaluation["code"]]
     for path in old.values():
         shutil.rmtree(path, ignore_errors=True)
     return sorted(old)
@@ -106,7 +108,7 @@ def _age(path: Path) -> float:
     return 0.0
 
 
-def _waits(root: Path, run_id: str, job: str) -> bool:
-    """The run's status names this job: it may come back and need its code."""
+def _is_needed(root: Path, run_id: str, job: str) -> bool:
+    """Whether the unfinished run still belongs to this job, which may come back and need its code."""
     status = RunDirectory(root / run_id).status() or schema.Status()
     return status.get("job") == job and status.get("state") not in AT_REST

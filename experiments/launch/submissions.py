@@ -1,4 +1,9 @@
-"""What was sent to a cluster: one line for each submission of a sweep, in $MOCO_RUNS/slurm/<label>.jsonl."""
+"""Records of what was sent to clusters, one line for each submission.
+
+$MOCO_RUNS/slurm/<label>.jsonl              runs of a sweep: `record`, `submissions`, `difference`
+$MOCO_RUNS/slurm/evaluate/<label>.jsonl     readouts to be added to finished runs: `record_evaluation`,
+                                            `awaited_readouts`, `one_at_a_time`
+"""
 
 from __future__ import annotations
 
@@ -17,15 +22,29 @@ LISTED = 3  # names of cells in a difference; more are counted
 
 
 class Submission(TypedDict):
+    """A line of <label>.jsonl."""
+
     time: str  # ISO 8601, UTC
     user: str
     label: str
     profile: str
     cluster: str  # of the jobs, as profiles name it; absent in older stores, where it was slurm
-    code: str  # name of the snapshot
+    code: str  # hash of the copy of the code
     command: str
     planned: dict[str, str]  # run id -> "K=128 seed 0", of all cells that the sweep then had
     jobs: dict[str, str]  # run id -> job id, of those that were submitted
+
+
+class EvaluationSubmission(TypedDict):
+    """A line of evaluate/<label>.jsonl."""
+
+    time: str  # ISO 8601, UTC
+    user: str
+    profile: str
+    cluster: str  # as in Submission
+    code: str  # hash of the copy of the code
+    protocols: list[str]
+    jobs: dict[str, str]  # run id -> "12_3"
 
 
 def record(
@@ -66,11 +85,12 @@ def all_submissions(root: Path) -> Iterator[Submission]:
 
 
 def names(cells: Iterable[Cell]) -> dict[str, str]:
+    """Run id -> name."""
     return {cell.run_id: cell.name for cell in cells}
 
 
 def difference(planned: Mapping[str, str], last: Submission) -> list[str]:
-    """What the plan (run id -> name) has gained and lost since: a count for each, and the first names."""
+    """What the plan (run id -> name) has gained and lost since the last submission: counts, and the first names."""
     added = [name for run_id, name in planned.items() if run_id not in last["planned"]]
     gone = [name for run_id, name in last["planned"].items() if run_id not in planned]
     kept = len(planned) - len(added)
@@ -84,27 +104,8 @@ def _names(sign: str, names: Sequence[str]) -> list[str]:
     return [f"  {sign} {', '.join(names[:LISTED])}{more}"] if names else []
 
 
-def _path(root: Path, label: str) -> Path:
-    return root / schema.SLURM_FOLDER / f"{label}.jsonl"
-
-
-# Readouts that jobs of a cluster are to add: one line a submission, in $MOCO_RUNS/slurm/evaluate/<label>.jsonl.
-#
-# A run whose readouts are awaited is done, and stays so. Whether a job may still add them, the queue knows.
-
-
-class Submitted(TypedDict):
-    time: str  # ISO 8601, UTC
-    user: str
-    profile: str
-    cluster: str  # as above
-    code: str  # name of the snapshot
-    protocols: list[str]
-    jobs: dict[str, str]  # run id -> "12_3"
-
-
 def one_at_a_time(root: Path) -> AbstractContextManager[None]:
-    """Of two commands the second one sees what the first one has submitted."""
+    """A lock, so that the second of two commands sees what the first has submitted."""
     _folder(root).mkdir(parents=True, exist_ok=True)
     return exclusive(_folder(root) / ".lock")
 
@@ -112,7 +113,7 @@ def one_at_a_time(root: Path) -> AbstractContextManager[None]:
 def record_evaluation(
     root: Path, label: str, *, profile: str, cluster: str, code: str, protocols: Sequence[str], jobs: Mapping[str, str]
 ) -> None:
-    line = Submitted(
+    line = EvaluationSubmission(
         time=now(),
         user=this_user(),
         profile=profile,
@@ -125,26 +126,30 @@ def record_evaluation(
         lines.append(line, sync=True)
 
 
-def all_submitted(root: Path) -> Iterator[Submitted]:
+def all_evaluation_submissions(root: Path) -> Iterator[EvaluationSubmission]:
     for path in sorted(_folder(root).glob("*.jsonl")):
         yield from read_lines(path)
 
 
-def waiting(root: Path, queue: Queue = QUEUE) -> dict[str, dict[str, str]]:
+def awaited_readouts(root: Path, queue: Queue = QUEUE) -> dict[str, dict[str, str]]:
     """Run id -> protocol -> the job that may still add it."""
     found: dict[str, dict[str, str]] = {}
-    for line in all_submitted(root):
+    for line in all_evaluation_submissions(root):
         for run_id, job in line["jobs"].items():
-            if live(job, line, queue):
+            if may_still_run(job, line, queue):
                 found.setdefault(run_id, {}).update(dict.fromkeys(line["protocols"], job))
     return found
 
 
-def live(job: str, line: Submitted, queue: Queue = QUEUE) -> bool:
-    """Whether the job may yet do its work: also where its cluster does not answer, or cannot know of it yet."""
+def may_still_run(job: str, line: EvaluationSubmission, queue: Queue = QUEUE) -> bool:
+    """Whether the job may still run; True, too, if its cluster does not answer or cannot know of it yet."""
     phase = queue.phase(job, line.get("cluster"), line["user"]).phase
     return age_of(line["time"]) < JUST_SECONDS if phase == GONE else phase != ENDED
 
 
 def _folder(root: Path) -> Path:
     return root / schema.SLURM_FOLDER / "evaluate"
+
+
+def _path(root: Path, label: str) -> Path:
+    return root / schema.SLURM_FOLDER / f"{label}.jsonl"

@@ -1,4 +1,4 @@
-"""Baselines that run anywhere: digits, shapes, your own images. Each docstring is a contract: source, command, cost, number.
+"""Baselines that run anywhere: digits, shapes, your own images. A docstring gives source, command, cost, expected result.
 
 python -m experiments pretrain --baseline NAME [--set FIELD=VALUE ...]
 python sweeps/queue_size.py --baseline NAME

@@ -1,7 +1,7 @@
-"""Baselines of public data: the recipes others have published numbers for, and their nearest kin. None is repeated here.
+"""Baselines on public data: recipes with published numbers, and close variants. The numbers are cited, not reproduced here.
 
-A docstring is a contract, as in `experiments.plan.baselines`. Command of each:
-python -m experiments pretrain --baseline NAME. Some training images are held out for choices: the published numbers had all.
+Command of each: python -m experiments pretrain --baseline NAME. Here some training images are held out for choices; the
+published numbers were trained on all of them.
 """
 
 from __future__ import annotations

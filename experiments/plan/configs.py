@@ -1,4 +1,4 @@
-"""The config of a run directory as the trainer's own class; the store keeps it in plain values."""
+"""Converts the config of a run directory, which the store keeps in plain values, to and from `Config`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def config_of(run: RunDirectory) -> Config:
 
 
 def create(run: RunDirectory, config: Config) -> None:
-    """Make the directory with its config, whole or not at all; one that is there already stays as it is."""
+    """Make the directory with its config, whole or not at all. An existing directory stays as it is."""
     run.create(to_plain(config))
 
 

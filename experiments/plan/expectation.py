@@ -1,10 +1,14 @@
-"""What a sweep's claim says, in parts that results can be held against: *reproduced*, *contradicted* or *underpowered*.
+"""What a sweep expects, as clauses that results can be tested against: *reproduced*, *contradicted* or *underpowered*.
 
-A shape is about the order of accuracies, not about their height, so it carries over to other data than the paper's. It is
-stored as plain data with the plan; `analysis.claims` judges it. Where an axis is meant, it is that of the sweep.
+The clauses of a sweep (`shape=`) are about the order of accuracies, not their values, so they apply to other data than the
+paper's. They are stored with the plan, and `analysis.claims` judges them. "The axis" is the axis of the sweep.
 
-`in_words` makes the sentence of the claim from it. A sweep has a sentence of its own (`claim=`) only where that says more:
-what no shape can be given for, or names that a reader knows better than the arms'.
+`in_words` makes a sentence of them. A sweep has its own sentence (`claim=`) only if that says more: something that no
+clause expresses, or names that are clearer than those of the arms.
+
+    rises, saturates, best_between, best_inside     about an axis
+    fails, order                                    about arms
+    adds, adds_most                                 about factors
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ ON_AN_AXIS = ("rises", "saturates", "best_between", "best_inside")
 
 
 def rises() -> Clause:
-    """The arm at the end of the axis is above the one at its beginning."""
+    """The last arm of the axis is above the first."""
     return Clause(kind="rises")
 
 
@@ -28,7 +32,7 @@ def saturates(within: float) -> Clause:
 
 
 def fails(arm: str, by: float) -> Clause:
-    """`arm` is more than `by` points under the baseline."""
+    """`arm` is more than `by` points below the baseline."""
     return Clause(kind="fails", arm=arm, by=by)
 
 
@@ -38,7 +42,7 @@ def best_between(low: float, high: float) -> Clause:
 
 
 def best_inside() -> Clause:
-    """An arm inside is above both ends of the axis."""
+    """An arm between the ends of the axis is above both ends."""
     return Clause(kind="best_inside")
 
 
@@ -48,22 +52,22 @@ def order(*arms: str) -> Clause:
 
 
 def adds(factor: str) -> Clause:
-    """Switching the factor on helps, over all combinations of the other factors."""
+    """Switching the factor on helps, on average over all combinations of the other factors."""
     return Clause(kind="adds", factor=factor)
 
 
 def adds_most(factor: str) -> Clause:
-    """And it helps more than each of the others."""
+    """Switching the factor on helps, and more than each other factor."""
     return Clause(kind="adds_most", factor=factor)
 
 
 def in_words(shape: Sequence[Clause], axis: str | None) -> str:
-    """One sentence, as people would say it: `rises with K, then saturates`. Empty without a shape."""
+    """The clauses as one sentence: `rises with K, then saturates`. Empty without clauses."""
     words: list[str] = []
     for clause in shape:
         match clause["kind"]:
             case "rises":
-                words.append(f"rises with {_spoken(axis)}" if axis else "rises")
+                words.append(f"rises with {_letter(axis)}" if axis else "rises")
             case "saturates":
                 words.append("then saturates" if words else "saturates")
             case "fails":
@@ -81,15 +85,15 @@ def in_words(shape: Sequence[Clause], axis: str | None) -> str:
     return ", ".join(words)
 
 
-def _spoken(field: str) -> str:
-    """The papers' letter, else the field's own name."""
+def _letter(field: str) -> str:
+    """The letter that the papers use for a field, else the field's own name."""
     return next((letter for letter, known in LETTERS.items() if known == field), field.rpartition(".")[2])
 
 
 def check(
     name: str, shape: Sequence[Clause], axis: str | None, factors: Mapping[str, Mapping[str, str]], arms: Sequence[str]
 ) -> None:
-    """Raises ValueError for a shape that the sweep cannot show: one line."""
+    """Raises ValueError, in one line, for a clause that the sweep cannot test."""
     known = sorted({factor for levels in factors.values() for factor in levels})
     for clause in shape:
         kind = clause["kind"]

@@ -1,4 +1,4 @@
-"""Crossed factors: every combination is an arm, so that what they do together can be told from what each does."""
+"""Crossed factors: every combination is an arm, so that interactions can be told from the effect of each factor."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Levels = dict[str, dict[str, str]]  # arm -> factor -> level
 
 
 def factorial(none: str, base: Config, **factors: Mapping[str, Any]) -> dict[str, Config]:
-    """`base` under the name `none`, each factor alone, then pairs `a+b`, and so on.
+    """Arms: `base` under the name `none`, each factor alone, then pairs `a+b`, and so on.
 
-    A factor is the groups it replaces, `mlp={"head": Head(...), "loss": InfoNCE(0.2)}`; no two may replace the same.
-    Raises ValueError where they do.
+    A factor is given by the groups it replaces: `mlp={"head": Head(...), "loss": InfoNCE(0.2)}`. Raises ValueError if two
+    factors replace the same group.
     """
     groups = [group for changes in factors.values() for group in changes]
     twice = {group for group in groups if groups.count(group) > 1}
@@ -35,7 +35,7 @@ def factorial(none: str, base: Config, **factors: Mapping[str, Any]) -> dict[str
 
 
 def crossed(pattern: str) -> Callable[[Iterable[str]], Levels]:
-    """Factors and levels as the arms' names say them: `{head}-T={T}`. Raises ValueError for a name of another form."""
+    """Reads factors and levels from names of the form `{head}-T={T}`. Raises ValueError for a name of another form."""
     form = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", re.escape(pattern))
 
     def levels(arms: Iterable[str]) -> Levels:
@@ -49,7 +49,7 @@ def crossed(pattern: str) -> Callable[[Iterable[str]], Levels]:
 
 
 def switched(*factors: str) -> Callable[[Iterable[str]], Levels]:
-    """The factors of `factorial`: an arm's name lists those that are on."""
+    """The levels, on or off, of arms made by `factorial`: an arm's name lists the factors that are on."""
 
     def levels(arms: Iterable[str]) -> Levels:
         return {arm: {f: "on" if f in arm.split("+") else "off" for f in factors} for arm in arms}
@@ -58,9 +58,9 @@ def switched(*factors: str) -> Callable[[Iterable[str]], Levels]:
 
 
 def check_levels(name: str, levels: Levels, arms: Mapping[str, Config]) -> None:
-    """Each field that differs between arms must follow one factor alone, and no two arms stand at the same levels.
+    """Raises ValueError if a field changes with more than one factor, or if two arms have the same levels.
 
-    Raises ValueError where that is not so: an effect would have another cause than its name says.
+    Otherwise the effect of a factor could be due to another one.
     """
     at: dict[tuple[str, ...], str] = {}
     for arm, chosen in levels.items():
@@ -76,6 +76,6 @@ def check_levels(name: str, levels: Levels, arms: Mapping[str, Config]) -> None:
 
 
 def _follows(values: Mapping[str, Any], levels: Mapping[str, str]) -> bool:
-    """One value per level."""
+    """Whether arms with the same level have the same value."""
     seen: dict[str, Any] = {}
     return all(seen.setdefault(levels[arm], value) == value for arm, value in values.items())

@@ -1,4 +1,8 @@
-"""A plan as its manifest, and how plans of one label grow together. `store.manifests` reads them."""
+"""Writes plans as manifests, and merges plans of the same label. `experiments.store.manifests` reads them.
+
+write_manifest      record a plan, merged with the earlier ones of its label
+add_seeds           add seeds to some of its arms
+"""
 
 from __future__ import annotations
 
@@ -28,14 +32,15 @@ def write_manifest(root: Path, plan: Plan, command: str) -> Manifest:
 
 
 def _write(path: Path, manifest: Manifest) -> None:
-    """A value a line, for people, and a cell a line: of ten thousand cells that is half the size and a fifth of the time."""
+    """As JSON with one value a line, and one cell a line: half the size and a fifth of the time for ten thousand cells."""
     cells = ",\n".join(f"  {json.dumps(cell, separators=(',', ':'))}" for cell in manifest["cells"])
     text = json.dumps({**manifest, "cells": None}, indent=1)
     replace_text(path, text.replace('"cells": null', f'"cells": [\n{cells}\n ]', 1) + "\n", sync=True)
 
 
 def describe(plan: Plan, command: str) -> Manifest:
-    sweep = plan.sweep
+    """The manifest of a plan, cells arm by arm."""
+    sweep, cells = plan.sweep, {(cell.arm, cell.seed): cell for cell in plan.cells()}
     return Manifest(
         store_version=schema.STORE_VERSION,
         name=sweep.name,
@@ -50,7 +55,7 @@ def describe(plan: Plan, command: str) -> Manifest:
         baseline_config=plan.base_name,
         arms=list(plan.arms),
         seeds=list(plan.seeds),
-        cells=_cells(plan),
+        cells=[_record(cells[arm, seed]) for arm in plan.arms for seed in plan.seeds],
         published={arm: value for arm, value in sweep.published.items() if arm in plan.arms},
         published_source=sweep.published_source,
         command=command,
@@ -60,13 +65,7 @@ def describe(plan: Plan, command: str) -> Manifest:
     )
 
 
-def _cells(plan: Plan) -> list[schema.Cell]:
-    """Arm by arm."""
-    made = {(cell.arm, cell.seed): cell for cell in plan.cells()}
-    return [_planned(made[arm, seed]) for arm in plan.arms for seed in plan.seeds]
-
-
-def _planned(cell: Cell) -> schema.Cell:
+def _record(cell: Cell) -> schema.Cell:
     return schema.Cell(arm=cell.arm, seed=cell.seed, run_id=cell.run_id, config=to_plain(cell.config))
 
 
@@ -79,28 +78,26 @@ def _axis_values(plan: Plan) -> dict[str, float]:
     return {arm: float(v) for arm, v in values.items() if v is not None}
 
 
-def _cell(arm: str, seed: int, config: Config) -> schema.Cell:
-    return _planned(make_cell(arm, seed, config))
-
-
 def merge(new: Manifest, old: Manifest | None) -> Manifest:
-    """The union of seeds, and the arms that only the old plan had.
+    """The new plan with the seeds of the old one, and with the arms that only the old one has.
 
-    An arm that both have is the new one at every seed. Old arms go if the baseline arm itself has changed since: they
-    would be compared with something that they were not made from.
+    An arm that both have is taken from the new plan, at every seed. If the baseline arm has changed, the old arms are
+    dropped, because they would be compared with a baseline that they were not made from.
     """
     if old is None:
         return new
     arms = {cell["arm"]: cell["config"] for cell in new["cells"]}
     kept: dict[str, Any] = {}
     axis_values, factors = dict(new["axis_values"]), dict(new.get("factors", {}))
-    if _same_baseline(new, old):
+    if _baseline_id(new) == _baseline_id(old):
         kept = {cell["arm"]: cell["config"] for cell in old["cells"] if cell["arm"] not in arms and _readable(cell)}
         axis_values |= {arm: old["axis_values"][arm] for arm in kept if arm in old["axis_values"]}
         factors |= {arm: levels for arm, levels in old.get("factors", {}).items() if arm in kept}
     order = [*(a for a in arms if a != schema.RANDOM_INIT), *kept, schema.RANDOM_INIT]
     seeds = _seeds_by_arm(new, old)
-    cells = [_cell(arm, seed, from_plain(Config, (arms | kept)[arm])) for arm in order for seed in seeds(arm)]
+    cells = [
+        _record(make_cell(arm, seed, from_plain(Config, (arms | kept)[arm]))) for arm in order for seed in seeds(arm)
+    ]
     merged = Manifest(
         **{
             **new,
@@ -117,7 +114,7 @@ def merge(new: Manifest, old: Manifest | None) -> Manifest:
 
 
 def _seeds_by_arm(new: Manifest, old: Manifest) -> Callable[[str], list[int]]:
-    """Seeds that every arm had stay every arm's; those that were added to some arms alone stay theirs."""
+    """Arm -> its seeds: those of the new plan, old ones that all arms had, and old ones of this arm alone."""
     had: dict[str, set[int]] = {}
     for cell in old["cells"]:
         had.setdefault(cell["arm"], set()).add(cell["seed"])
@@ -126,13 +123,13 @@ def _seeds_by_arm(new: Manifest, old: Manifest) -> Callable[[str], list[int]]:
 
 
 def add_seeds(root: Path, plan: Plan, cells: Sequence[Cell], max_seeds: int) -> Manifest:
-    """Plan these cells, too: more seeds for the arms that are not told apart yet. The plan must have been written."""
+    """Add these cells (further seeds of some arms) to the manifest. Raises ValueError if the plan was never written."""
     with exclusive(manifest_path(root, plan.label).with_name(f".{plan.label}.lock")):
         old = read_manifest(root, plan.label)
         if old is None:
             raise ValueError(f"{manifest_path(root, plan.label)}: gone; start the sweep again")
         known = {(cell["arm"], cell["seed"]) for cell in old["cells"]}
-        more = [_cell(c.arm, c.seed, c.config) for c in cells if (c.arm, c.seed) not in known]
+        more = [_record(make_cell(c.arm, c.seed, c.config)) for c in cells if (c.arm, c.seed) not in known]
         ordered = sorted([*old["cells"], *more], key=lambda cell: (old["arms"].index(cell["arm"]), cell["seed"]))
         seeds = sorted({cell["seed"] for cell in ordered})
         grown = Manifest(**{**old, "cells": ordered, "seeds": seeds, "max_seeds": max_seeds, "updated": now()})
@@ -141,7 +138,7 @@ def add_seeds(root: Path, plan: Plan, cells: Sequence[Cell], max_seeds: int) -> 
 
 
 def _readable(cell: schema.Cell) -> bool:
-    """A cell planned by another version may have other fields; its runs cannot be started any more."""
+    """Whether this version can read the cell's config. Without that its runs cannot be started."""
     try:
         from_plain(Config, cell["config"])
     except (ValueError, TypeError):
@@ -149,12 +146,8 @@ def _readable(cell: schema.Cell) -> bool:
     return True
 
 
-def _same_baseline(new: Manifest, old: Manifest) -> bool:
-    return _baseline_id(new) == _baseline_id(old)
-
-
 def _baseline_id(manifest: Manifest) -> str | None:
-    """Identity of the baseline arm whatever the seed."""
+    """Identity of the baseline arm without its seed."""
     for cell in manifest["cells"]:
         if cell["arm"] == manifest["baseline"] and _readable(cell):
             config: Config = from_plain(Config, cell["config"])

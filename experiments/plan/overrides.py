@@ -1,7 +1,7 @@
 """`--set FIELD=VALUE ...`: any field of a config from the command line, typed by the config's own annotations.
 
 `optim=adamw` switches the kind of a group to its defaults, later `--set optim.lr=0.002` changes it further. Integers may
-be typed as people write them: 65536, 65_536, 65,536 or 64k (k = 1,024, as queue lengths are spoken).
+be written as 65536, 65_536, 65,536 or 64k (k = 1,024, as in queue lengths).
 
     apply           a run's config, whose fields lie in groups
     change_fields   a flat dataclass, such as the recipe of `transfer`
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
+# Letters of the papers -> field.
+LETTERS = {"K": "negatives.size", "m": "key_encoder.momentum", "T": "loss.temperature", "tau": "loss.temperature"}
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def base_configs(name: str, assignments: Sequence[str]) -> tuple[Config, Config]:
-    """The named baseline with the user's settings, and as it is named. Raises ValueError."""
+    """(the named baseline with the user's settings, the same without them). Raises ValueError."""
     preset = baseline_config(name)
     return apply(preset, assignments), preset
 
 
 def apply(config: Config, assignments: Sequence[str]) -> Config:
-    """`config` with each "field=value" applied in order; groups are rebuilt once, so two fields that need each other pass.
+    """`config` with each "field=value" applied in order. Checked once at the end, so two fields may depend on each other.
 
     Raises ValueError with one line: the field and value, what is allowed, what was probably meant.
     """
@@ -50,7 +52,7 @@ def apply(config: Config, assignments: Sequence[str]) -> Config:
 
 
 def change_fields(value: T, assignments: Sequence[str], *, example: str, own_flags: Sequence[str] = ()) -> T:
-    """A dataclass without groups, with each "field=value"; fields in `own_flags` have a flag of the same name instead.
+    """A dataclass without groups, with each "field=value" applied. Fields in `own_flags` have a flag of that name instead.
 
     Raises ValueError with one line: the field and value, what is allowed, what was probably meant.
     """
@@ -68,7 +70,7 @@ def change_fields(value: T, assignments: Sequence[str], *, example: str, own_fla
 def change_numbers(
     defaults: Mapping[str, int | float], assignments: Sequence[str], least: Mapping[str, int | float]
 ) -> dict[str, int | float]:
-    """`defaults` with each "name=number", of the type that it has there and at least `least` (1 where that says nothing).
+    """`defaults` with each "name=number" applied, of the same type and at least `least[name]` (1 if not given).
 
     Raises ValueError with one line.
     """
@@ -100,7 +102,7 @@ def _pairs(assignments: Sequence[str], example: str) -> Iterator[tuple[str, str]
 
 
 class _Draft:
-    """A config in the making: the kind of each group and the values of its fields, unchecked until `build`."""
+    """A config that is being changed: the class and the values of each group, unchecked until `build`."""
 
     def __init__(self, value: Any) -> None:
         self.cls: type = type(value)
@@ -122,7 +124,7 @@ class _Draft:
         draft.values[name] = _Draft(_new_group(path, kinds, text)) if kinds else parse(path, annotation, text)
 
     def _inner(self, draft: _Draft, group: str, path: str) -> _Draft:
-        """The draft of a group inside `draft`; where another kind of it would have the field, say so."""
+        """The draft of a group inside `draft`. Raises ValueError, with the kind that has the field if another kind does."""
         inner = draft.values.get(group)
         if not isinstance(inner, _Draft):
             raise ValueError(no_such_field(path, list(self.paths())))
@@ -149,7 +151,7 @@ class _Draft:
 
 
 def no_such_field(path: str, known: Sequence[str]) -> str:
-    """The sentence for a field that is not there, with the nearest that are."""
+    """The message for an unknown field, with the nearest known ones."""
     members = [k for k in known if k.startswith(path.rstrip(".") + ".")]
     if members:
         return f"{path}: a group, not a field; its fields are {', '.join(members)}"
@@ -175,7 +177,7 @@ def _same_last_name(path: str, known: Sequence[str]) -> list[str]:
 
 
 def _in_group(path: str, fields: Sequence[str]) -> list[str]:
-    """Those of the group that was named, if there are any."""
+    """The first two of the fields in the group of `path`; of all fields if none is in it."""
     group = path.rpartition(".")[0]
     return [k for k in fields if group and k.startswith(group)][:2] or list(fields[:2])
 
@@ -186,9 +188,6 @@ def _last(path: str) -> str:
 
 def _initials(name: str) -> str:
     return "".join(word[0] for word in name.split("_")) if "_" in name else ""
-
-
-LETTERS = {"K": "negatives.size", "m": "key_encoder.momentum", "T": "loss.temperature", "tau": "loss.temperature"}
 
 
 def _new_group(path: str, kinds: Mapping[str, type], text: str) -> Any:

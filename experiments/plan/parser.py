@@ -1,4 +1,4 @@
-"""How command lines are read: a wrong one is one line on stderr and exit code 2."""
+"""Parsing of command lines: errors are one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 
 
 class Parser(argparse.ArgumentParser):
-    """A wrong command line is one line, not a page of usage."""
+    """Prints an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message} ({self.prog} --help lists what there is)", file=sys.stderr)
@@ -19,12 +19,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class AddVerb(Protocol):
-    """`add_parser` of the verbs: the name, its help, and what argparse takes besides."""
+    """The type of `add_parser` of the verbs."""
 
     def __call__(self, name: str, *, help: str, allow_abbrev: bool, description: str | None = None) -> Parser: ...
 
 
 def add_set(to: argparse.ArgumentParser) -> None:
+    """Add the flag `--set FIELD=VALUE ...`."""
     to.add_argument(
         "--set",
         nargs="+",
@@ -36,7 +37,7 @@ def add_set(to: argparse.ArgumentParser) -> None:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """What to type to get the same again, from the top of the checkout."""
+    """The command that was given, as one types it at the top of the checkout."""
     script = Path(sys.argv[0])
     shown = f"{script.parent.name}/{script.name}" if script.parent.name == "sweeps" else script.name
     return shlex.join(["python", shown, *arguments])

@@ -1,10 +1,10 @@
-"""`@baseline` and the baselines it finds: every decorated function of a file in `experiments/plan`.
+"""`@baseline` registers starting points: all decorated functions in files of `experiments/plan`.
 
     @baseline
     def mine() -> Config:
         '''What it is. Source, command, cost, the number to expect.'''
 
-`baselines()` lists them, `baseline_config(name)` gives the config of one. A new one is a function in any file of this folder.
+`baselines()` lists them, `baseline_config(name)` gives the config of one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
-"""A question as data: the arms of an ablation, and the proof that they differ only in what it declares.
+"""A question as data: the arms of an ablation, with the check that they differ only in the declared fields.
 
-`plan` computes each arm's difference to the baseline arm and refuses what `varies` does not cover. That is the
+`plan` computes the difference of each arm to the baseline arm and refuses one that `varies` does not cover. That is the
 definition of an ablation. Imports no torch.
+
+    Sweep, Plan, Cell       a question; the same over a base config, checked; one planned run
+    plan                    expands and checks a sweep
+    total_steps             of a run
 """
 
 from __future__ import annotations
@@ -20,60 +24,22 @@ from moco.config import Config, Head, Momentum
 from moco.config.plain import flatten, run_id
 from moco.data.catalog import check_labels, resolve, training_images
 
-# What can be known to be wrong before anything starts: a config against the size of its data. Imports no torch.
-
-
-LARGE_SHARE = 0.1  # of the training images: a queue over this share holds many keys of the query's own image
-
-
-def total_steps(config: Config) -> int:
-    """Optimiser steps of the whole run; the last, partial batch of an epoch is dropped."""
-    return config.train.epochs * (training_images(config.data) // config.train.batch_size)
-
-
-def check_sizes(arm: str, config: Config) -> None:
-    """Raises ValueError, with the numbers, for a queue or a batch that the data set cannot fill."""
-    images, batch, keys = training_images(config.data), config.train.batch_size, config.negatives.stored
-    if batch > images:
-        raise ValueError(
-            f"{arm}: train.batch_size = {batch} is larger than the {images} training images of {config.data.name}; "
-            f"choose at most {images}"
-        )
-    if config.train.epochs and keys > images:
-        raise ValueError(
-            f"{arm}: negatives.size = {keys} is larger than the {images} training images of {config.data.name}: every query "
-            f"would meet its own image as a negative; choose at most {images}"
-        )
-
-
-def warnings(arms: Mapping[str, Config]) -> list[str]:
-    """One line where queues cover a large share of the data set: the sizes, not the arms, of which there may be many."""
-    trained = [config for config in arms.values() if config.train.epochs]
-    shares = {size: size / training_images(c.data) for c in trained if (size := c.negatives.stored)}
-    large = {size: share for size, share in sorted(shares.items()) if share > LARGE_SHARE}
-    if not large:
-        return []
-    figures = ", ".join(f"negatives.size = {size}: {share:.0%}" for size, share in large.items())
-    return [
-        f"the queue holds more than {LARGE_SHARE:.0%} of the training images ({figures}), "
-        "so some negatives are the query's own image; watch queue/own_image"
-    ]
-
-
-# Where the published columns come from; only numbers read there are given.
+# Sources of published numbers.
 PAPER_V1 = "MoCo v1 (arXiv:1911.05722), linear top-1, ImageNet, ResNet-50, 200 epochs"
 PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 epochs"
 SUPCON = "SupCon (arXiv:2004.11362), linear top-1, CIFAR-10, ResNet-50, 1,000 epochs"
 NOTEBOOK = "the authors' CIFAR-10 notebook (facebookresearch/moco), ResNet-18"
+
+LARGE_SHARE = 0.1  # of the training images: a longer queue holds many keys of the query's own image
 
 
 @dataclass(frozen=True)
 class Sweep:
     """One question. `arms` gives every arm from the base config; `varies` names the fields or groups they may change.
 
-    `axis` is the one numeric field for the figure. `published` are numbers read in the paper, in percent. `shape` is the
-    claim in parts that results can be held against (`experiments.plan.expectation`); `factors` reads an arm's levels from
-    its name.
+    `axis` is the numeric field on the x axis of the figure. `published` are the paper's numbers, in percent. `shape` is the
+    claim in clauses that results can be tested against (`experiments.plan.expectation`). `factors` reads the levels of an
+    arm from its name.
     """
 
     name: str
@@ -81,10 +47,10 @@ class Sweep:
     arms: Callable[[Config], Mapping[str, Config]]
     varies: tuple[str, ...]
     baseline: str | Callable[[Config], str]  # name of the arm that the others are compared with
-    claim: str = ""  # in words that the results can contradict, where they say more than `shape`
-    base: str = "digits"  # name in experiments.baselines, unless --baseline says otherwise
+    claim: str = ""  # in words, if they say more than `shape`
+    base: str = "digits"  # name of a baseline, unless --baseline says otherwise
     seeds: int = 3
-    first_seed: int = 0  # above 0 where earlier seeds have been looked at already
+    first_seed: int = 0  # above 0 if earlier seeds were used to choose what is tested
     metric: str = schema.LINEAR
     axis: str | None = None
     published: Mapping[str, float] = field(default_factory=dict)
@@ -126,7 +92,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep over a base config, checked. `arms` are in order, the random-initialisation row last."""
+    """A sweep over a base config, checked. `arms` are in order, the random initialisation last."""
 
     sweep: Sweep
     label: str
@@ -138,21 +104,21 @@ class Plan:
     factors: Levels = field(default_factory=dict)
 
     def cells(self) -> Iterator[Cell]:
-        """Seed by seed, so that every arm has its first number early."""
+        """All planned runs, seed by seed, so that every arm has a first result early."""
         yield from self._cells
 
     @cached_property
     def _cells(self) -> list[Cell]:
-        """Made once: their ids are hashes of whole configs."""
+        """Computed once, because run ids are hashes of whole configs."""
         return [make_cell(arm, seed, config) for seed in self.seeds for arm, config in self.arms.items()]
 
     def choose(self, only: Sequence[str] | None) -> list[Cell]:
-        """The cells of the arms named; all without names. Raises ValueError for an arm that is not there."""
+        """The cells of the named arms, or all without names. Raises ValueError for an unknown arm."""
         names = [self.arm_named(name) for name in only] if only else list(self.arms)
         return [cell for cell in self.cells() if cell.arm in names]
 
     def arm_named(self, name: str) -> str:
-        """`random-init` is easier to type than the name with its space."""
+        """The arm of that name; `random-init` stands for the name with a space. Raises ValueError for an unknown arm."""
         plain = name.replace("-", " ") if name.replace("-", " ") == schema.RANDOM_INIT else name
         if plain not in self.arms:
             near = get_close_matches(name, self.arms, n=1)
@@ -167,14 +133,14 @@ def make_cell(arm: str, seed: int, config: Config) -> Cell:
 
 
 def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = None, seeds: int | None = None) -> Plan:
-    """Expand and check a sweep. `preset` is the baseline as it is named, before any `--set`.
+    """Expand and check a sweep over `base`. `preset`: the named baseline before any `--set`.
 
-    Raises ValueError in one line: arms that change undeclared fields or nothing, equal arms, sizes that do not fit.
+    Raises ValueError, in one line, for arms that change undeclared fields or nothing, equal arms, sizes that do not fit.
     """
     count = sweep.seeds if seeds is None else seeds
     if count < 1:
         raise ValueError(f"--seeds {count}: must be at least 1")
-    base = replace(base, data=resolve(base.data))
+    base = _resolved(base)
     arms, baseline = {arm: _resolved(config) for arm, config in sweep.arms(base).items()}, sweep.baseline_arm(base)
     _check_names(sweep, arms, baseline)
     _check_differences(sweep, arms, baseline)
@@ -202,10 +168,10 @@ def _resolved(config: Config) -> Config:
 
 
 def random_init(base: Config) -> Config:
-    """The row that every table has: the same encoder and readouts, untrained.
+    """The arm that every table has: the same encoder and readouts, untrained.
 
-    What only training uses takes its default, so that all sweeps over one base share these runs. The head stays, for
-    readouts of the projection; the recipe stays, for the pixel statistics that the encoder is fed with.
+    Fields that only training uses have their defaults, so that all sweeps over one base share these runs. The head is kept
+    for readouts of the projection, the augmentation for its pixel statistics.
     """
     return Config(
         data=base.data,
@@ -219,7 +185,7 @@ def random_init(base: Config) -> Config:
 
 
 def difference(config: Config, baseline: Config) -> dict[str, tuple[Any, Any]]:
-    """field -> (value, value in the baseline), of all fields that change the result; None where a kind lacks the field."""
+    """field -> (value, value in the baseline), for fields that change the result; None if a kind lacks the field."""
     ours, theirs = flatten(config, cosmetic=False), flatten(baseline, cosmetic=False)
     names = dict.fromkeys([*ours, *theirs])
     return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}
@@ -273,8 +239,42 @@ def _check_declared(sweep: Sweep, config: Config) -> None:
             )
 
 
+def total_steps(config: Config) -> int:
+    """Optimiser steps of the whole run; the last, partial batch of an epoch is dropped."""
+    return config.train.epochs * (training_images(config.data) // config.train.batch_size)
+
+
+def check_sizes(arm: str, config: Config) -> None:
+    """Raises ValueError, with the numbers, for a queue or batch that is larger than the data set."""
+    images, batch, keys = training_images(config.data), config.train.batch_size, config.negatives.stored
+    if batch > images:
+        raise ValueError(
+            f"{arm}: train.batch_size = {batch} is larger than the {images} training images of {config.data.name}; "
+            f"choose at most {images}"
+        )
+    if config.train.epochs and keys > images:
+        raise ValueError(
+            f"{arm}: negatives.size = {keys} is larger than the {images} training images of {config.data.name}: every query "
+            f"would meet its own image as a negative; choose at most {images}"
+        )
+
+
+def warnings(arms: Mapping[str, Config]) -> list[str]:
+    """One line, with the sizes, if queues hold a large share of the data set. There may be too many arms to name."""
+    trained = [config for config in arms.values() if config.train.epochs]
+    shares = {size: size / training_images(c.data) for c in trained if (size := c.negatives.stored)}
+    large = {size: share for size, share in sorted(shares.items()) if share > LARGE_SHARE}
+    if not large:
+        return []
+    figures = ", ".join(f"negatives.size = {size}: {share:.0%}" for size, share in large.items())
+    return [
+        f"the queue holds more than {LARGE_SHARE:.0%} of the training images ({figures}), "
+        "so some negatives are the query's own image; watch queue/own_image"
+    ]
+
+
 def label_of(name: str, base_name: str, base: Config, preset: Config) -> str:
-    """`queue_size@digits,train.epochs=5`: what was set against the named baseline. It is a file name, too."""
+    """`queue_size@digits,train.epochs=5`: sweep, baseline and the fields that `--set` changed. Also used as a file name."""
     changed = difference(base, preset)
     parts = [f"{name}@{base_name}", *(f"{k}={_short(v)}" for k, (v, _) in changed.items() if v is not None)]
     label = ",".join(parts)

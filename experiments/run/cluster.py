@@ -1,7 +1,7 @@
-"""The interface of a cluster: jobs are submitted, looked at, cancelled, sent back into the queue, and leave a log.
+"""The interface of a cluster: submit jobs, ask for their phases, cancel and requeue them, read their logs.
 
-A profile names its cluster, and so does the record of each job: "slurm", or the dotted name of a module that holds an
-object `CLUSTER`. To add one, write a module with a subclass of `Cluster` and name it in a profile: cluster = "my.module".
+A profile names its cluster, and so does the record of each job: "slurm", or the dotted name of a module with an object
+`CLUSTER`. To add a cluster, write a module with a subclass of `Cluster` and name it in a profile: cluster = "my.module".
 
 A job's process finds its own cluster by the variable MOCO_CLUSTER.
 """
@@ -16,19 +16,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, Protocol
 
-from slurm.cluster import Slurm
+from slurm.cluster import ENDED, RUNNING, WAITING, Slurm
 from slurm.profiles import Profile, load_profile, profile_names
 from slurm.queue import Array
 from slurm.step import JobHere
 from slurm.submit import Refused, Submission, Work, array_of, new_folder
 
-WAITING, RUNNING, ENDED = "waiting", "running", "ended"  # phases of a job; one that is about to end still runs
-DEFAULT: Final = "slurm"  # of profiles, and of records that are older than the field
+DEFAULT: Final = "slurm"  # cluster of profiles and records without the field
 CLUSTER_VARIABLE: Final = "MOCO_CLUSTER"
 
 
 class Cluster(Protocol):
-    """Job ids are "12" or, for an element of an array, "12_3"."""
+    """Job ids are "12" or, for an element of an array, "12_3". Methods with a body here are optional."""
 
     name: str
 
@@ -41,42 +40,41 @@ class Cluster(Protocol):
         ...
 
     def phases(self, owner: str) -> Mapping[str, tuple[str, str]] | None:
-        """Job -> its phase and the cluster's own word for it, of all jobs of `owner` that are remembered.
+        """Job -> (phase, the cluster's own name of its state), for all jobs of `owner` that it knows.
 
         None if the cluster does not answer.
         """
         ...
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Whatever they are doing. Those that have ended are left alone."""
+        """Cancel waiting and running jobs. Ended ones are ignored."""
         ...
 
     def requeue(self, job: str) -> str | None:
-        """Put a running job back into the queue; returns why that did not go, None if it did."""
+        """Put a running job back into the queue. Returns why it failed, else None."""
         ...
 
     def log(self, folder: Path, job: str) -> Path | None:
-        """What the job of a submission whose folder is in `folder` has printed; None if it never began."""
+        """The output of the job, whose submission has its folder in `folder`; None if it never started."""
         ...
 
     def here(self, variables: Mapping[str, str]) -> JobHere | None:
-        """The job that a process with this environment is part of."""
+        """The job that a process with these environment variables is part of; None outside of a job."""
         ...
 
-    # What follows a cluster may leave as it is.
-
     def check(self) -> None:
-        """Raises ValueError where there is no such cluster to talk to."""
+        """Raises ValueError if the cluster cannot be reached from this machine."""
 
     def torchrun_variables(self, variables: Mapping[str, str]) -> Mapping[str, str]:
-        """RANK, WORLD_SIZE, ... of a process of a run that several train."""
+        """RANK, WORLD_SIZE, ... of one of the processes that train a run together."""
         return {}
 
     def signal(self, job: str, name: str) -> None:
+        """Send the signal of that name to the job. Raises ValueError if the cluster cannot."""
         raise ValueError(f"{self.name}: jobs cannot be sent a signal")
 
     def script(self, submission: Submission, count: int) -> str:
-        """What would be sent for so many jobs."""
+        """The script that would be sent for so many jobs."""
         return f"{count} jobs in {submission.folder}"
 
     def start_estimate(self, profile: Profile, script: str | None = None) -> str:
@@ -84,33 +82,35 @@ class Cluster(Protocol):
         return "not known"
 
     def seen_by(self, folder: Path, profile: Profile) -> str | None:
-        """The node that is known to see the folder; None if that has to be looked at."""
+        """The node that is known to see the folder; None if that has to be checked."""
         return "this machine"
 
-    def look(self, folder: Path, profile: Profile, tell: Callable[[str], None]) -> tuple[str, str | None]:
-        """The job that looks whether a node sees the folder, and the node that does; no node while the job waits."""
+    def check_shared_disk(
+        self, folder: Path, profile: Profile, report: Callable[[str], None]
+    ) -> tuple[str, str | None]:
+        """(job, node): the job that checks whether a node sees the folder, and the node that does; None while it waits."""
         raise NotImplementedError
 
     def arrays(self, jobs: Sequence[str]) -> list[Array]:
-        """Those of the jobs that are yet to end, array by array."""
+        """Arrays of those of the jobs that have not ended."""
         return []
 
     def throttle(self, array: str, at_a_time: int) -> str | None:
-        """How many of its jobs may run at a time from now on. Returns why not, None if it is done."""
+        """Set how many of the array's jobs may run at a time. Returns why it failed, else None."""
         return f"{self.name} has no throttle"
 
     def accounting(self) -> str | None:
-        """Why nothing is known of jobs that have ended; None where it is."""
+        """Why there are no facts about ended jobs; None if there are."""
         return f"{self.name} keeps no accounts"
 
     def accounts(self, jobs: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """Job -> what is known of its resources."""
+        """Job -> facts about its resources."""
         return {}
 
 
 @cache
 def cluster_named(name: str) -> Cluster:
-    """Raises ValueError for a name that is none."""
+    """The cluster of that name, as profiles and records have it. Raises ValueError if there is none."""
     if name == Slurm.name:
         return Slurm()
     try:
@@ -121,15 +121,17 @@ def cluster_named(name: str) -> Cluster:
 
 
 def this_cluster() -> Cluster:
+    """The cluster whose job this process is, else the default one."""
     return cluster_named(os.environ.get(CLUSTER_VARIABLE) or DEFAULT)
 
 
 def this_job() -> JobHere | None:
+    """The job that this process is part of; None outside of a job."""
     return this_cluster().here(os.environ)
 
 
 def this_user() -> str:
-    """By name; by number where the machine does not know the name."""
+    """The user's name; the number if the machine knows no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,7 +1,7 @@
-"""One run in several processes, started by torchrun or as the tasks of a job step: who leads, and what the others do.
+"""One run in several processes, started by torchrun or as the tasks of a job step.
 
-Rank 0 is the run's worker: it holds the lock and writes all files. The others compute with it and write nothing, but what
-they died of. Imports torch only where there are several processes.
+Rank 0 is the run's worker: it holds the lock and writes all files (`leading`). The other ranks train with it and write
+nothing but the traceback of their own error (`follow`). Imports torch only if there are several processes.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from experiments.run.cluster import this_cluster
-from experiments.run.stop import StopRequest
+from experiments.run.stop import STOP_SIGNALS, StopRequest
 from experiments.store import schema
 from experiments.store.run import RunDirectory
 from experiments.store.states import handling
 from moco.config import Config
 from moco.errors import PeerFailed, PeerLost
 
-FOLLOWED = "followed"  # instead of a state: another process of the run leads it, and says how it ended
-
+FOLLOWED = "followed"  # returned instead of a state by ranks above 0: rank 0 records how the run ended
 
 T = TypeVar("T")
 
 
 def adopt_step() -> None:
-    """The processes of a job become the processes of one run; everything else stays as it is."""
+    """Set torchrun's variables, if this process is one of several tasks of a job step."""
     os.environ.update(this_cluster().torchrun_variables(os.environ))
 
 
 def size() -> int:
+    """Number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -43,18 +43,18 @@ def rank() -> int:
 
 
 def standard_error() -> TextIO:
-    """Of rank 0. The others make the same mistake, and say nothing."""
+    """Where to print an error that all ranks have: on rank 0 stderr, on the others nowhere."""
     return sys.stderr if rank() == 0 else Path(os.devnull).open("w")
 
 
-class Crew:
-    """The other processes, as rank 0 sees them. Without any, nothing happens."""
+class Peers:
+    """The other processes of the run, for rank 0. Does nothing in a run of one process."""
 
     def __init__(self, stop: StopRequest) -> None:
-        self.stop, self.waits = stop, size() > 1
+        self.stop, self.waiting = stop, size() > 1  # the peers wait for `train` or `dismiss`
 
-    def work(self, train: Callable[[], Iterator[T]]) -> Iterator[T]:
-        """All train; from here on they stop together. Raises PeerLost or PeerFailed when another process has died."""
+    def train(self, train: Callable[[], Iterator[T]]) -> Iterator[T]:
+        """Train on all ranks, which then stop together. Raises PeerLost or PeerFailed when another process has died."""
         if size() == 1:
             yield from train()
             return
@@ -64,18 +64,19 @@ class Crew:
             self._send(True)
             yield from train()
 
-    def send_home(self) -> None:
-        if self.waits:
+    def dismiss(self) -> None:
+        """End the peers, if they still wait: there is nothing to train."""
+        if self.waiting:
             self._send(False)
 
-    def _send(self, work: bool) -> None:
+    def _send(self, train: bool) -> None:
         from moco.distributed import from_first, highest
 
-        self.waits, self.stop.agreed = False, highest
-        from_first(work)
+        self.waiting, self.stop.agreed = False, highest
+        from_first(train)
 
     def abandon(self) -> None:
-        """Rank 0 has an error; the others will notice when it is gone."""
+        """Called when rank 0 has an error: the others notice that it is gone."""
         if size() > 1:
             from moco.distributed import abandon
 
@@ -83,27 +84,27 @@ class Crew:
 
 
 @contextmanager
-def leading(config: Config, stop: StopRequest) -> Iterator[Crew]:
-    """Rank 0 with its crew, which waits until it is sent to work, and goes home at the end if it was not."""
-    crew = Crew(stop)
+def leading(config: Config, stop: StopRequest) -> Iterator[Peers]:
+    """The peers of rank 0. They wait until they are told to train, and are dismissed at the end if they were not."""
+    peers = Peers(stop)
     if size() == 1:
-        yield crew
+        yield peers
         return
     from moco.distributed import group
 
     with group(config.train.device):
         try:
-            yield crew
+            yield peers
         finally:
-            crew.send_home()
+            peers.dismiss()
 
 
 def follow(run: RunDirectory, config: Config, stop: StopRequest) -> str:
-    """What the other ranks do. Raises what ended this one, after it has told the others."""
-    from moco.distributed import from_first, group, highest, leave_word, noticing_lost_peers
+    """Train on a rank above 0; returns FOLLOWED. Raises the error that ended this rank, after reporting it to the others."""
+    from moco.distributed import from_first, group, highest, noticing_lost_peers, report_failure
     from moco.train import train
 
-    logging.getLogger("moco").addHandler(logging.NullHandler())  # rank 0 says it
+    logging.getLogger("moco").addHandler(logging.NullHandler())  # rank 0 logs it
     with group(config.train.device):
         try:
             with noticing_lost_peers():
@@ -114,28 +115,26 @@ def follow(run: RunDirectory, config: Config, stop: StopRequest) -> str:
         except (PeerLost, PeerFailed):
             raise
         except Exception as error:
-            leave_word(f"{type(error).__name__}: {error}".strip().splitlines()[0])
-            _write_down(run.path / schema.LOG)
+            report_failure(f"{type(error).__name__}: {error}".strip().splitlines()[0])
+            _append_traceback(run.path / schema.LOG)
             raise
     return FOLLOWED
 
 
 def accompany(run: RunDirectory, config: Config) -> int:
-    """`follow`, as a command: its exit code. A run that is done needs nobody."""
-    from experiments.run.stop import STOP_SIGNALS
-
+    """`follow` as a command; returns the exit code. Does nothing if the run is done."""
     stop = StopRequest(run)
     try:
         with handling(STOP_SIGNALS, stop.set):
             if run.results() is None:
                 follow(run, config, stop)
     except Exception:
-        return 1  # rank 0 says it
+        return 1  # rank 0 prints the error
     return 0
 
 
-def _write_down(log: Path) -> None:
-    """In one write, for rank 0 writes there, too."""
+def _append_traceback(log: Path) -> None:
+    """In one write, because rank 0 writes to the log, too."""
     text = "".join(f"rank {rank()}: {line}\n" for line in traceback.format_exc().rstrip().splitlines())
     with log.open("a") as file:
         file.write(text)

@@ -1,4 +1,9 @@
-"""What this machine has for runs: cores, GPUs, their names, and the slots that share them. Imports no torch."""
+"""Cores and GPUs of this machine, their names, and the slots that share them among runs. Imports no torch.
+
+make_slots, slots_on_gpus, share_a_gpu      places for runs
+cores, visible_gpus                         what may be used
+hardware, gpu_driver, cpu_name              names for the records
+"""
 
 from __future__ import annotations
 
@@ -10,55 +15,55 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-THREADS = "OMP_NUM_THREADS"  # of one run; torch computes with these
+THREADS = "OMP_NUM_THREADS"  # threads of torch in one run
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one run at a time: its GPU or its share of the cores, as environment variables of the worker."""
+    """A place for one run at a time: its GPU or share of the cores, as environment variables of the worker."""
 
     number: int
     environment: dict[str, str]
 
 
 def make_slots(wanted: int | None, runs: int, *, use_gpus: bool = True) -> list[Slot]:
-    """`wanted` slots; by default one per GPU, without GPUs one per core, and never more than there are runs."""
+    """`wanted` slots, by default one per GPU or, without GPUs, one per core; never more than there are runs."""
     gpus = visible_gpus() if use_gpus else []
     count = max(1, min(wanted or len(gpus) or cores(), runs))
     threads = str(_threads(count))
-    # NumPy's own pool is not for training, and threads that exist before a fork would make it unsafe.
+    # One thread for NumPy: training does not use its pool, and threads that exist before a fork make the fork unsafe.
     shared = {THREADS: threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
     return [Slot(n, shared | ({"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {})) for n in range(count)]
 
 
 def slots_on_gpus(each: int) -> int | None:
-    """That many on each GPU of this machine; None without any."""
+    """The number of slots for `each` runs on each GPU of this machine; None without GPUs."""
     return each * len(visible_gpus()) or None
 
 
 def share_a_gpu(slots: list[Slot]) -> int:
-    """Runs on the fullest GPU; 1 where none is used."""
+    """The largest number of slots that share a GPU; 1 if none is used."""
     used = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots if "CUDA_VISIBLE_DEVICES" in slot.environment]
     return max((used.count(gpu) for gpu in used), default=1)
 
 
 def _threads(slots: int) -> int:
-    """A slot's share of the cores, or less where the user has asked for less."""
+    """A slot's share of the cores, or the number that the user has asked for if that is smaller."""
     share, asked = max(1, cores() // slots), os.environ.get(THREADS, "")
     return min(share, int(asked)) if asked.isdigit() and int(asked) else share
 
 
 def cores() -> int:
-    """Cores this process may use: its affinity mask, cut by the quota of its control group (containers)."""
+    """Cores this process may use: its affinity mask, limited by the quota of its control group (containers)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     return max(1, min(allowed, int(quota))) if quota else allowed
 
 
 def _quota() -> float | None:
-    """Cores by the tightest cpu.max on the way up the control groups (v2), or by cpu.cfs_quota_us (v1).
+    """Cores by the smallest cpu.max of the control groups above this process (v2), or by cpu.cfs_quota_us (v1).
 
-    joblib.cpu_count reads the top group alone, where a job of Slurm has no quota, and takes a second to import.
+    joblib.cpu_count reads only the top group, where a job of Slurm has no quota, and takes a second to import.
     """
     root = Path("/sys/fs/cgroup")
     quotas = [q for folder in _control_groups(root) if (q := _v2_quota(folder / "cpu.max")) is not None]
@@ -90,11 +95,11 @@ def _numbers(path: Path) -> list[int]:
 
 
 def visible_gpus() -> list[str]:
-    """What to put into CUDA_VISIBLE_DEVICES for each GPU; empty without any. Respects the variable if it is set."""
+    """The value of CUDA_VISIBLE_DEVICES for each GPU; empty without GPUs. Only those in the variable, if it is set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
-    nodes = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asked first: the driver may take a second
+    nodes = len(list(Path("/dev").glob("nvidia[0-9]*")))  # without the driver, which may take a second
     return [str(n) for n in range(nodes or len(_gpu_names()))]
 
 
@@ -126,10 +131,10 @@ def hardware(device: str = "auto") -> str:
 def gpu_driver() -> str | None:
     """Version of the NVIDIA driver; None without one."""
     try:
-        said = Path("/proc/driver/nvidia/version").read_text()
+        result = Path("/proc/driver/nvidia/version").read_text()
     except OSError:
         return None
-    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d[\d.]*)", said)
+    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d[\d.]*)", result)
     return found[1] if found else None
 
 

@@ -1,4 +1,4 @@
-"""With what a result was made: commit, uncommitted changes, packages, machine. Collected once per launch."""
+"""What a result was made with: commit, uncommitted changes, packages, machine, job. Collected once per launch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SNAPSHOT = "snapshot.json"  # in a copy of our packages (`experiments.launch.sna
 
 @dataclass(frozen=True)
 class Code:
-    """`commit` is None outside a checkout; `diff` is everything tracked that differs from it."""
+    """`commit`: None outside a checkout. `diff`: uncommitted changes of tracked files."""
 
     commit: str | None
     diff: str = ""
@@ -32,13 +32,13 @@ class Code:
 
     @property
     def uncommitted(self) -> str | None:
-        """A short name of the uncommitted changes; None for a clean tree."""
+        """A short hash of the uncommitted changes; None for a clean tree."""
         return hashlib.sha256(self.diff.encode()).hexdigest()[:12] if self.diff else None
 
 
 @cache
 def code() -> Code:
-    """The checkout that the running `moco` comes from, or was copied from; asked once per process."""
+    """The checkout that the running `moco` comes from, or was copied from. Git is called once per process."""
     copied = read_json(Path(moco.__file__).resolve().parents[1] / SNAPSHOT)
     if copied is not None:
         return Code(copied["commit"], copied["diff"], tuple(copied["untracked"]))
@@ -51,16 +51,16 @@ def code() -> Code:
 
 
 def checkout() -> Path | None:
-    """The folder with our packages, if it is the top of a git checkout and not merely inside someone else's."""
+    """The folder with our packages if it is the top of a git checkout; None if it is only inside another one."""
     root = Path(moco.__file__).resolve().parents[1]
     return root if (root / ".git").exists() else None
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git says; nothing where there is no git or no commit yet."""
+    """The output of git; empty without git, or on an error such as no commit yet."""
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(root), *arguments],
             capture_output=True,
             text=True,
@@ -70,11 +70,11 @@ def _git(root: Path, *arguments: str) -> str:
         )
     except OSError:
         return ""
-    return said.stdout if said.returncode == 0 else ""
+    return result.stdout if result.returncode == 0 else ""
 
 
 def environment(command: str, device: str = "auto") -> dict[str, Any]:
-    """environment.json of a run."""
+    """The content of a run's environment.json."""
     packages = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
     return {
         "command": command,
@@ -98,7 +98,7 @@ def job() -> str | None:
 
 
 class JobFacts(TypedDict, total=False):
-    """What a run's status and attempts say of the job they are part of."""
+    """Fields of a run's status and attempts about their job."""
 
     job: str | None
     cluster: str

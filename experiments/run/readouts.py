@@ -1,4 +1,4 @@
-"""The readouts of the code, made known to the store: their records stand at `@readout` in `moco/evaluation`."""
+"""Makes the readouts of the code, which are defined at `@readout` in `moco/evaluation`, known to the store."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from moco.evaluation.protocols import PROTOCOLS, protocol, protocols
 
 
 def registered() -> list[Metric]:
-    """Of the files that this process has imported."""
+    """The readouts in files that this process has imported."""
     return [Metric(**asdict(one), protocol=name) for name, found in PROTOCOLS.items() for one in found.metrics]
 
 
 def learn_registered() -> None:
+    """Add them to the store's list."""
     metrics.learn(registered())
 
 
 def relearn_all() -> None:
-    """Imports torch. The records of the code in place of the copy in the store."""
+    """Replace the store's list by all readouts of the code. Imports torch."""
     what = {name: one.what for name, one in protocols().items()}
     metrics.relearn(registered(), what)
 
 
 def readouts_of(name: str) -> list[Metric]:
-    """The readouts of a protocol, its headline first. Imports torch only for one that the store does not know.
+    """The readouts of a protocol, the main one first. Imports torch only for a protocol that the store does not know.
 
-    Errors: `ValueError` for a name that does not exist, with those that do.
+    Raises ValueError for an unknown name, with the known ones.
     """
     if not metrics.readouts_of(name):
         protocol(name)

@@ -1,4 +1,9 @@
-"""What surrounds a run while it trains: the wish to stop it, its heartbeat, its log."""
+"""Around a run while it trains.
+
+StopRequest     whether to stop: by a signal, or by a file that asks to cancel or prune the run
+beating         the heartbeat
+logging_to      the log
+"""
 
 from __future__ import annotations
 
@@ -10,55 +15,49 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from experiments.store.run import RunDirectory
 
-if TYPE_CHECKING:
-    pass
-
-
-TIME_LIMIT_SIGNAL = signal.SIGUSR2  # asked of the cluster, some time before the end of a job
+TIME_LIMIT_SIGNAL = signal.SIGUSR2  # sent by the cluster some time before the end of a job
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, TIME_LIMIT_SIGNAL)
 
-
 HEARTBEAT_SECONDS = 5.0
-LOOK_SECONDS = 0.5  # between two looks for a cancel request
-PRUNE, CANCEL = 1001, 1002  # beyond the numbers of signals
+CHECK_SECONDS = 0.5  # between two checks for files that ask to cancel or prune
+PRUNE, CANCEL = 1001, 1002  # above the numbers of signals: the strongest request is the highest number
 
 
 class StopRequest:
-    """Asked by the trainer after every step. The signal handlers do nothing but set `signal`."""
+    """Called by the trainer after every step: True to stop. Signal handlers only set `signal`."""
 
     def __init__(self, run: RunDirectory) -> None:
-        self._run, self._looked_at = run, 0.0
+        self._run, self._checked_at = run, 0.0
         self.signal: str | None = None
         self.cancelled = False
         self.pruned = False
         self.before_save: Callable[[], None] = lambda: None
-        self.agreed: Callable[[int], int] = lambda wish: wish  # of several processes: the strongest of their wishes
+        self.agreed: Callable[[int], int] = lambda request: request  # the strongest request of all processes of the run
 
     def __call__(self) -> bool:
-        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
-            self._looked_at = time.monotonic()
+        if time.monotonic() - self._checked_at >= CHECK_SECONDS:
+            self._checked_at = time.monotonic()
             self.cancelled = self._run.cancel_requested()
             self.pruned = self._run.prune_requested() is not None
-        wish = self.agreed(self._wish())
-        if 0 < wish < PRUNE:
-            self.signal = self.signal or signal.Signals(wish).name  # the signal may have reached another process alone
-        if wish:
+        request = self.agreed(self._own_request())
+        if 0 < request < PRUNE:
+            self.signal = self.signal or signal.Signals(request).name  # it may have reached another process only
+        if request:
             self.before_save()
-        return wish > 0
+        return request > 0
 
-    def _wish(self) -> int:
-        """0 to go on, the number of a signal, or what the files in the run directory ask for."""
+    def _own_request(self) -> int:
+        """0 to go on, the number of a signal, or PRUNE or CANCEL by the files in the run directory."""
         if self.cancelled or self.pruned:
             return CANCEL if self.cancelled else PRUNE
         return signal.Signals[self.signal].value if self.signal else 0
 
-    def look_again(self) -> None:
-        """At the next step, however short ago the last look was."""
-        self._looked_at = 0.0
+    def check_files_next(self) -> None:
+        """Check the files at the next step, however recent the last check was."""
+        self._checked_at = 0.0
 
     def set(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
@@ -66,7 +65,7 @@ class StopRequest:
 
 @contextmanager
 def beating(run: RunDirectory) -> Iterator[None]:
-    """Touch the heartbeat every few seconds, whatever the main thread is busy with."""
+    """Touch the heartbeat every few seconds, from a thread of its own."""
     ended = threading.Event()
 
     def beat() -> None:
@@ -87,7 +86,7 @@ def beating(run: RunDirectory) -> Iterator[None]:
 
 @contextmanager
 def logging_to(path: Path, *names: str) -> Iterator[None]:
-    """What these loggers have to say goes to the run's log, with the time."""
+    """Write what these loggers report to the run's log, with the time."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     loggers = [logging.getLogger(name) for name in names]

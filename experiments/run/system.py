@@ -1,8 +1,8 @@
-"""What the machine does while a run trains: its processes' processor time and memory, its GPU's load, memory and power.
+"""Load of the machine while a run trains: processor time and memory of its processes; load, memory and power of its GPU.
 
-The worker asks `SystemMetrics.due` when it writes a record and puts the answer beside the record's values, so these lie
-on the run's own steps and obey the same rules: none is sent that a resume makes void. Every ten seconds, about a
-millisecond each time. By psutil and by the driver's library (NVML): what cannot be read is absent, never 0.
+The worker calls `SystemMetrics.due` when it writes a record and stores the values with the record, so that they belong to a
+step and become void with it at a resume. Sampled every ten seconds, which takes about a millisecond, by psutil and the
+driver's library (NVML). Values that cannot be read are absent, never 0.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ SAMPLE_SECONDS = 10.0
 
 
 class SystemMetrics:
-    """`device` as in the config: only a run on a GPU asks for one."""
+    """`device`: as in the config. A run on the processor does not sample a GPU."""
 
     def __init__(self, device: str) -> None:
         self._gpu = None if device == "cpu" else Gpu()
-        self._looked_at = time.monotonic()
-        self._processor, _ = of_processes(os.getpid())
+        self._sampled_at = time.monotonic()
+        self._processor, _ = usage_of_processes(os.getpid())
         self._first = True
 
     def due(self) -> dict[str, float]:
-        """The values if the last are `SAMPLE_SECONDS` old or there were none yet; else nothing."""
-        passed = time.monotonic() - self._looked_at
+        """Metric -> value if the last sample is `SAMPLE_SECONDS` old, or 1 s for the first; else empty."""
+        passed = time.monotonic() - self._sampled_at
         if passed < (1.0 if self._first else SAMPLE_SECONDS):
             return {}
-        self._first, self._looked_at = False, time.monotonic()
-        seconds, memory = of_processes(os.getpid())
-        # A data-loading process that has ended takes its time with it: less than nothing is not a measurement.
+        self._first, self._sampled_at = False, time.monotonic()
+        seconds, memory = usage_of_processes(os.getpid())
+        # The time of a data-loading process that has ended is lost: a negative difference is not a measurement.
         share = {"system/cpu_percent": 100 * (seconds - self._processor) / passed} if seconds >= self._processor else {}
         self._processor = seconds
-        values = {**share, "system/memory_mb": memory / 1e6, **(self._gpu.look() if self._gpu else {})}
+        values = {**share, "system/memory_mb": memory / 1e6, **(self._gpu.sample() if self._gpu else {})}
         return {key: round(value, 1) for key, value in values.items()}
 
 
-def of_processes(pid: int) -> tuple[float, float]:
-    """Processor seconds so far and resident bytes of a process and all that descend from it."""
+def usage_of_processes(pid: int) -> tuple[float, float]:
+    """(processor seconds so far, resident bytes) of a process and its descendants."""
     seconds = memory = 0.0
     for each in family(pid):
-        with suppress(psutil.Error):  # it may end while we look
+        with suppress(psutil.Error):  # it may end meanwhile
             process = psutil.Process(each)
             times, resident = process.cpu_times(), process.memory_info().rss
             seconds += times.user + times.system
@@ -55,7 +55,7 @@ def of_processes(pid: int) -> tuple[float, float]:
 
 
 def family(pid: int) -> Iterator[int]:
-    """The process and its descendants, from the kernel: psutil reads all processes of the machine (3 ms for 140)."""
+    """Pids of the process and its descendants. Not by psutil, which reads all processes of the machine (3 ms for 140)."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
@@ -64,7 +64,7 @@ def family(pid: int) -> Iterator[int]:
 
 
 def torch_gpu() -> str | None:
-    """`GPU-...` of the device torch computes on; None as long as it uses none. Does not import torch or wake a GPU."""
+    """`GPU-...`: the device of torch; None while torch uses none. Does not import torch or initialise a GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
@@ -73,19 +73,19 @@ def torch_gpu() -> str | None:
 
 
 class Gpu:
-    """The GPU that torch uses in this process, as the driver sees it. Reference: NVML API, section device queries."""
+    """The GPU that torch uses in this process, by the driver. Reference: NVML API, section device queries."""
 
     def __init__(self, identity: Callable[[], str | None] = torch_gpu) -> None:
-        """identity: of the GPU that is used by now, `GPU-...`; None while there is none."""
+        """identity: gives the GPU that is in use, `GPU-...`; None while none is."""
         self._identity = identity
         self._handle: object | None = None
 
-    def look(self) -> dict[str, float]:
-        """Load in percent, memory in MB, power in W: those that the driver tells (parts of a GPU have no load)."""
+    def sample(self) -> dict[str, float]:
+        """Load in percent, memory in MB and percent, power in W, as far as the driver has them (a MIG part has no load)."""
         identity = self._identity()
         if identity is None:
             return {}
-        import pynvml  # only here: 6,000 lines that a run on a CPU does without
+        import pynvml  # here, because a run on a CPU does not need its 6,000 lines
 
         values: dict[str, float] = {}
         with suppress(pynvml.NVMLError):  # without the driver's library, too

@@ -1,7 +1,10 @@
-"""One attempt at one run: `python -m experiments.worker RUN_DIR`.
+"""One attempt at one run: `python -m experiments.run.worker RUN_DIR`.
 
-It holds the run's lock, writes the journal, and ends the run in a state. Signals only set a flag; the trainer asks for it
-at the next step boundary and saves. A killed attempt is taken up by the next one where its last checkpoint left it.
+Holds the run's lock, trains, writes journal and status, and records how the attempt ended. Signals only set a flag, which
+the trainer checks after each step; it then saves. After a killed attempt the next one resumes from the last checkpoint.
+
+    attempt     the attempt; returns the state of the run
+    main        the same as a command; exit codes DONE, FAILED, TAKEN, STOPPED
 """
 
 from __future__ import annotations
@@ -31,18 +34,22 @@ from moco.errors import Diverged, PeerFailed, PeerLost
 if TYPE_CHECKING:
     from moco.train import Record
 
-DONE, FAILED, TAKEN, STOPPED = 0, 1, 73, 75  # exit codes: finished, failed, another process has it, saved and resumable
+DONE, FAILED, TAKEN, STOPPED = (
+    0,
+    1,
+    73,
+    75,
+)  # exit codes: done, failed, another process has the run, saved and resumable
 STATUS_SECONDS = 0.5  # between two writes of status.json
 SYNC_SECONDS = 1.0  # between two flushes of the journal to the disk
 
 LOGGER = logging.getLogger("experiments.run.worker")
-Watch = Callable[[schema.Status], None]
-Heard = Callable[[str], None]
+OnStatus = Callable[[schema.Status], None]
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
-        print("usage: python -m experiments.worker RUN_DIR", file=sys.stderr)
+        print("usage: python -m experiments.run.worker RUN_DIR", file=sys.stderr)
         return 2
     try:
         distributed.adopt_step()
@@ -55,19 +62,23 @@ def main(arguments: list[str]) -> int:
         return 2
     except Exception:
         if distributed.rank():
-            return FAILED  # it has told rank 0, which says it
+            return FAILED  # rank 0 prints the error
         raise
     return {schema.DONE: DONE, distributed.FOLLOWED: DONE, schema.FAILED: FAILED}.get(state, STOPPED)
 
 
 def attempt(
-    path: Path, *, watch: Watch = lambda status: None, reraise: bool = False, heard: Heard = lambda name: None
+    path: Path,
+    *,
+    on_status: OnStatus = lambda status: None,
+    reraise: bool = False,
+    on_signal: Callable[[str], None] = lambda name: None,
 ) -> str:
-    """Carry the run at `path` on until it is done, fails or is stopped; returns its state.
+    """Continue the run at `path` until it is done, fails or is stopped; returns its state.
 
-    `watch` gets the status whenever it is written. `reraise`: an error of the run is raised again after it was recorded.
-    Of a run's several processes rank 0 does so; the others follow it, and return `ranks.FOLLOWED`.
-    `heard` gets the name of a signal that came meanwhile, also where the run was done before it could be stopped.
+    `on_status`: called with the status whenever it is written. `reraise`: raise an error of the run after recording it.
+    `on_signal`: called at the end with the name of a signal that was received, also if the run was done before it could
+    stop. In a run of several processes this holds for rank 0; the others return `distributed.FOLLOWED`.
     Raises Busy if another process works on the run, ValueError if there is no run.
     """
     run = RunDirectory(path)
@@ -77,19 +88,19 @@ def attempt(
         if distributed.rank():
             return distributed.follow(run, config, stop)
         log = logging_to(path / schema.LOG, "moco", LOGGER.name)
-        with distributed.leading(config, stop) as crew, run.locked(), beating(run), log:
+        with distributed.leading(config, stop) as peers, run.locked(), beating(run), log:
             if (run.status() or {}).get("state") == schema.DONE and run.results() is not None:
                 return schema.DONE  # by another process, since this one was started
             try:
-                return _Attempt(run, stop, watch, crew).carry_out(reraise)
+                return _Attempt(run, stop, on_status, peers).carry_out(reraise)
             finally:
                 if stop.signal is not None:
-                    heard(stop.signal)
+                    on_signal(stop.signal)
 
 
 class _Attempt:
-    def __init__(self, run: RunDirectory, stop: StopRequest, watch: Watch, crew: distributed.Crew) -> None:
-        self.run, self.stop, self.watch, self.crew, self.config = run, stop, watch, crew, config_of(run)
+    def __init__(self, run: RunDirectory, stop: StopRequest, on_status: OnStatus, peers: distributed.Peers) -> None:
+        self.run, self.stop, self.on_status, self.peers, self.config = run, stop, on_status, peers, config_of(run)
         self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
         before = run.status() or schema.Status()
         fresh = schema.Status(
@@ -109,7 +120,7 @@ class _Attempt:
         self.earlier_seconds = sum(line.get("seconds", 0.0) for line in self.run.attempts())
 
     def _close_killed(self, earlier: list[schema.Attempt]) -> None:
-        """An attempt without an end was killed; it lived until its last heartbeat."""
+        """Record the end of an earlier attempt that was killed: the time of its last heartbeat."""
         if not earlier or earlier[-1]["event"] == "end":
             return
         end = schema.Attempt(
@@ -121,7 +132,7 @@ class _Attempt:
             cause=causes.KILLED,
         )
         age = self.run.heartbeat_age()
-        if age is not None:  # without a heartbeat nobody knows how long it lived
+        if age is not None:  # without a heartbeat its length is not known
             end["seconds"] = round(max(0.0, age_of(earlier[-1]["time"]) - age), 3)
         self.run.append_attempt(end)
 
@@ -130,7 +141,7 @@ class _Attempt:
         try:
             state, reason, cause = self._train()
         except Exception as error:
-            self.crew.abandon()
+            self.peers.abandon()
             LOGGER.error("%s", traceback.format_exc().rstrip())
             self.status["diverged"] = isinstance(error, Diverged)
             state = schema.LOST if isinstance(error, PeerLost) else schema.FAILED
@@ -182,18 +193,18 @@ class _Attempt:
         with self.run.journal() as journal:
             self.stop.before_save = journal.sync
             if self.records and not (self.run.path / schema.CHECKPOINT).exists():
-                self._append(journal, {RESUMED_AT: 0})  # killed before its first checkpoint: from the start again
-            for item in self.crew.work(lambda: train(self.config, self.run.path, self.stop)):
+                self._append(journal, {RESUMED_AT: 0})  # killed before its first checkpoint: start from the beginning
+            for item in self.peers.train(lambda: train(self.config, self.run.path, self.stop)):
                 if isinstance(item, Resumed):
                     self._append(journal, {RESUMED_AT: item.step})
                     self.status["step"] = item.step
                     LOGGER.info("resumed after step %d", item.step)
                 else:
                     self._append(journal, self._line(item), sync=self._sync_due(item))
-                    self._note(item)
+                    self._update_status(item)
 
     def _append(self, journal: Appender, line: dict[str, Any], *, sync: bool = True) -> None:
-        """To the file, and to what is known of it: it is parsed once an attempt."""
+        """To the file and to `records`, so that the file is read only once."""
         journal.append(line, sync=sync)
         add_line(self.records, line)
 
@@ -203,26 +214,26 @@ class _Attempt:
         return {**line, "system": system} if system else line
 
     def _sync_due(self, record: Record) -> bool:
-        """Before an evaluation's checkpoint, which assumes that its records last; otherwise now and then."""
+        """Whether to flush to the disk: after an evaluation, whose checkpoint relies on its records; else every second."""
         evaluated = any(name.startswith(("validation/", "test/")) for name in record.values)
         due = evaluated or time.monotonic() - self.synced >= SYNC_SECONDS
         self.synced = time.monotonic() if due else self.synced
         return due
 
-    def _note(self, record: Record) -> None:
-        """Keep the status up to date, at most every `STATUS_SECONDS`."""
+    def _update_status(self, record: Record) -> None:
+        """From a record; written at most every `STATUS_SECONDS`, and always after a kNN evaluation."""
         self.status["step"], self.status["epoch"] = record.step, record.epoch
         self.status["images_per_s"] = record.values.get("speed/images_per_s", self.status["images_per_s"])
         if "validation/knn20_top1" in record.values:
             self.status["knn"] = record.values["validation/knn20_top1"]
             LOGGER.info("epoch %g: kNN %.1f %%", record.epoch, self.status["knn"])
-            self.wrote_status = 0.0  # a search decides on it,
-            self.stop.look_again()  # and what it says counts from the next step
+            self.wrote_status = 0.0  # a search may decide on it to prune the run,
+            self.stop.check_files_next()  # which then stops at the next step
         if time.monotonic() - self.wrote_status >= STATUS_SECONDS:
             self._write_status()
 
     def _finished(self) -> bool:
-        """The final readouts are in the journal, and the weights beside it: nothing is left to compute."""
+        """Whether the final readouts are in the journal and the weights are saved."""
         final = any(name.startswith("test/") for record in self.records for name in record["values"])
         return final and (self.run.path / schema.ENCODER).exists()
 
@@ -243,6 +254,7 @@ class _Attempt:
         LOGGER.info("done in %.1f s: %s", seconds, readouts)
 
     def _stopped(self) -> tuple[str, str, str]:
+        """State, reason and cause of a run that was asked to stop."""
         if self.run.cancel_requested():
             return schema.CANCELLED, "cancelled on request", causes.CANCELLED
         if self.stop.signal is None and (why := self.run.prune_requested()) is not None:
@@ -273,7 +285,7 @@ class _Attempt:
     def _write_status(self) -> None:
         self.wrote_status = time.monotonic()
         self.run.write_status(self.status)
-        self.watch(self.status)
+        self.on_status(self.status)
 
 
 def _cause(error: BaseException) -> str:
@@ -285,7 +297,7 @@ def _cause(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The sentence of a user's mistake as it is; another error with its type."""
+    """The first line of an error: without its type for a ValueError or an error of the run, else with it."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
     if isinstance(error, ValueError | Diverged | PeerLost | PeerFailed):
         return first or type(error).__name__

@@ -57,7 +57,7 @@ class Search:
     name: str
     question: str
     space: Space
-    base: str = "digits"  # name in experiments.baselines, unless --baseline says otherwise
+    base: str = "digits"  # name of a baseline, unless --baseline says otherwise
     metric: str | tuple[str, ...] = schema.KNN20
     budget: int = 24
     sampler: str = "tpe"

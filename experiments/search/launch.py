@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from experiments.launch.cluster import LOOK_SECONDS, looked_at, submission_of
+from experiments.launch.cluster import POLL_SECONDS, check_shared_disk, submission_of
 from experiments.launch.local import Pool
 from experiments.launch.process import Child, Work, how_it_ended, last_line
 from experiments.launch.progress import clock
@@ -215,7 +215,7 @@ def submit_workers(
 ) -> list[str]:
     """`element`: what each of the array's does. Returns the job ids. Raises Refused with nothing submitted."""
     root, code = path.parent.parent, Snapshot.of_this_code()
-    look = looked_at(root, profile)
+    look = check_shared_disk(root, profile)
     code.write(root)
     submission = replace(submission_of(root, record["label"], profile, None, code), only_if=look)
     if address is not None:
@@ -235,7 +235,7 @@ def follow(path: Path, jobs: list[str], cluster: Cluster) -> bool:
     try:
         while not _ended(jobs, cluster):
             view.look()
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         return False
     view.look()
@@ -251,5 +251,5 @@ def _ended(jobs: list[str], cluster: Cluster) -> bool:
 
     if not all_gone():
         return False
-    time.sleep(LOOK_SECONDS)
+    time.sleep(POLL_SECONDS)
     return all_gone()

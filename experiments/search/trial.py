@@ -70,7 +70,7 @@ class TrialRun:
                 continue
             enqueue(self.root, self.cell, dict(self.environment))
             try:
-                attempt(self.run.path, watch=self._look, heard=self.heard)
+                attempt(self.run.path, on_status=self._look, on_signal=self.heard)
             except Busy:
                 continue
             gc.collect()  # the next trial needs the memory

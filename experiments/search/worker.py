@@ -27,6 +27,7 @@ from optuna.trial import Trial, TrialState
 from experiments.launch import job
 from experiments.plan.sweep import Cell
 from experiments.run import provenance
+from experiments.run.cluster import this_cluster
 from experiments.run.stop import STOP_SIGNALS, beating
 from experiments.search.address import STORAGE
 from experiments.search.definition import HOURS
@@ -197,9 +198,9 @@ class SearchWorker:
         if here is None or self.signal != signal.SIGUSR2.name:
             return
         if self.held_run is not None:
-            job.go_back(self.held_run)
+            job.requeue_own_job(self.held_run)
         else:
-            job.requeue_this(here)
+            this_cluster().requeue(here)
 
 
 def train(worker: SearchWorker, trial: Trial, cell: Cell) -> Ended:

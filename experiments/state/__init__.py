@@ -1,1 +1,6 @@
-"""What is true of a run, why it failed, and which runs a name means."""
+"""The state of runs, why they ended early, and how users name them.
+
+state       state_of, states_of: one function judges the state of a run for all commands
+failures    runs that ended early, in groups
+find        runs by any of their names
+"""

@@ -1,4 +1,8 @@
-"""Runs that ended early, grouped: by cause, then by error and place in the code. A hundred failures are three lines."""
+"""Groups runs that ended early: by cause, then by error and place in the code, so that many failures fit in a few lines.
+
+ended_early     cause and error of one run
+grouped         the groups of many
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from experiments.state.find import Found
 from experiments.state.state import RunState
 from experiments.store import causes, schema
 
-# Groups, in the order in which they are shown.
+# Causes as they are shown, in this order.
 MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER = (
     "out of memory",
     "diverged",
@@ -20,14 +24,14 @@ MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER = (
     "cancelled on request",
     "other errors",
 )
-CAUSES = (MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER)
+SHOWN = (MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER)
 REMEDY = {
     MEMORY: "a smaller train.batch_size or negatives.size, or more memory in the profile",
     DIVERGED: "a lower optim.lr or a longer warm-up; the same config will diverge again",
     NODE: "nothing: it goes on from its last checkpoint",
     STOPPED: "nothing: it goes on from its last checkpoint",
 }
-GROUPS = {
+SHOWN_AS = {
     causes.OUT_OF_MEMORY: MEMORY,
     causes.DIVERGED: DIVERGED,
     causes.TIME_LIMIT: STOPPED,
@@ -35,7 +39,7 @@ GROUPS = {
     causes.STOPPED: STOPPED,
     causes.CANCELLED: CANCELLED,
 }
-# An error of a library has no class of ours: its own words say what it is.
+# Errors of libraries are recognised by their text, since we do not control their classes.
 SHORT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|oom.kill|Cannot allocate memory", re.I)
 NOT_FINITE = re.compile(r"\bnan\b|\binf\b|not finite|non-finite|diverged", re.I)
 FRAME = re.compile(r'^\s*File "([^"]+)", line \d+, in (\S+)', re.MULTILINE)
@@ -45,7 +49,7 @@ TAIL_BYTES = 65536  # of a log, enough for a traceback
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that ended early. `error`: the line that it shares with the others of its group."""
+    """A run that ended early. `cause`: one of SHOWN. `error`: the line that all runs of its group share."""
 
     run: Found
     cause: str
@@ -53,6 +57,7 @@ class Ended:
 
 
 def ended_early(root: Path, run: Found, state: RunState) -> Ended:
+    """Cause and error by the run's state and, if it failed, by the last traceback in its log."""
     last = _last_traceback(root / run.run_id / schema.LOG) if state.state == schema.FAILED else ""
     where = _place(last)
     error = normalised(state.reason or "no reason given") + (f"  in {where}" if where else "")
@@ -60,8 +65,8 @@ def ended_early(root: Path, run: Found, state: RunState) -> Ended:
 
 
 def _cause(state: RunState, traceback: str) -> str:
-    if (group := GROUPS.get(state.cause or "")) is not None:
-        return group
+    if (shown := SHOWN_AS.get(state.cause or "")) is not None:
+        return shown
     if state.state == schema.FAILED:
         if SHORT_OF_MEMORY.search(f"{state.reason or ''}\n{traceback}"):
             return MEMORY
@@ -70,7 +75,7 @@ def _cause(state: RunState, traceback: str) -> str:
 
 
 def normalised(reason: str) -> str:
-    """A reason without addresses, folders, and numbers, so that the same error gives the same text."""
+    """A reason without addresses, folders and numbers, so that the same error of several runs has the same text."""
     text = re.sub(r"0x[0-9a-fA-F]+", "ADDRESS", reason)
     text = re.sub(r"(/[\w.@=+-]+)+/([\w.@=+-]+)", r"\2", text)
     return re.sub(r"(?<![A-Za-z])\d+(\.\d+)?(_\d+)?(e[+-]?\d+)?", "N", text)
@@ -105,5 +110,5 @@ def grouped(ended: Sequence[Ended]) -> list[tuple[str, str, list[Found]]]:
         groups.setdefault((one.cause, one.error), []).append(one.run)
     return sorted(
         ((cause, error, runs) for (cause, error), runs in groups.items()),
-        key=lambda group: (CAUSES.index(group[0]), -len(group[2])),
+        key=lambda group: (SHOWN.index(group[0]), -len(group[2])),
     )

@@ -18,6 +18,9 @@ from experiments.store.schema import Manifest
 from experiments.store.search_record import split_trial
 
 SHORTEST_PREFIX = 4  # characters of a run id
+Tracked = Callable[
+    [Path, str], str | None
+]  # runs root, id in the user's MLflow -> run id (`tracking.lookup.run_id_of`)
 ANY = (
     "a sweep or search (name or label), an arm, a trial (search_moco#12), a run id or its beginning, a run directory, "
     "a Slurm job, an MLflow run id"
@@ -40,19 +43,10 @@ class Found:
         return f"{self.arm} seed {self.seed}"
 
 
-def sweeps_named(root: Path, name: str) -> list[Manifest]:
-    """By label, else by name, the newest first."""
-    return named(all_manifests(root), name)
-
-
-# Runs root and an id of the user's own tracker -> run id (`tracking.lookup.run_id_of`).
-Tracked = Callable[[Path, str], str | None]
-
-
 def find(root: Path, text: str, arm: str | None = None, *, tracked: Tracked | None = None) -> list[Found]:
-    """All runs that `text` names; with `arm`, those of that arm. `tracked` is asked for ids that the embedded MLflow lacks.
+    """All runs that `text` names; with `arm`, only those of that arm. `tracked`: for ids that the embedded MLflow lacks.
 
-    Raises ValueError if there is none, with what is near.
+    Raises ValueError if there is none, with the nearest name.
     """
     if arm is None and (trial := split_trial(text)) is not None and sweeps_named(root, trial[0]):
         text, arm = trial
@@ -68,6 +62,11 @@ def find(root: Path, text: str, arm: str | None = None, *, tracked: Tracked | No
     return found if arm is None else _of_arm(found, text, arm)
 
 
+def sweeps_named(root: Path, name: str) -> list[Manifest]:
+    """By label, else by name, the newest first."""
+    return named(all_manifests(root), name)
+
+
 def _of_arm(found: Sequence[Found], text: str, arm: str) -> list[Found]:
     chosen = [run for run in found if run.arm is not None and arm in (run.arm, run.arm.replace(" ", "-"))]
     if not chosen:
@@ -81,11 +80,12 @@ def _of_sweep(root: Path, text: str) -> list[Found]:
 
 
 def cells_of(manifest: Manifest) -> list[Found]:
+    """The planned runs of a sweep."""
     return [Found(c["run_id"], manifest["label"], c["arm"], c["seed"]) for c in manifest["cells"]]
 
 
 def _known(root: Path) -> Iterator[Found]:
-    """Every planned cell, then the directories that no sweep planned; each run once."""
+    """Every planned run, then directories of runs that no sweep planned; each run once."""
     seen: set[str] = set()
     for manifest in all_manifests(root):
         for run in cells_of(manifest):
@@ -110,7 +110,7 @@ def _matches(root: Path, run: Found, text: str) -> bool:
 
 
 def _of_mlflow(root: Path, text: str, tracked: Tracked | None) -> list[Found]:
-    """In the embedded store, else in the user's own; MLflow's ids have 32 hexadecimal digits."""
+    """By an id of the embedded MLflow, else of the user's own. MLflow's ids have 32 hexadecimal digits."""
     if not re.fullmatch(r"[0-9a-f]{32}", text):
         return []
     run_ids = _embedded(root / schema.MLFLOW_DATABASE, text)
@@ -120,7 +120,7 @@ def _of_mlflow(root: Path, text: str, tracked: Tracked | None) -> list[Found]:
 
 
 def mlflow_runs(root: Path, run_id: str) -> list[str]:
-    """MLflow ids of a run in the embedded store, one for each sweep or search that it stands in."""
+    """Ids of a run in the embedded MLflow, one for each sweep or search that the run belongs to."""
     database = root / schema.MLFLOW_DATABASE
     if not database.exists():
         return []

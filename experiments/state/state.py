@@ -1,7 +1,8 @@
-"""The state of a run: one function judges it for launch, status, table and sync.
+"""The state of runs, for launch, status, table and sync. The rules without a cluster are in `experiments.store.states`.
 
-A worker that was killed still has "running" in its status. It is *lost* when nobody holds its lock on this machine, or
-when it ran on another one and its heartbeat has stopped. A run whose results are written is done, whatever else it says.
+state_of        the state of one run
+states_of       the states of many; runs at rest are read from a cache
+Queue           the phases of clusters' jobs, asked once for all runs
 """
 
 from __future__ import annotations
@@ -19,24 +20,22 @@ from experiments.run.cluster import DEFAULT, ENDED, WAITING, cluster_named, this
 from experiments.store import causes, schema
 from experiments.store.files import age_of, read_json, replace_text
 from experiments.store.run import RunDirectory
-from experiments.store.states import AT_REST, judge, silent
+from experiments.store.states import AT_REST, judge, judge_by_heartbeat
 
-# The queues of the clusters that runs wait in. One answer serves all runs for a moment.
-#
-# Absent is not dead: a controller that restarts, or one slow answer, must not send a second job after a run. A job is
-# gone when it is absent from two answers. Where nobody answers, nothing is known.
-
-
-FRESH_SECONDS = 1.0  # for so long an answer is used again
+GONE, UNKNOWN = "gone", "unknown"  # phases beside those of a cluster: absent from two answers; no answer
+FRESH_SECONDS = 1.0  # an answer is used again for so long
 APART_SECONDS = 0.3  # at least, between the two answers that prove an absence
+JUST_SECONDS = 5.0  # the answers of the queue are younger, also where clocks differ a little
+TO_RUN = (schema.MISSING, schema.PREEMPTED, schema.LOST)  # states from which the same command starts a run again
+SETTLED_SECONDS = 2.0  # a change so soon after another may leave the modification time as it was
+CACHE_VERSION = 2
 
-GONE, UNKNOWN = "gone", "unknown"  # beside the phases of a cluster: absent twice; no answer
-
-Answer = Mapping[str, tuple[str, str]] | None  # job -> phase, the cluster's own word; None without an answer
+Answer = Mapping[str, tuple[str, str]] | None  # job -> (phase, the cluster's name of its state); None without an answer
+Entry = dict[str, Any]
 
 
 def ask_cluster(cluster: str, owner: str) -> Answer:
-    """None, too, for a cluster that is not known here."""
+    """The jobs of an owner on a cluster; None, too, for a cluster that is not known here."""
     try:
         return cluster_named(cluster).phases(owner)
     except ValueError:
@@ -44,21 +43,25 @@ def ask_cluster(cluster: str, owner: str) -> Answer:
 
 
 class Phase(NamedTuple):
-    """Of a job. `word`: the cluster's own, where it has one."""
+    """Of a job. `detail`: the cluster's own name of its state, if it has one."""
 
     phase: str
-    word: str = ""
+    detail: str = ""
 
 
 @dataclass
 class Queue:
-    """`ask` gives the jobs of an owner on a cluster."""
+    """Phases of jobs. `ask` gives the jobs of an owner on a cluster; an answer is kept for a moment and serves all runs.
+
+    A job is gone only if it is absent from two answers, because a controller that restarts may forget it for a moment, and
+    the run must not get a second job. Without an answer the phase is unknown.
+    """
 
     ask: Callable[[str, str], Answer] = ask_cluster
     _answers: dict[tuple[str, str], list[tuple[float, Answer]]] = field(default_factory=dict)  # the last two of each
 
     def phase(self, job: str, cluster: str | None = None, owner: str | None = None) -> Phase:
-        """Of a job or array element; GONE or UNKNOWN where its cluster has none."""
+        """The phase of a job or array element; GONE or UNKNOWN if its cluster has none."""
         place = (cluster or DEFAULT, owner or this_user())
         self._refresh(place, FRESH_SECONDS)
         found = self._found(place, job)
@@ -74,7 +77,7 @@ class Queue:
             self._answers[place] = [*answers[-1:], (time.monotonic(), self.ask(*place))]
 
     def _found(self, place: tuple[str, str], job: str) -> Phase | None:
-        """None while one answer alone lacks the job."""
+        """None if only one answer lacks the job so far."""
         *before, (_, last) = self._answers[place]
         if last is None:
             return Phase(UNKNOWN)
@@ -87,13 +90,9 @@ class Queue:
 QUEUE = Queue()
 
 
-JUST_SECONDS = 5.0  # the answers of the queue are younger, also where clocks differ a little
-TO_RUN = (schema.MISSING, schema.PREEMPTED, schema.LOST)  # what the same command starts again by itself
-
-
 @dataclass(frozen=True)
 class RunState:
-    """The state and the facts that go with it. `share` of the steps is done; None where that is not known."""
+    """The state, and facts from the status. `share` of the steps is done; None if that is not known."""
 
     state: str
     reason: str | None = None
@@ -114,9 +113,9 @@ class RunState:
 
 
 def state_of(path: Path, queue: Queue = QUEUE) -> RunState:
-    """The true state of the run at `path`. Reads only; never raises for a run that is being written.
+    """The true state of the run at `path`. Only reads, and never raises for a run that is being written.
 
-    A damaged status says nothing, and damaged results are none: as the analysis reads them. The reason names the file.
+    A damaged status or results file counts as absent, as in the analysis; the reason names the file.
     """
     run = RunDirectory(path)
     if not run.exists():
@@ -125,7 +124,7 @@ def state_of(path: Path, queue: Queue = QUEUE) -> RunState:
         status, damage = _status(run)
         judged = _judge(run, status, queue)
         at_rest = judged.state in AT_REST and judged.state == status.get("state")
-        # A worker may have ended since the status was read; what it wrote last counts.
+        # If a worker has written since the status was read, judge again.
         if at_rest or _status(run)[0] == status:
             return RunState(
                 state=judged.state,
@@ -140,7 +139,7 @@ def state_of(path: Path, queue: Queue = QUEUE) -> RunState:
 
 
 def _status(run: RunDirectory) -> tuple[schema.Status, str | None]:
-    """With what is wrong with the file."""
+    """The status, and what is wrong with the file; an empty status if it is damaged."""
     try:
         return run.status() or schema.Status(), None
     except ValueError as error:
@@ -173,7 +172,7 @@ def _judge(run: RunDirectory, status: schema.Status, queue: Queue) -> _Judged:
         return _Judged(state, reason, causes.cause_of(status))
     if state not in TO_RUN or reason is None:
         return _Judged(state, reason)
-    if phase is not None and phase.word == "OUT_OF_MEMORY":
+    if phase is not None and phase.detail == "OUT_OF_MEMORY":
         return _Judged(state, reason, causes.OUT_OF_MEMORY)
     if phase is not None and phase.phase in (GONE, ENDED):
         return _Judged(state, reason, causes.JOB_ENDED)
@@ -181,51 +180,39 @@ def _judge(run: RunDirectory, status: schema.Status, queue: Queue) -> _Judged:
 
 
 def _by_phase(run: RunDirectory, status: schema.Status, written: str, found: Phase) -> tuple[str, str | None]:
-    """State and reason of a run of a cluster's job whose lock nobody holds here. `written`: the state in its status."""
-    job, (phase, word) = status["job"], found
+    """State and reason of a run of a cluster's job whose lock no process holds here. `written`: the state in its status."""
+    job, (phase, detail) = status["job"], found
     if phase == WAITING:
         return schema.QUEUED, None if written == schema.QUEUED else f"job {job} is back in the queue"
-    if phase == UNKNOWN:  # the status stands, and a heartbeat shows a worker
-        return silent(run.path, status) if written == schema.RUNNING else (written, status.get("reason"))
+    if phase == UNKNOWN:  # the status counts, and the heartbeat of a running one
+        return judge_by_heartbeat(run.path, status) if written == schema.RUNNING else (written, status.get("reason"))
     if phase not in (GONE, ENDED):
-        known = f"its cluster says that job {job} is {word.lower()}"
-        state, why = silent(run.path, status) if written == schema.RUNNING else (schema.QUEUED, None)
-        # Without its worker it is not lost while the cluster may requeue it: a second job would train beside it.
+        known = f"its cluster says that job {job} is {detail.lower()}"
+        state, why = judge_by_heartbeat(run.path, status) if written == schema.RUNNING else (schema.QUEUED, None)
+        # Without a worker it is not lost: the cluster may requeue the job, and a second one would train beside it.
         return (state, None) if state == schema.RUNNING else (schema.QUEUED, f"{why}; {known}" if why else known)
     if written == schema.PREEMPTED:
         return written, status.get("reason")
     if written == schema.QUEUED:
-        if phase == GONE and _was_just_written(status):
+        # If it was just written, the job may have been submitted after the last answer of the queue.
+        if phase == GONE and "updated" in status and age_of(status["updated"]) < JUST_SECONDS:
             return schema.QUEUED, None
         state = schema.PREEMPTED if status.get("step") else schema.MISSING
-        return state, f"job {job} left the queue before the run began" + ("" if phase == GONE else f": {word}")
-    return silent(run.path, status) if phase == GONE else (schema.LOST, f"job {job} ended: {word}")
-
-
-def _was_just_written(status: schema.Status) -> bool:
-    """Its job may have been submitted after the last answer of the queue."""
-    return "updated" in status and age_of(status["updated"]) < JUST_SECONDS
-
-
-# States of many runs at once. A run at rest is not read again while its folder is unchanged.
-#
-# A state at rest follows from status.json and results.json, which are replaced whole: whoever changes them changes
-# the modification time of the run's folder. The index may be deleted at any time.
-
-
-SETTLED_SECONDS = 2.0  # a change that soon after another may leave the modification time as it was
-VERSION = 2  # of the index
-
-Entry = dict[str, Any]
+        return state, f"job {job} left the queue before the run began" + ("" if phase == GONE else f": {detail}")
+    return judge_by_heartbeat(run.path, status) if phase == GONE else (schema.LOST, f"job {job} ended: {detail}")
 
 
 def states_of(root: Path, run_ids: Iterable[str]) -> dict[str, RunState]:
-    """run id -> its true state, in the order given."""
-    changed, index = _changed(root), _read(root)
+    """run id -> its true state, in the order given.
+
+    A run at rest is cached in a file that may be deleted at any time, and not read again while its folder is unchanged:
+    its state follows from status.json and results.json, and replacing one of them changes the folder's modification time.
+    """
+    changed, cache = _modification_times(root), _read_cache(root)
     fresh: dict[str, Entry] = {}
     found: dict[str, RunState] = {}
     for run_id in run_ids:
-        entry, moment = index.get(run_id), changed.get(run_id)
+        entry, moment = cache.get(run_id), changed.get(run_id)
         if moment is None:
             found[run_id] = RunState(schema.MISSING)
         elif entry is not None and entry["changed"] == moment:
@@ -233,35 +220,32 @@ def states_of(root: Path, run_ids: Iterable[str]) -> dict[str, RunState]:
         else:
             state = found[run_id] = state_of(root / run_id)
             if state.state in AT_REST and time.time() - moment / 1e9 > SETTLED_SECONDS:
-                fresh[run_id] = {"changed": moment, "state": _plain(state)}
+                facts = {k: v for k, v in vars(state).items() if v is not None and v is not False}
+                fresh[run_id] = {"changed": moment, "state": facts}
     if fresh:
-        _write(root, {run_id: entry for run_id, entry in (index | fresh).items() if run_id in changed})
+        _write_cache(root, {run_id: entry for run_id, entry in (cache | fresh).items() if run_id in changed})
     return found
 
 
-def _changed(root: Path) -> dict[str, int]:
-    """Folder -> when it was changed, nanoseconds; empty where there is no root yet."""
+def _modification_times(root: Path) -> dict[str, int]:
+    """Folder in `root` -> its modification time in ns; empty if there is no root yet."""
     with suppress(FileNotFoundError), os.scandir(root) as entries:
         return {entry.name: entry.stat().st_mtime_ns for entry in entries if not entry.name.startswith(".")}
     return {}
 
 
-def _plain(state: RunState) -> dict[str, Any]:
-    return {name: value for name, value in vars(state).items() if value is not None and value is not False}
-
-
-def _read(root: Path) -> dict[str, Entry]:
+def _read_cache(root: Path) -> dict[str, Entry]:
     try:
-        index = read_json(root / schema.AT_REST_INDEX) or {}
+        cache = read_json(root / schema.AT_REST_INDEX) or {}
     except ValueError:
         return {}
-    sound = isinstance(index, dict) and index.get("version") == VERSION and isinstance(index.get("runs"), dict)
-    return index["runs"] if sound else {}
+    sound = isinstance(cache, dict) and cache.get("version") == CACHE_VERSION and isinstance(cache.get("runs"), dict)
+    return cache["runs"] if sound else {}
 
 
-def _write(root: Path, index: dict[str, Entry]) -> None:
-    """Not where the folder may only be read."""
+def _write_cache(root: Path, cache: dict[str, Entry]) -> None:
+    """Does nothing in a folder that is read-only."""
     with suppress(OSError):
         replace_text(
-            root / schema.AT_REST_INDEX, json.dumps({"version": VERSION, "runs": index}, separators=(",", ":"))
+            root / schema.AT_REST_INDEX, json.dumps({"version": CACHE_VERSION, "runs": cache}, separators=(",", ":"))
         )

@@ -1,4 +1,4 @@
-"""Why a run ended early: the field `cause` of its status and attempts, which programs read; `reason` is for people."""
+"""Why a run ended early: the values of the field `cause` in its status and attempts. Its field `reason` is text for people."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, Final
 from experiments.store import schema
 
 TIME_LIMIT: Final = "time_limit"  # the signal that announces the end of a job's time: saved, may be requeued
-NOT_REQUEUED: Final = "not_requeued"  # its job may not go back into the queue, or could not
+NOT_REQUEUED: Final = "not_requeued"  # at its time limit, and the job may not be requeued or could not be
 STOPPED: Final = "stopped"  # another signal: saved
 CANCELLED: Final = "cancelled"  # by the user
 PRUNED: Final = "pruned"  # by a search
 DIVERGED: Final = "diverged"
 OUT_OF_MEMORY: Final = "out_of_memory"
-STUCK: Final = "stuck"  # several jobs in a row, each until its time limit, without a further step
+STUCK: Final = "stuck"  # several jobs in a row reached their time limit without a further step
 PEER_LOST: Final = "peer_lost"  # another process of the run is gone
-KILLED: Final = "killed"  # the process ended without saying why
-JOB_ENDED: Final = "job_ended"  # the job has left the queue of its cluster, the run had not ended
-LAUNCHER_ENDED: Final = "launcher_ended"  # the run waited for a launcher of a machine that is gone
+KILLED: Final = "killed"  # the process ended without recording why
+JOB_ENDED: Final = "job_ended"  # the job left the queue of its cluster before the run had ended
+LAUNCHER_ENDED: Final = "launcher_ended"  # the run was queued by a launcher that has ended
 ERROR: Final = "error"
 
-# Records that were written before there was the field: how their reason begins -> cause. The first that fits holds.
+# For records written before the field existed: beginning of the reason -> cause. The first match counts.
 OLD_REASONS: Final = (
     ("stopped by SIGUSR2; not requeued", NOT_REQUEUED),
     ("the job was requeued ", NOT_REQUEUED),
@@ -41,11 +41,12 @@ BY_STATE: Final = {
 
 
 def cause_of(record: schema.Status | schema.Attempt) -> str | None:
-    """Of a run's status or of the end of an attempt; None for one that did not end early."""
-    return record.get("cause") or _translated(record)
+    """The cause of a run's status, or of the end of an attempt; None if it did not end early."""
+    return record.get("cause") or _from_reason(record)
 
 
-def _translated(record: Mapping[str, Any]) -> str | None:
+def _from_reason(record: Mapping[str, Any]) -> str | None:
+    """The cause of a record without the field."""
     state, reason = record.get("state"), record.get("reason") or ""
     if state in (schema.CANCELLED, schema.PRUNED):
         return BY_STATE[state]

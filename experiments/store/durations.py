@@ -1,10 +1,10 @@
-"""Seconds in words."""
+"""A duration as text."""
 
 from __future__ import annotations
 
 
 def in_words(seconds: float, *, measured: bool = False) -> str:
-    """`45 s`, `12 min`, `3.5 h`. What was measured and not estimated has a digit more below 10: `4.2 s`, `7.5 min`."""
+    """Seconds as `45 s`, `12 min` or `3.5 h`. With `measured`, one more digit below 10: `4.2 s`, `7.5 min`."""
     if seconds < 90:
         return f"{seconds:.1f} s" if measured and seconds < 10 else f"{seconds:.0f} s"
     minutes = seconds / 60

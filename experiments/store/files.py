@@ -1,4 +1,10 @@
-"""Files that survive a crash at any instant: whole replacements, and append-only lines."""
+"""Files that survive a crash at any instant, and tools for many of them.
+
+replace_text, replace_json      replace a file as a whole; read_json reads it
+Appender                        append JSON lines; sound_lines and read_lines read them
+exclusive                       hold a lock file
+in_threads                      do the same with many small files at a time
+"""
 
 from __future__ import annotations
 
@@ -13,6 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+THREADS = 8  # of `in_threads`
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 def now() -> str:
     """ISO 8601 in UTC, to the millisecond."""
@@ -25,7 +36,7 @@ def age_of(moment: str) -> float:
 
 
 def replace_text(path: Path, text: str, *, sync: bool = False) -> None:
-    """Write `path` so that a reader sees the old text or the new, never a part. `sync`: also after a power cut."""
+    """Write `path` so that a reader sees the old text or the new one, never a part. `sync`: also after a power cut."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
     try:
         with temporary.open("x") as file:
@@ -44,12 +55,12 @@ def replace_json(path: Path, value: Any, *, sync: bool = False) -> None:
 
 
 def json_text(value: Any) -> str:
-    """For people, too, a value a line."""
+    """JSON with one value a line, so that people can read it."""
     return json.dumps(value, indent=1) + "\n"
 
 
 def read_json(path: Path) -> Any | None:
-    """None if the file is not there; a file that is no JSON is an error that names it."""
+    """None if the file is not there. Raises ValueError, with the path, for a file that is not JSON."""
     try:
         with open(path, encoding="utf-8") as file:
             return json.loads(file.read())
@@ -60,7 +71,7 @@ def read_json(path: Path) -> Any | None:
 
 
 class Appender:
-    """Appends JSON lines. A line that a dead writer left half written is cut off first, so the next one starts clean."""
+    """Appends JSON lines. First cuts off a last line that is incomplete because its writer died."""
 
     def __init__(self, path: Path) -> None:
         cut_torn_line(path)
@@ -86,7 +97,7 @@ class Appender:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Drop what follows the last newline."""
+    """Remove an incomplete last line: whatever follows the last newline."""
     if not path.exists():
         return
     content = path.read_bytes()
@@ -98,7 +109,7 @@ def cut_torn_line(path: Path) -> None:
 def sound_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[int]]:
     """The JSON objects of a file of lines with their line numbers, from 1, and the numbers of damaged lines.
 
-    What follows the last newline is being written, or was when its writer died: it is no damage.
+    Text after the last newline is not counted as damage: it is being written, or its writer has died.
     """
     try:
         content = path.read_bytes()
@@ -119,7 +130,7 @@ def sound_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[int]
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The JSON objects of a file of lines; a damaged line is an error."""
+    """The JSON objects of a file of lines. Raises ValueError for a damaged line."""
     objects, damaged = sound_lines(path)
     if damaged:
         raise ValueError(f"{path}, line {damaged[0]}: damaged, not JSON")
@@ -128,24 +139,18 @@ def read_lines(path: Path) -> list[Any]:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file; wait for whoever has it. The kernel frees it when its holder dies."""
+    """Hold a lock file; waits until it is free. The kernel frees it when its holder dies."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-# Many small files at a time: on a shared disk each of them costs a round trip, and they need not wait for each other.
-
-
-AT_A_TIME = 8
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`work(item)` of each, in order. Raises the first error, also Ctrl-C, when those that have begun have ended."""
-    pool = ThreadPoolExecutor(AT_A_TIME)
+    """`work(item)` of each item, in order. For small files: on a shared disk each costs a round trip.
+
+    Raises the first error, also Ctrl-C, once the items that have begun have ended.
+    """
+    pool = ThreadPoolExecutor(THREADS)
     try:
         return list(pool.map(work, items))
     finally:

@@ -1,4 +1,4 @@
-"""What a name of hardware says, as drivers and kernels give it and attempts record it."""
+"""Names of hardware, as drivers and kernels give them and attempts record them: which are GPUs."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ _GPU: Final = re.compile(
 
 
 def is_gpu(hardware: str) -> bool:
-    """Whether it names a GPU: `NVIDIA H100 80GB HBM3` does, `AMD EPYC 7763 64-Core Processor` does not."""
+    """Whether the name is that of a GPU: `NVIDIA H100 80GB HBM3` is, `AMD EPYC 7763 64-Core Processor` is not."""
     return bool(_GPU.search(hardware))

@@ -1,7 +1,7 @@
-"""The journal of a run, read: the metric records that count, and which lines are damaged.
+"""Reads the journal of a run: the metric records that count, and the numbers of damaged lines.
 
-A run that resumes at step s repeats all steps after s. Its worker says so in a line `{"resumed_at": s}`, and what stands
-before that line with a later step is void.
+A run that resumes at step s repeats all steps after s. Its worker writes a line `{"resumed_at": s}`, which makes void all
+records before it with a later step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Journal(NamedTuple):
 
 
 def read_journal(path: Path) -> Journal:
-    """Empty where there is no such file. A torn last line is a dead writer's, and no damage. Raises OSError."""
+    """Empty if there is no such file. An incomplete last line is not counted as damage. Raises OSError."""
     objects, damaged = sound_lines(path)
     records: list[Record] = []
     for number, line in objects:
@@ -31,7 +31,7 @@ def read_journal(path: Path) -> Journal:
 
 
 def add_line(records: list[Record], line: Record) -> bool:
-    """What the journal says after one more line. False, and nothing is changed, for a line that is none of a journal."""
+    """Apply one more line of the journal to `records`. Returns False, and changes nothing, for a line of another form."""
     if RESUMED_AT in line:
         if not _is_number(line[RESUMED_AT]):
             return False
@@ -44,7 +44,7 @@ def add_line(records: list[Record], line: Record) -> bool:
 
 
 def last_values(records: list[Record]) -> dict[str, Any]:
-    """Each key's last value."""
+    """The last value of each metric key."""
     return {name: value for record in records for name, value in record["values"].items()}
 
 

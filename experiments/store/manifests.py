@@ -1,4 +1,4 @@
-"""A sweep as it was planned, on disk: later tables know from it what is missing."""
+"""Reads manifests: sweeps as they were planned, from which tables know which runs are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_manifest(root: Path, label: str) -> Manifest | None:
 
 
 def all_manifests(root: Path) -> list[Manifest]:
-    """The newest first; searches among them, as sweeps of their trials."""
+    """The newest first. Searches are among them, as sweeps whose arms are the trials."""
     labels = [
         path.stem if path.suffix == ".json" else path.name for path in (root / schema.SWEEPS_FOLDER).glob("*.json")
     ]

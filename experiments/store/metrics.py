@@ -1,8 +1,8 @@
 """One record for each metric: key, title, unit, direction, meaning. From them come tables, MLflow's keys and `NAMES.md`.
 
-What training measures stands here. Readouts stand where they are computed, under `@readout` in `moco/evaluation`, which this
-room may not import: `python -m experiments names --write` copies their records to `readouts.json` beside this file. A run with
-a readout that the copy lacks has the record in its `results.json`, and whoever reads the run learns it (`learn_plain`).
+Metrics of training are defined here. Readouts are defined where they are computed, at `@readout` in `moco/evaluation`, which
+this package may not import: `python -m experiments names --write` copies their records to `readouts.json` beside this file.
+A run with a readout that the copy lacks has the record in its `results.json`; readers of the run call `learn_plain` with it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ FILE: Final = Path(__file__).with_name("readouts.json")
 
 @dataclass(frozen=True)
 class Metric:
-    """`key` as journal and MLflow have it; of a readout without the split: `linear_top1` is `test/linear_top1` there.
+    """`key` as in the journal and MLflow; for a readout without the split: `linear_top1` stands for `test/linear_top1`.
 
-    `when`: training ends with it (at_end), if the config asks for it (on_request), `evaluate` adds it (added), or the same and
-    only a table that compares it shows it (detail). `curve`: what `validation/<key>` means if it is measured on the way.
+    `when`: computed at the end of training (at_end), the same if the config asks for it (on_request), by `evaluate` (added),
+    or by `evaluate` and shown only in a table that compares it (detail). `curve`: the meaning of `validation/<key>`, if it
+    is also measured during training.
     """
 
     key: str
@@ -86,7 +87,7 @@ TRAINING: Final = (
     ),
     Metric("speed/data_wait", "waiting for data", "", False, "share of that time spent waiting for data"),
 )
-# What the machine does meanwhile, in the journal and mirrored as the others; MLflow shows `system/` on a page of its own.
+# Load of the machine during training, recorded in the journal too. MLflow shows `system/` on a page of its own.
 SYSTEM: Final = (
     Metric(
         "system/cpu_percent",
@@ -114,12 +115,12 @@ SYSTEM: Final = (
     Metric("system/gpu_power_w", "GPU power", "W", None, "power that GPU draws, watts"),
 )
 
-# Of readouts, in the order of the CSV table; `learn` adds to them. All readouts are percent of the test split unless they say.
+# Keys of the known readouts, in the order of the CSV table; `learn` adds to them. Percent of the test split unless stated.
 READOUTS: Final[list[str]] = []
-AT_END: Final[list[str]] = []  # those that training ends with, the last ones if the config asks for them
+AT_END: Final[list[str]] = []  # computed at the end of training, always or if the config asks for them
 ON_REQUEST: Final[list[str]] = []  # absent unless the config or `evaluate` asks for them
-ADDED: Final[list[str]] = []  # those that `evaluate` adds to finished runs
-DETAILS: Final[list[str]] = []  # a column only in a table that compares them
+ADDED: Final[list[str]] = []  # computed by `evaluate` for finished runs
+DETAILS: Final[list[str]] = []  # shown only in a table that compares them
 TITLES: Final[dict[str, str]] = {}
 METRICS: Final[dict[str, str]] = {metric.key: metric.meaning for metric in TRAINING}  # journal key -> meaning
 SYSTEM_METRICS: Final[dict[str, str]] = {metric.key: metric.meaning for metric in SYSTEM}
@@ -130,7 +131,7 @@ _shipped: frozenset[str] = frozenset()
 
 
 def learn(records: Iterable[Metric]) -> None:
-    """Make readouts known to this process; one that is known already stays as it is."""
+    """Make these readouts known to this process. A readout that is known already stays as it is."""
     for metric in records:
         if metric.key in _RECORDS:
             continue
@@ -151,7 +152,7 @@ def learn(records: Iterable[Metric]) -> None:
 
 
 def learn_plain(records: object) -> None:
-    """The same of what a run's results carry; anything that is no record is left out."""
+    """`learn` for the JSON in a run's results; anything that is not a valid record is ignored."""
     if isinstance(records, list):
         learn(metric for record in records if isinstance(record, Mapping) if (metric := _metric(record)) is not None)
 
@@ -166,17 +167,17 @@ def _metric(record: Mapping[str, Any]) -> Metric | None:
 
 
 def readouts_of(protocol: str) -> list[Metric]:
-    """The known readouts of a protocol, its headline first."""
+    """The known readouts of a protocol, the main one first."""
     return [metric for metric in _RECORDS.values() if metric.protocol == protocol]
 
 
 def unshipped(keys: Iterable[str]) -> list[dict[str, Any]]:
-    """The records of those readouts that `readouts.json` lacks, for the results of a run that has them."""
+    """The records of those readouts that `readouts.json` lacks. A run that has such readouts stores them in its results."""
     return [asdict(_RECORDS[key]) for key in keys if key in _RECORDS and key not in _shipped]
 
 
 def relearn(records: Iterable[Metric], protocols: Mapping[str, str]) -> None:
-    """Take these in place of what is known: the code's own records. Known keys keep their places, new ones come last."""
+    """Replace all known readouts by the records of the code. Known keys keep their order, new ones come last."""
     places = {key: place for place, key in enumerate(READOUTS)}
     ordered = sorted(records, key=lambda metric: places.get(metric.key, len(places)))
     for known in (READOUTS, AT_END, ON_REQUEST, ADDED, DETAILS):
@@ -190,7 +191,7 @@ def relearn(records: Iterable[Metric], protocols: Mapping[str, str]) -> None:
 
 
 def as_json() -> str:
-    """The content of `readouts.json` with all that is known."""
+    """The content of `readouts.json` for all known readouts."""
     readouts = [asdict(metric) for metric in _RECORDS.values()]
     return json.dumps({"protocols": PROTOCOLS, "readouts": readouts}, indent=1, ensure_ascii=False) + "\n"
 

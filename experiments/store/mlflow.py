@@ -1,4 +1,4 @@
-"""What is known of MLflow without importing it: how to keep it quiet, addresses fit to be printed, pages of its UI."""
+"""MLflow without importing it: settings that keep it quiet, addresses without passwords, links to pages of its UI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ QUIET: Final = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A dead server is given up after seconds, not after seven retries of two minutes: the next sync catches up.
+    # Give up on a dead server after seconds, not after seven retries of two minutes: the next sync catches up.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -26,7 +26,7 @@ VIEW: Final = "moco"  # the experiment's tag mlflow.sharedViewState.moco holds t
 
 
 def quiet() -> None:
-    """No telemetry, no emoji lines, no migration log. What the user has set himself is left alone."""
+    """No telemetry, no emoji lines, no migration log. Variables that the user has set stay."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for logger in ("mlflow", "alembic"):
@@ -35,7 +35,7 @@ def quiet() -> None:
 
 
 def without_login(uri: str, text: str | None = None) -> str:
-    """The address, or a text that quotes it, without user and password: fit to be printed."""
+    """The address, or a text that quotes it, without user and password, so that it can be printed."""
     text = uri if text is None else text
     login, at, _ = urlsplit(uri).netloc.rpartition("@")
     _, _, password = login.partition(":")
@@ -45,19 +45,19 @@ def without_login(uri: str, text: str | None = None) -> str:
 
 
 def run_page(base: str, experiment: str, run: str) -> str:
-    """`base`: the server's address without a login; `experiment`, `run`: ids in MLflow, here and below."""
+    """Here and below, `base` is the server's address without a login; `experiment` and `run` are ids in MLflow."""
     return f"{base}/#/experiments/{experiment}/runs/{run}"
 
 
 def runs_page(base: str, experiment: str) -> str:
-    """All runs, with what the sweep varies in columns."""
+    """The table of all runs, with the fields that the sweep varies as columns."""
     return f"{base}/#/experiments/{experiment}/runs?{TRAINING}&viewStateShareKey={VIEW}"
 
 
 def charts_page(base: str, experiment: str, metric: str, arm: str | None = None) -> str:
-    """All runs, or those of an arm, with their charts, the best by the metric first.
+    """Charts of all runs, or of the runs of one arm, the best by the metric first.
 
-    Sorted by date, as they would be, runs hide folded up under their sweep and the charts are empty.
+    In MLflow's default order, by date, runs are collapsed under their sweep and the charts are empty.
     """
     order = f"orderByKey={quote(f'metrics.`{metric}`', safe='')}&orderByAsc=false"
     page = f"{base}/#/experiments/{experiment}/runs?{TRAINING}&compareRunsMode=CHART&{order}"
@@ -68,7 +68,7 @@ def charts_page(base: str, experiment: str, metric: str, arm: str | None = None)
 
 
 def compare_page(base: str, experiment: str, runs_of_arms: Iterable[Sequence[str]]) -> str:
-    """The arms' runs side by side; of a large sweep each arm's first ones."""
+    """The runs side by side; of a large sweep only the first runs of each arm."""
     arms = list(runs_of_arms)
     each = max(1, COMPARED // max(1, len(arms)))
     chosen = [run for runs in arms for run in runs[:each]][:COMPARED]

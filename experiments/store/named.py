@@ -1,4 +1,4 @@
-"""What a user means by a name: sweeps and searches are known by their label, else by their name."""
+"""Find what a user has typed: sweeps and searches by their label, else by their name."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def names(known: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def nearest(text: str, choices: Iterable[str]) -> str | None:
-    """What was probably meant; None where nothing is near."""
+    """The choice that was probably meant; None if none is similar."""
     near = difflib.get_close_matches(text, list(choices), n=1)
     return near[0] if near else None

@@ -1,8 +1,8 @@
-"""Records are checked where JSON is read: a file with a wrong type in it is one named problem, wherever it is read.
+"""Checks the types of records when JSON is read, so that a damaged file gives the same error wherever it is read.
 
-The types are those of the TypedDicts in `experiments.store.schema`. Fields that a record does not know are a newer
-program's and are let through; null stands for a field that may be left out. By hand, not by pydantic: importing that costs
-a quarter of a second of processor time, as much as the whole `--dry-run` of a sweep, which reads these files.
+The types are those of the TypedDicts in `experiments.store.schema`. Unknown fields pass, since a newer program may have
+written them; null is allowed for a field that may be left out. Not by pydantic: importing it costs a quarter of a second of
+processor time, as much as the whole `--dry-run` of a sweep, which reads these files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
 
 
 def problem(kind: type, value: Any) -> str | None:
-    """What keeps the value from being a record of that kind, in words; None if nothing does."""
+    """Why the value is not a record of that kind, in words; None if it is one."""
     if _check(kind)(value):
         return None
     if not isinstance(value, dict):
@@ -56,7 +56,7 @@ def problem(kind: type, value: Any) -> str | None:
 
 @cache
 def _check(hint: Any) -> Check:
-    """Whether a JSON value is of that type; int is a float, bool is no int."""
+    """The test whether a JSON value has that type. An int counts as a float, a bool does not count as an int."""
     if hint is Any:
         return lambda value: True
     if is_typeddict(hint):

@@ -1,4 +1,4 @@
-"""One run on disk: the truth that Slurm, MLflow and the tables are views of. File names: `experiments.store.schema`."""
+"""One run on disk, of which Slurm, MLflow and the tables are views. File names: `experiments.store.schema`."""
 
 from __future__ import annotations
 
@@ -17,32 +17,23 @@ from experiments.store.journal import Record, read_journal
 from experiments.store.records import checked, read_record
 from experiments.store.states import heartbeat_age, lock_is_held, this_process
 
+RUNS_VARIABLE = "MOCO_RUNS"
+
 _held: set[int] = set()  # descriptors of the locks that this process holds
 
 
-def _let_go() -> None:
+def _close_locks() -> None:
     """A forked child (a data-loading process) must not keep the run locked after its parent was killed."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+os.register_at_fork(after_in_child=_close_locks)
 
 
 class Busy(Exception):
-    """Another process works on this run; `str` says which."""
-
-
-RUNS_VARIABLE = "MOCO_RUNS"
+    """Another process works on this run; the message names it."""
 
 
 def runs_root() -> Path:
@@ -51,7 +42,7 @@ def runs_root() -> Path:
 
 
 class RunDirectory:
-    """`RUNS/<run id>`. Whoever changes a run holds its lock; reading needs none."""
+    """`RUNS/<run id>`. A process must hold the lock to change a run; reading needs no lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +55,7 @@ class RunDirectory:
         return (self.path / schema.CONFIG).exists()
 
     def create(self, config: dict[str, Any]) -> None:
-        """Make the directory with its config in plain values, whole or not at all; one that is there stays as it is."""
+        """Make the directory with its config in plain values, whole or not at all. An existing directory stays as it is."""
         if self.exists():
             return
         staged = self.path.with_name(f".{self.path.name}.{uuid4().hex[:12]}")
@@ -72,14 +63,14 @@ class RunDirectory:
         replace_json(staged / schema.CONFIG, config)
         try:
             staged.rename(self.path)
-        except OSError:  # someone else was first
+        except OSError:  # another process has made it
             (staged / schema.CONFIG).unlink()
             staged.rmdir()
             if not self.exists():
                 raise
 
     def config(self) -> dict[str, Any]:
-        """In plain values (`experiments.plan.configs` reads them). Raises ValueError if the directory holds no run."""
+        """The config in plain values (`experiments.plan.configs` reads them). Raises ValueError if there is no run."""
         plain: dict[str, Any] | None = read_json(self.path / schema.CONFIG)
         if plain is None:
             raise ValueError(f"{self.path}: not a run directory, it has no {schema.CONFIG}")
@@ -90,7 +81,7 @@ class RunDirectory:
         replace_json(self.path / schema.CONFIG, config)
 
     def describe(self, environment: dict[str, Any] | str, diff: str) -> None:
-        """Record where and with what code the next attempt is started. `environment`: also as its text, for many runs."""
+        """Record the machine and code of the next attempt. `environment`: a dict, or JSON text made once for many runs."""
         text = environment if isinstance(environment, str) else json_text(environment)
         replace_text(self.path / schema.ENVIRONMENT, text)
         replace_text(self.path / schema.DIFF, diff)
@@ -121,7 +112,7 @@ class RunDirectory:
         return Appender(self.path / schema.JOURNAL)
 
     def records(self) -> list[Record]:
-        """The journal without what a resume made void. Raises ValueError for a damaged line."""
+        """The journal without the records that a resume made void. Raises ValueError for a damaged line."""
         path = self.path / schema.JOURNAL
         records, damaged = read_journal(path)
         if damaged:
@@ -130,9 +121,9 @@ class RunDirectory:
 
     @contextmanager
     def locked(self, patience: float = 0.5) -> Iterator[None]:
-        """Hold the run; raises `Busy` if another process does. The kernel frees the lock when we die.
+        """Hold the run's lock; raises `Busy` if another process does. The kernel frees the lock when its holder dies.
 
-        `patience`: seconds, longer than anyone who only asks `is_locked` holds it.
+        `patience`: seconds to wait for it, longer than a caller of `is_locked` holds it.
         """
         with (self.path / schema.LOCK).open("a") as file:
             deadline = time.monotonic() + patience
@@ -150,6 +141,7 @@ class RunDirectory:
         return lock_is_held(self.path)
 
     def holder(self) -> str:
+        """The process that wrote the status last, in words."""
         status = self.status() or {}
         return f"process {status.get('pid', '?')} on {status.get('host', 'an unknown host')}"
 
@@ -157,7 +149,7 @@ class RunDirectory:
         (self.path / schema.HEARTBEAT).touch()
 
     def heartbeat_age(self) -> float | None:
-        """Seconds since the worker last showed life; None if it never did."""
+        """Seconds since the worker's last heartbeat; None if there was none."""
         return heartbeat_age(self.path)
 
     def request_cancel(self) -> None:
@@ -183,9 +175,17 @@ class RunDirectory:
             return None
 
     def set_aside(self) -> Path:
-        """Move the directory out of the way, whole. Returns where it went; raises `Busy` while it is worked on."""
+        """Move the whole directory to `set-aside/`. Returns its new path; raises `Busy` while another process works on it."""
         target = self.path.parent / schema.SET_ASIDE_FOLDER / f"{self.run_id}.{now().replace(':', '')}"
         with self.locked():
             target.parent.mkdir(exist_ok=True)
             self.path.rename(target)
         return target
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,10 +1,10 @@
-"""Every name that is written by one room and read by another: files, states, metric keys, readouts, tags.
+"""Every name that one package writes and another reads: files, states, metric keys, readouts, tags; and the types of records.
 
-A run directory is the truth; MLflow and the tables are views of it. `analysis` reads it through these names alone.
+The run directory holds the data; MLflow and the tables are views of it. All packages use these names.
 
     $MOCO_RUNS/
         <run id>/                   one arm x seed, trained once however many sweeps it stands in
-            config.json             the resolved config (moco.identity.to_plain)
+            config.json             the resolved config (moco.config.plain.to_plain)
             status.json             state, reason, step, total_steps, ...; replaced atomically
             attempts.jsonl          one line when an attempt starts, one when it ends
             journal.jsonl           metrics: {"step", "epoch", "time", "values"[, "system"][, "judged"]} or
@@ -15,10 +15,10 @@ A run directory is the truth; MLflow and the tables are views of it. `analysis` 
             heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives
             log.txt, environment.json, uncommitted.diff
         sweeps/<name>@<baseline>[,field=value...].json    a sweep as it was planned (see `Manifest`)
-        set-aside/<run id>.<time>/  what `--force` replaced: moved here, never deleted
+        set-aside/<run id>.<time>/  what `--force` replaced is moved here, never deleted
         mlflow.db, mlflow-artifacts/, store-id
         slurm/                      scripts and logs of jobs; <label>.jsonl: what was submitted of a sweep, and when
-        slurm/seen/                 which node of a cluster and partition has seen this folder, asked once
+        slurm/seen/                 the node of a cluster and partition that sees this folder; checked once
         code/<hash>/                the code that the jobs of a submission run
         calibration/<key>/          20 timed steps: pace.json
         .states.json                states of runs at rest, so that `status` need not read them again; may be deleted
@@ -42,11 +42,10 @@ CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.json
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
 CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
-JUDGING = "judging"  # locked while `evaluate` adds readouts to a finished run
+JUDGING = "judging"  # lock file, held while `evaluate` adds readouts to a finished run
 PRUNE = "prune"  # a search asks the run to end here; holds the reason, one line
-SEARCHES_FOLDER = (
-    "searches"  # <label>.json: see `SearchRecord`; <label>.journal: the Optuna study; <label>/: its workers
-)
+# <label>.json: see `SearchRecord`; <label>.journal: the Optuna study; <label>/: its workers
+SEARCHES_FOLDER = "searches"
 SWEEPS_FOLDER, MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "sweeps", "mlflow.db", "mlflow-artifacts"
 STORE_ID = "store-id"
 SLURM_FOLDER, CODE_FOLDER, AT_REST_INDEX = "slurm", "code", ".states.json"
@@ -58,13 +57,11 @@ DONE, FAILED, CANCELLED, LOST = "done", "failed", "cancelled", "lost"
 PRUNED = "pruned"  # ended early by a search, with everything saved: no failure, and no result
 STATES: Final = (MISSING, QUEUED, RUNNING, PREEMPTED, DONE, PRUNED, FAILED, CANCELLED, LOST)
 
-STALE_SECONDS: Final = (
-    180.0  # without a heartbeat on another machine: 36 missed ones, longer than a shared disk's cache
-)
+# A worker on another machine without a heartbeat for so long is dead: 36 missed ones, longer than a shared disk's cache.
+STALE_SECONDS: Final = 180.0
 
 # Readouts that code names; all of them, with title and meaning, are in `metrics`.
 LINEAR, KNN20, KNN200, FEW_LABEL = "linear_top1", "knn20_top1", "knn200_top1", "few_label_top1"
-FINETUNE: Final = "finetune_top1"
 RANDOM_INIT: Final = "random init"  # the arm that every table has
 
 # MLflow tags of a run.
@@ -124,7 +121,7 @@ RUN_ARTIFACTS: Final[dict[str, str]] = {
 
 
 class Status(TypedDict, total=False):
-    """status.json. `experiments.reconcile.state_of` turns it into the true state: a dead worker still says running."""
+    """status.json. The status of a dead worker is still "running"; `experiments.state.state.state_of` gives the true state."""
 
     state: str
     reason: str | None  # one line: why it failed or stopped, for people
@@ -138,14 +135,14 @@ class Status(TypedDict, total=False):
     host: str  # of the worker; while queued, of the launcher
     pid: int
     process_started: int | None  # kernel ticks since boot: tells a process from a later one with its pid
-    job: str | None  # of a cluster, that will run it, runs it or ran it last, "123" or "123_4"
+    job: str | None  # the cluster's job that will run it, runs it or ran it last, "123" or "123_4"
     cluster: str  # of that job, as profiles name it; absent in older stores, where it was slurm
     owner: str  # user who submitted it; absent in older stores
     updated: str  # ISO 8601, UTC
 
 
 class Attempt(TypedDict, total=False):
-    """A line of attempts.jsonl; `event` is "start" or "end". An attempt that was killed gets its end from the next one."""
+    """A line of attempts.jsonl; `event` is "start" or "end". The end of a killed attempt is written by the next one."""
 
     event: str
     attempt: int  # from 1
@@ -169,7 +166,7 @@ class Attempt(TypedDict, total=False):
 
 
 class Results(TypedDict, total=False):
-    """results.json: its presence is what makes a run done."""
+    """results.json. A run is done when it exists."""
 
     test: dict[str, float]  # readout -> percent; the names of READOUTS and any other the evaluation gives
     validation: dict[str, float]
@@ -185,11 +182,11 @@ class Cell(TypedDict):
     arm: str
     seed: int
     run_id: str
-    config: dict[str, Any]  # moco.identity.to_plain
+    config: dict[str, Any]  # moco.config.plain.to_plain
 
 
 class Clause(TypedDict, total=False):
-    """One part of the shape that a sweep expects; `experiments.plan.expectation` makes, `analysis.claims` judges it."""
+    """One part of what a sweep expects: made by `experiments.plan.expectation`, judged by `analysis.claims`."""
 
     kind: str  # rises, saturates, fails, best_between, best_inside, order, adds, adds_most
     arm: str  # fails
@@ -202,18 +199,20 @@ class Clause(TypedDict, total=False):
 
 
 class ManifestExtras(TypedDict, total=False):
-    """What a manifest may have besides: sweeps planned before these were known lack them."""
+    """Optional fields of a manifest; older stores lack them."""
 
     shape: list[Clause]  # what `claim` says, so that results can be held against it
     factors: dict[str, dict[str, str]]  # arm -> factor -> level, of arms that cross factors
-    max_seeds: int  # seeds are added until the answer is clear, up to so many: tables must allow for the looks
+    max_seeds: (
+        int  # seeds are added until the answer is clear, up to so many; tables must correct for the repeated tests
+    )
     trials: dict[str, int]  # arm -> number of the Optuna trial: this is a search, seen as a sweep
     study: str  # name of its Optuna study
     open: bool  # the search will ask for more runs
 
 
 class Manifest(ManifestExtras):
-    """What a sweep planned; `analysis` compares it with what exists, so that missing stays missing."""
+    """What a sweep planned. `analysis` compares it with the runs that exist, so that missing runs are shown as missing."""
 
     store_version: int
     name: str  # queue_size
@@ -225,7 +224,7 @@ class Manifest(ManifestExtras):
     axis: str | None  # the one numeric field that the arms vary, for the figure
     axis_values: dict[str, float]  # arm -> value of the axis
     baseline: str  # name of the arm that the others are compared with
-    baseline_config: str  # name in experiments.baselines
+    baseline_config: str  # name in experiments.plan.baselines
     arms: list[str]  # in order, RANDOM_INIT last
     seeds: list[int]
     cells: list[Cell]
@@ -241,7 +240,7 @@ class TrialRecord(TypedDict, total=False):
     number: int
     state: str  # done, pruned, failed, running, queued (to be asked once more)
     run_id: str
-    config: dict[str, Any]  # moco.identity.to_plain
+    config: dict[str, Any]  # moco.config.plain.to_plain
     settings: dict[str, str]  # config field -> value, as typed after --set; the base has all others
     values: list[float] | None  # one per metric, of a done trial
     reported: dict[str, float]  # epoch -> percent, during training
@@ -259,7 +258,7 @@ class TrialRecord(TypedDict, total=False):
 
 
 class SearchRecord(TypedDict):
-    """RUNS/searches/<label>.json: a search as it was planned and how far it is. `analysis` needs nothing else of it."""
+    """RUNS/searches/<label>.json: the plan of a search and its trials so far. `analysis` reads nothing else of it."""
 
     store_version: int
     name: str  # search_moco
@@ -267,7 +266,7 @@ class SearchRecord(TypedDict):
     study: str  # name of the Optuna study: the label, or "<label>~2" after --new-study
     storage: str  # address without password; a journal is named by its file
     question: str
-    base: str  # name in experiments.baselines
+    base: str  # name in experiments.plan.baselines
     base_config: dict[str, Any]
     space: dict[str, dict[str, Any]]  # config field -> experiments.search.space.to_plain
     metrics: list[str]  # readouts of the validation images, and gpu_hours

@@ -1,4 +1,4 @@
-"""RUNS/searches/<label>.json: what is known of a search without its storage, and the search seen as a sweep of its trials."""
+"""RUNS/searches/<label>.json: reads the record of a search, ranks its trials, and presents it as a sweep of its trials."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def all_records(root: Path) -> list[SearchRecord]:
 
 
 def record_named(root: Path, name: str) -> SearchRecord:
-    """By label, else by name, the newest. Raises ValueError with what is near."""
+    """By label, else the newest of that name. Raises ValueError with the nearest name."""
     known = all_records(root)
     if found := named(known, name):
         return found[0]
@@ -45,17 +45,18 @@ def arm_of(number: int) -> str:
 
 
 def finished(record: SearchRecord) -> list[TrialRecord]:
-    """Those that count: done or pruned, asked for by this search."""
+    """Trials that count towards the budget: done or pruned, and asked for by this search."""
     ended = (schema.DONE, schema.PRUNED)
     return [t for t in record["trials"] if t["state"] in ended and t.get("source") != "warm start"]
 
 
 def feasible(trial: TrialRecord) -> bool:
+    """Whether it keeps all limits."""
     return all(excess <= 0 for excess in trial.get("constraints", {}).values())
 
 
 def ranked(record: SearchRecord) -> list[TrialRecord]:
-    """Done trials within the limits, the best first by the first metric; of equal ones the earlier. One per run."""
+    """Done trials within the limits, the best by the first metric first, ties by number. One trial per run."""
     sign = -1 if record["directions"][0] == "maximize" else 1
     done = [t for t in record["trials"] if t["state"] == schema.DONE and t.get("values") and feasible(t)]
     best: dict[str, TrialRecord] = {}
@@ -65,22 +66,24 @@ def ranked(record: SearchRecord) -> list[TrialRecord]:
 
 
 def front(record: SearchRecord) -> list[TrialRecord]:
-    """The Pareto front of several objectives, by the first: no other trial is as good in all and better in one."""
+    """The Pareto front of several objectives, the best by the first metric first."""
     signs = [-1 if direction == "maximize" else 1 for direction in record["directions"]]
-
     candidates = ranked(record)
     losses = [[sign * v for sign, v in zip(signs, trial["values"] or [], strict=True)] for trial in candidates]
     return [candidates[i] for i in sorted(pareto_front(losses))]
 
 
 def as_manifest(record: SearchRecord) -> Manifest:
-    """The trials as arms of a sweep, so that status, logs, cancel, find and sync know them."""
+    """The search as a sweep whose arms are its trials, for `status`, `logs`, `cancel`, `find` and `sync`."""
     trials = [t for t in record["trials"] if t.get("run_id")]
     seed = int(record["base_config"]["train"]["seed"])
     cells = [
-        schema.Cell(arm=arm_of(t["number"]), seed=_seed(t), run_id=t["run_id"], config=t["config"]) for t in trials
+        schema.Cell(
+            arm=arm_of(t["number"]), seed=int(t["config"]["train"]["seed"]), run_id=t["run_id"], config=t["config"]
+        )
+        for t in trials
     ]
-    best = next((t for t in record["trials"] if t.get("source") == "base"), None)
+    base = next((t for t in record["trials"] if t.get("source") == "base"), None)
     plain: Any = {
         "store_version": record["store_version"],
         "name": record["name"],
@@ -91,7 +94,7 @@ def as_manifest(record: SearchRecord) -> Manifest:
         "varies": list(record["space"]),
         "axis": None,
         "axis_values": {},
-        "baseline": arm_of(best["number"]) if best else "",
+        "baseline": arm_of(base["number"]) if base else "",
         "baseline_config": record["base"],
         "arms": [cell["arm"] for cell in cells],
         "seeds": sorted({seed, *(cell["seed"] for cell in cells)}),
@@ -108,15 +111,12 @@ def as_manifest(record: SearchRecord) -> Manifest:
     return made
 
 
-def _seed(trial: TrialRecord) -> int:
-    return int(trial["config"]["train"]["seed"])
-
-
 def search_manifests(root: Path) -> list[Manifest]:
+    """All searches as sweeps, the newest first."""
     return [as_manifest(record) for record in all_records(root)]
 
 
 def split_trial(text: str) -> tuple[str, str] | None:
-    """`search_moco#12` as the search and its arm."""
+    """(search, arm) of a trial's name such as `search_moco#12`; None for another text."""
     match = TRIAL.fullmatch(text)
     return (match["search"], arm_of(int(match["number"]))) if match else None

@@ -1,8 +1,14 @@
-"""What is true of a run by its own files and what this machine sees: the rules that the launcher and the analysis share.
+"""The state of a run by its files and by the processes of this machine: rules that the launcher and the analysis share.
 
-A worker that was killed still has "running" in its status. A run whose results are written is done, whatever else it says;
-one whose lock is held runs; one that says it runs is lost when it was on this machine, or its heartbeat has stopped. What
-Slurm knows of a job is not asked here.
+The status of a killed worker is still "running". So: a run with results is done, whatever its status; one whose lock is
+held is running; one with the status "running" is lost if its worker was on this machine or its heartbeat has stopped.
+The caller asks the cluster about jobs (`of_job`).
+
+    judge, is_at_rest                       state and reason of a run
+    lock_is_held, heartbeat_age             what shows that a worker lives
+    device_seconds                          what the attempts cost
+    host, process_started, is_alive, this_process     processes, told apart from later ones with the same pid
+    handling, child_environment             signal handlers for a while; the environment of a child process
 """
 
 from __future__ import annotations
@@ -22,39 +28,40 @@ from experiments.store import schema
 from experiments.store.schema import Status
 
 AT_REST = (schema.DONE, schema.PRUNED, schema.FAILED, schema.CANCELLED)
-WITH_A_JOB = (schema.QUEUED, schema.RUNNING, schema.PREEMPTED)  # words that Slurm may know better
+WITH_A_JOB = (schema.QUEUED, schema.RUNNING, schema.PREEMPTED)  # states that the cluster may correct
 
 Judged = tuple[str, str | None]  # state, reason
 
 
 def judge(path: Path, status: Status, finished: Callable[[], bool], of_job: Callable[[str], Judged] | None) -> Judged:
-    """Of the run at `path`. `finished`: are there results? `of_job`: asked for a run of a Slurm job, with the word it said.
+    """State and reason of the run at `path` with that status.
 
-    Nothing is asked that the words before it have answered.
+    `finished`: whether there are results. `of_job`: gives state and reason of a run of a cluster's job, from the state in
+    its status. Both are called only where the answer is needed.
     """
-    said, reason = status.get("state") or schema.MISSING, status.get("reason")
-    if rests(said, finished):
-        return said, reason
+    written, reason = status.get("state") or schema.MISSING, status.get("reason")
+    if is_at_rest(written, finished):
+        return written, reason
     if lock_is_held(path):
         return schema.RUNNING, None
     if finished():
         return schema.DONE, None
-    if said == schema.DONE:
+    if written == schema.DONE:
         return schema.LOST, f"{schema.RESULTS} is gone or damaged"
-    if of_job is not None and status.get("job") and said in WITH_A_JOB:
-        return of_job(said)
-    if said == schema.QUEUED:
-        return queued(status)
-    return silent(path, status) if said == schema.RUNNING else (said, reason)
+    if of_job is not None and status.get("job") and written in WITH_A_JOB:
+        return of_job(written)
+    if written == schema.QUEUED:
+        return judge_queued(status)
+    return judge_by_heartbeat(path, status) if written == schema.RUNNING else (written, reason)
 
 
-def rests(said: str, finished: Callable[[], bool]) -> bool:
-    """Its files alone say how it ended."""
-    return said in AT_REST and (said != schema.DONE or finished())
+def is_at_rest(written: str, finished: Callable[[], bool]) -> bool:
+    """Whether the run has ended, by its files alone. `written`: the state in its status."""
+    return written in AT_REST and (written != schema.DONE or finished())
 
 
-def queued(status: Status) -> Judged:
-    """A queue lives in its launcher, or in Slurm; when a launcher on this machine has ended, nobody will start the run."""
+def judge_queued(status: Status) -> Judged:
+    """A run whose status is "queued". If it was queued by a launcher on this machine that has ended, nobody will start it."""
     if status.get("job"):
         return schema.QUEUED, f"job {status['job']}"
     pid = status.get("pid")
@@ -63,8 +70,8 @@ def queued(status: Status) -> Judged:
     return schema.PREEMPTED if status.get("step") else schema.MISSING, "was queued by a launcher that has ended"
 
 
-def silent(path: Path, status: Status) -> Judged:
-    """Said to run, and nobody on this machine holds its lock."""
+def judge_by_heartbeat(path: Path, status: Status) -> Judged:
+    """A run whose status is "running", while no process on this machine holds its lock."""
     if status.get("host") == host():
         return schema.LOST, f"process {status.get('pid')} ended without a word (killed, or out of memory?)"
     age = heartbeat_age(path)
@@ -75,19 +82,19 @@ def silent(path: Path, status: Status) -> Judged:
 
 
 def lock_is_held(path: Path) -> bool:
-    """Whether a worker on this machine holds the run's lock, asked without writing; the question lasts an instant."""
+    """Whether a worker on this machine holds the run's lock. Writes nothing, and holds the lock for an instant itself."""
     try:
         with (path / schema.LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # it is not there, is not ours to open, or the disk keeps no locks: the heartbeat tells then
+    except OSError:  # no such file, not readable, or a disk without locks: the heartbeat decides
         return False
     return False
 
 
 def heartbeat_age(path: Path) -> float | None:
-    """Seconds since the worker last showed life; None if it never did."""
+    """Seconds since the worker's last heartbeat; None if there was none."""
     try:
         last = (path / schema.HEARTBEAT).stat().st_mtime
     except FileNotFoundError:
@@ -96,9 +103,9 @@ def heartbeat_age(path: Path) -> float | None:
 
 
 def device_seconds(attempts: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds of all attempts that have an end, whatever it was, each times its processes; None if there is no such one.
+    """Seconds of all ended attempts, however they ended, each times its number of processes; None if none has ended.
 
-    Nobody knows how long an attempt lived that was killed without a heartbeat: it counts as nothing.
+    An attempt that was killed before its first heartbeat has no known length and is not counted.
     """
     ranks, spent = 1, list[float]()
     for line in attempts:
@@ -114,7 +121,7 @@ def host() -> str:
 
 
 def process_started(pid: int) -> int | None:
-    """Start time in kernel ticks since boot; None where the process is gone, or /proc is not there."""
+    """Start time in kernel ticks since boot; None if the process is gone or there is no /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -124,7 +131,7 @@ def process_started(pid: int) -> int | None:
 
 
 def is_alive(pid: int, started: int | None) -> bool:
-    """Does the very process that started then still run on this machine?"""
+    """Whether the process with that pid and start time still runs on this machine."""
     if started is not None:
         return process_started(pid) == started
     try:
@@ -136,23 +143,19 @@ def is_alive(pid: int, started: int | None) -> bool:
     return True
 
 
-# Who runs: a process named so that a later one with the same number is not taken for it.
-
-
 def this_process() -> tuple[str, int, int | None]:
-    """(host, pid, start time)"""
+    """(host, pid, start time): the start time tells it apart from a later process with the same pid."""
     return host(), os.getpid(), process_started(os.getpid())
 
 
 @contextmanager
 def handling(signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Answer these signals with `handler` for a while.
+    """Install `handler` for these signals while the block runs.
 
-    A closed terminal and Ctrl-C stay ignored where they are: that is how `nohup` and a shell's `&` ask for it.
+    SIGHUP and SIGINT stay ignored if they are: `nohup` and a shell's `&` start programs that way.
     """
-    deaf = [n for n in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(n) is signal.SIG_IGN]
-    answered = [number for number in signals if number not in deaf]
-    before = {number: signal.signal(number, handler) for number in answered}
+    ignored = [n for n in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(n) is signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in signals if number not in ignored}
     try:
         yield
     finally:
@@ -161,7 +164,7 @@ def handling(signals: Iterable[signal.Signals], handler: Callable[[int, FrameTyp
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """Ours and `more`, and our packages are found wherever the child is started, also from a bare checkout."""
+    """Our environment and `more`, with a PYTHONPATH by which a child finds our packages wherever it is started."""
     packages = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([packages, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, **more}

@@ -1,6 +1,6 @@
-"""What is said of an arm's seeds: n, mean, standard deviation, the t interval of the mean, differences paired by seed.
+"""Statistics over the seeds of an arm: n, mean, standard deviation, t interval of the mean, differences paired by seed.
 
-One set of functions for the tables of the analysis, the notes in MLflow, the transfer tables and the model cards.
+Used by the tables of the analysis, the notes in MLflow, the transfer tables and the model cards.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     summary = summarise(values)
     if summary is None or summary.std is None:
         return None
-    from scipy.special import stdtrit  # a fifth of a second, for commands that print an interval
+    from scipy.special import stdtrit  # takes 0.2 s to import, which only commands that print an interval need
 
     half = float(stdtrit(summary.n - 1, (1 + level) / 2)) * summary.std / math.sqrt(summary.n)
     return summary.mean - half, summary.mean + half
@@ -58,13 +58,13 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[f
 
 
 def pareto_front(losses: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that no other beats, by the first loss: none is as low in all losses and lower in one.
+    """Indices of the points that no other point beats (is as low in all losses and lower in one), sorted by the first loss.
 
-    Equal points stand on the front together.
+    Equal points are on the front together.
     """
     front: list[int] = []
     for i in sorted(range(len(losses)), key=lambda i: tuple(losses[i])):
-        # Whoever beats a point stands before it in this order, and is itself on the front or beaten from there.
+        # A point that beats another comes before it in this order, and is on the front or beaten by a point of the front.
         if not any(_beats(losses[j], losses[i]) for j in front):
             front.append(i)
     return front

@@ -59,8 +59,8 @@ def seconds(elapsed: str) -> int:
 def measured(jobs: list[str], kilobytes: int = 1) -> bool:
     """Has Slurm seen this much memory in each? It looks once a second, and has nothing to say of a job that is over before."""
     command = ["sstat", "--noheader", "--parsable2", "--allsteps", f"--jobs={','.join(jobs)}", "--format=JobID,MaxRSS"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
-    seen = {job for job, size in re.findall(r"^(\d+)\.\S+\|(\d+)K$", said, re.MULTILINE) if int(size) >= kilobytes}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    seen = {job for job, size in re.findall(r"^(\d+)\.\S+\|(\d+)K$", result, re.MULTILINE) if int(size) >= kilobytes}
     return len(seen) == len(jobs)
 
 
@@ -122,8 +122,8 @@ def test_status_and_find_add_what_sacct_knows_and_do_without_it(tmp_path: Path) 
     assert plain["accounting"]["NodeList"] in ("n0", "n1")
     assert seconds(plain["accounting"]["Elapsed"]) >= 10 * STEP
     assert plain["accounting"] == accounts(jobs).get(jobs[0])
-    said = run(VERBS, root, "status", bad.run_id).stdout
-    assert re.search(r"accounting: State FAILED, ExitCode 1:0, Elapsed \S+, MaxRSS \d+K, NodeList n[01]\n", said)
+    result = run(VERBS, root, "status", bad.run_id).stdout
+    assert re.search(r"accounting: State FAILED, ExitCode 1:0, Elapsed \S+, MaxRSS \d+K, NodeList n[01]\n", result)
     found = run(VERBS, root, "find", jobs[0]).stdout
     assert re.search(rf"  done .*  job {jobs[0]} \(COMPLETED, \d\d:\d\d:\d\d on n[01]\)", found)
 

@@ -58,8 +58,8 @@ def test_two_nodes_are_one_process_group_and_survive_a_requeue(tmp_path: Path, c
     assert slurm("squeue", "--noheader", "--jobs", job_of(one), "--format=%D %C") == "2 2"  # nodes, cores
     slurm("scontrol", "requeue", job_of(one))
     wait_until(lambda: state_of(one.path).state in (schema.QUEUED, schema.PREEMPTED))
-    said = run(TORCHRUN, here, *SET, "negatives.size=1024").stdout
-    assert said.count("test/linear_top1") == said.count("done in") == 1  # the other process prints nothing
+    result = run(TORCHRUN, here, *SET, "negatives.size=1024").stdout
+    assert result.count("test/linear_top1") == result.count("done in") == 1  # the other process prints nothing
     until_the_queue_is_empty(400, requeued=job_of(one))
     assert state_of(one.path).state == schema.DONE
     assert [line["state"] for line in one.attempts() if line["event"] == "end"] == [schema.PREEMPTED, schema.DONE]
@@ -74,8 +74,8 @@ def test_what_cannot_be_shared_out_is_not_submitted(tmp_path: Path, cluster: Non
     (tmp_path / "moco/profiles").mkdir(parents=True)
     (tmp_path / "moco/profiles/three.toml").write_text("tasks_per_node = 3\ncpus = 1\n")
     arguments = ("--cluster", "three", "--only", "K=128", "--seeds", "1")
-    said = run(QUEUE_SIZE, tmp_path / "runs", *arguments, code=2, env={"XDG_CONFIG_HOME": str(tmp_path)})
-    assert said.stderr == (
+    result = run(QUEUE_SIZE, tmp_path / "runs", *arguments, code=2, env={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert result.stderr == (
         "error: profile three, K=128 seed 0: train.batch_size = 128 over 3 processes: must divide equally; choose a multiple "
         "of 3\n"
     )
@@ -83,17 +83,17 @@ def test_what_cannot_be_shared_out_is_not_submitted(tmp_path: Path, cluster: Non
 
 
 def test_a_sweep_is_not_started_by_torchrun(tmp_path: Path) -> None:
-    said = run(QUEUE_SIZE, tmp_path / "runs", "--dry-run", code=2, WORLD_SIZE="2", RANK="0")
-    assert said.stderr.startswith("error: WORLD_SIZE = 2: a sweep is started once;")
+    result = run(QUEUE_SIZE, tmp_path / "runs", "--dry-run", code=2, WORLD_SIZE="2", RANK="0")
+    assert result.stderr.startswith("error: WORLD_SIZE = 2: a sweep is started once;")
 
 
 def test_under_torchrun_a_mistake_is_one_line(tmp_path: Path) -> None:
-    said = run((*VERBS, "pretrain", "--baseline=digits"), tmp_path / "runs", WORLD_SIZE="3", RANK="0", code=2)
+    result = run((*VERBS, "pretrain", "--baseline=digits"), tmp_path / "runs", WORLD_SIZE="3", RANK="0", code=2)
     assert (
-        said.stderr == "error: train.batch_size = 128 over 3 processes: must divide equally; choose a multiple of 3\n"
+        result.stderr == "error: train.batch_size = 128 over 3 processes: must divide equally; choose a multiple of 3\n"
     )
-    said = run((*VERBS, "pretrain", "--baseline=digits"), tmp_path / "runs", WORLD_SIZE="3", RANK="1", code=2)
-    assert (said.stdout, said.stderr) == ("", "")
+    result = run((*VERBS, "pretrain", "--baseline=digits"), tmp_path / "runs", WORLD_SIZE="3", RANK="1", code=2)
+    assert (result.stdout, result.stderr) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from experiments.evaluate.add import evaluate_run, missing
-from experiments.launch.cluster import SIGHT
+from experiments.launch.cluster import SEEN_FOLDER
 from experiments.launch.snapshot import forget_unused
-from experiments.launch.submissions import Submitted, live, one_at_a_time
+from experiments.launch.submissions import EvaluationSubmission, may_still_run, one_at_a_time
 from experiments.launch.submissions import record_evaluation as record
 from experiments.state.state import QUEUE, Queue
 from experiments.store import schema
@@ -52,8 +52,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_jobs_add_what_this_machine_would(made: Path, tmp_path: Path, evaluate: Evaluate) -> None:
     there, here = copied(made, tmp_path / "there" / "runs"), copied(made, tmp_path / "here" / "runs")
     seen_before(tmp_path / "there" / "runs")
-    said = evaluate(tmp_path / "there" / "runs", "judged", "--protocol", "retrieval", "--cluster", "dev")
-    assert "submitted 2 runs to dev as job " in said.out
+    result = evaluate(tmp_path / "there" / "runs", "judged", "--protocol", "retrieval", "--cluster", "dev")
+    assert "submitted 2 runs to dev as job " in result.out
     until_the_queue_is_empty()
     for theirs, ours in zip(there, here, strict=True):
         evaluate_run(ours.path, ["retrieval"])
@@ -70,16 +70,16 @@ def test_a_profile_of_several_processes_is_refused_in_one_line(made: Path, tmp_p
     assert load_profile("slurm_ddp").processes > 1
     runs = copied(made, tmp_path / "runs")
     before = [(run.path / schema.JOURNAL).read_bytes() for run in runs]
-    said = evaluate(tmp_path / "runs", "judged", "--protocol", "retrieval", "--cluster", "slurm_ddp", code=2)
-    (line,) = said.err.splitlines()
+    result = evaluate(tmp_path / "runs", "judged", "--protocol", "retrieval", "--cluster", "slurm_ddp", code=2)
+    (line,) = result.err.splitlines()
     assert line.startswith("error: profile slurm_ddp: ")
     assert line.endswith("choose a profile with tasks_per_node = 1 and nodes = 1")
     assert [(run.path / schema.JOURNAL).read_bytes() for run in runs] == before
 
 
-def job_of(said: str) -> str:
-    found = re.search(r"submitted \d+ runs to \w+ as job (\d+);", said)
-    assert found, said
+def job_of(result: str) -> str:
+    found = re.search(r"submitted \d+ runs to \w+ as job (\d+);", result)
+    assert found, result
     return found[1]
 
 
@@ -109,9 +109,9 @@ def test_what_a_waiting_job_will_bring_is_not_submitted_again(made: Path, tmp_pa
         as_in_a_new_process(evaluate.patch)
         second = job_of(evaluate(root, *command, "retrieval").out)
         assert arrays() == [second] != [first]
-        said = evaluate(root, *command, "retrieval", "few_label_10pct").out
-        third = job_of(said)
-        assert f"2 runs wait in job {second} already (retrieval); scancel {second} ends it" in said
+        result = evaluate(root, *command, "retrieval", "few_label_10pct").out
+        third = job_of(result)
+        assert f"2 runs wait in job {second} already (retrieval); scancel {second} ends it" in result
         assert arrays() == [second, third]
         lines = [json.loads(line) for line in (root / "slurm/evaluate" / f"{LABEL}.jsonl").read_text().splitlines()]
         assert [line["protocols"] for line in lines] == [["retrieval"], ["retrieval"], ["few_label_10pct"]]
@@ -143,8 +143,8 @@ def test_of_two_commands_at_once_the_second_sees_what_the_first_has_submitted(ma
             job = slurm("sbatch", "--parsable", "--partition=dev", "--output=/dev/null", "--wrap=true")
             jobs = {run.run_id: job for run in runs}
             record(root, LABEL, profile="dev", cluster="slurm", code="x", protocols=["retrieval"], jobs=jobs)
-        said, _ = second.communicate(timeout=120)
-        assert said.splitlines()[-2:] == [
+        result, _ = second.communicate(timeout=120)
+        assert result.splitlines()[-2:] == [
             f"2 runs wait in job {job} already (retrieval); scancel {job} ends it",
             "nothing to submit",
         ]
@@ -163,7 +163,7 @@ def test_a_submission_that_cannot_be_remembered_is_withdrawn(made: Path, tmp_pat
         with pytest.raises(FileNotFoundError):
             evaluate(root, "judged", "--protocol", "retrieval", "--cluster", "dev")
         assert queue() == []
-    assert sorted(path.name for path in (root / "slurm").iterdir()) == ["evaluate", SIGHT]
+    assert sorted(path.name for path in (root / "slurm").iterdir()) == ["evaluate", SEEN_FOLDER]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -203,8 +203,8 @@ def test_a_job_is_live_unless_slurm_says_that_it_is_not(
     job: str, submitted_at: str | None, answer: dict[str, str] | None, is_live: bool
 ) -> None:
     phases = answer and {job: (_phase(state), state) for job, state in answer.items()}
-    line = Submitted(time=submitted_at or now(), user="ada", profile="dev", code="", protocols=[], jobs={})
-    assert live(job, line, Queue(lambda cluster, owner: phases)) is is_live
+    line = EvaluationSubmission(time=submitted_at or now(), user="ada", profile="dev", code="", protocols=[], jobs={})
+    assert may_still_run(job, line, Queue(lambda cluster, owner: phases)) is is_live
 
 
 def mine(tmp_path: Path, evaluate: Evaluate, text: str) -> None:
@@ -235,8 +235,8 @@ def test_what_is_refused_leaves_no_job_that_looks(made: Path, tmp_path: Path, ev
     copied(made, root)
     evaluate.patch.setenv("MOCO_TRACKING", "perhaps")
     with nothing_starts():
-        said = evaluate(root, "judged", "--protocol", "retrieval", "--cluster", "dev", code=2)
-        assert said.err == "error: MOCO_TRACKING = perhaps: must be on or off\n"
+        result = evaluate(root, "judged", "--protocol", "retrieval", "--cluster", "dev", code=2)
+        assert result.err == "error: MOCO_TRACKING = perhaps: must be on or off\n"
         assert queue() == []
 
 

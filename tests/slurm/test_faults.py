@@ -87,18 +87,18 @@ def assert_complete(root: Path) -> None:
 def test_scontrol_requeue(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     with Witness(root) as witness:
-        told = submit(root)["K=128 0"]
+        target = submit(root)["K=128 0"]
         wait_until_all_hold(root)
-        slurm("scontrol", "requeue", job_of(told))
-        wait_until(lambda: state_of(told.path).state == schema.QUEUED)
+        slurm("scontrol", "requeue", job_of(target))
+        wait_until(lambda: state_of(target.path).state == schema.QUEUED)
         let_go(root)
-        until_the_queue_is_empty(requeued=job_of(told))
+        until_the_queue_is_empty(requeued=job_of(target))
     assert_complete(root)
     assert {name: attempts(one) for name, one in runs(root).items()} == {
         "K=128 0": [schema.PREEMPTED, schema.DONE],
         **{name: [schema.DONE] for name in ("K=128 1", "K=256 0", "K=256 1")},
     }
-    assert set(witness.shown[told.run_id]) <= IN_GOOD_HANDS
+    assert set(witness.shown[target.run_id]) <= IN_GOOD_HANDS
 
 
 def test_the_signal_of_a_real_time_limit(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_the_signal_of_a_real_time_limit(tmp_path: Path) -> None:
 def test_scancel_of_one_element(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     with Witness(root):
-        told = submit(root)["K=256 0"]
+        target = submit(root)["K=256 0"]
         wait_until_all_hold(root)
-        slurm("scancel", job_of(told))
-        wait_until(lambda: state_of(told.path).state == schema.PREEMPTED)
+        slurm("scancel", job_of(target))
+        wait_until(lambda: state_of(target.path).state == schema.PREEMPTED)
         let_go(root)
         until_the_queue_is_empty()
         assert "submitted 1 runs" in run(STAND_IN, root, *FOUR).stdout
@@ -144,7 +144,7 @@ def test_kill_9_of_a_worker(tmp_path: Path) -> None:
         let_go(root)
         until_the_queue_is_empty()
         ended = f"job {job_of(victim)} ended: FAILED"
-        wait_until(lambda: state_of(victim.path).reason == ended)  # what squeue said is believed for some seconds
+        wait_until(lambda: state_of(victim.path).reason == ended)  # an answer of squeue is used for some seconds
         assert "submitted 1 runs" in run(STAND_IN, root, *FOUR).stdout
         until_the_queue_is_empty()
     assert_complete(root)

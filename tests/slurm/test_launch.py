@@ -51,9 +51,9 @@ def test_after_scancel_the_same_command_completes_the_sweep(tmp_path: Path) -> N
     assert state_of(waiting.path).state == schema.MISSING
     assert state_of(waiting.path).reason == f"job {job_of(waiting)} left the queue before the run began: CANCELLED"
     assert sum(state.state == schema.DONE for state in states(root).values()) == 4
-    said = run(STAND_IN, root, *SIX, "train.epochs=2", "--wait")
-    assert "submitted 2 runs" in said.stdout
-    assert "6 of 6 runs done" in said.stdout
+    result = run(STAND_IN, root, *SIX, "train.epochs=2", "--wait")
+    assert "submitted 2 runs" in result.stdout
+    assert "6 of 6 runs done" in result.stdout
     for one in runs(root).values():  # every step once
         assert [record["step"] for record in one.records() if "train/loss" in record["values"]] == list(range(1, 21))
 
@@ -78,8 +78,8 @@ def test_the_throttle_holds_and_cancel_empties_the_queue(tmp_path: Path) -> None
 
 def test_a_failed_run_is_a_failed_job_and_is_left_alone_without_retry(tmp_path: Path) -> None:
     root, only = tmp_path / "runs", ("--cluster", "dev", "--seeds", "1", "--set", "train.epochs=1")
-    said = run(STAND_IN, root, *only, "--wait", code=1, STAND_IN_FAIL="256").stdout
-    assert "K=256 seed 0  failed: RuntimeError: out of luck" in said
+    result = run(STAND_IN, root, *only, "--wait", code=1, STAND_IN_FAIL="256").stdout
+    assert "K=256 seed 0  failed: RuntimeError: out of luck" in result
     assert (queue_states() or {})[job_of(runs(root)["K=256 0"])] == "FAILED"
     assert "--retry runs them again" in run(STAND_IN, root, *only, code=1).stdout
     assert "submitted 1 runs" in run(STAND_IN, root, *only, "--retry", "--wait").stdout
@@ -94,8 +94,8 @@ def profile(folder: Path, text: str) -> dict[str, str]:
 @pytest.mark.parametrize("flag", ["--wait", "--dry-run"])
 def test_what_slurm_refuses_leaves_no_trace(tmp_path: Path, flag: str) -> None:
     mine = profile(tmp_path, 'partition = "gpux"')
-    said = run(STAND_IN, tmp_path / "runs", "--cluster", "mine", flag, code=2, env=mine)
-    assert said.stderr == (
+    result = run(STAND_IN, tmp_path / "runs", "--cluster", "mine", flag, code=2, env=mine)
+    assert result.stderr == (
         "error: profile mine: invalid partition specified: gpux; allocation failure: Invalid partition name specified\n"
     )
     assert not (tmp_path / "runs").exists()
@@ -118,9 +118,9 @@ def test_a_refusal_at_the_last_moment_is_rolled_back(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_asks_slurm_when(tmp_path: Path) -> None:
-    said = run(STAND_IN, tmp_path / "runs", "--cluster", "dev", "--dry-run").stdout
-    assert "8 to submit with --partition=dev --mem=2G --time=00:30:00 --nodes=1 --ntasks-per-node=1" in said
-    assert "using 1 processors on nodes n0 in partition dev" in said
+    result = run(STAND_IN, tmp_path / "runs", "--cluster", "dev", "--dry-run").stdout
+    assert "8 to submit with --partition=dev --mem=2G --time=00:30:00 --nodes=1 --ntasks-per-node=1" in result
+    assert "using 1 processors on nodes n0 in partition dev" in result
     assert not (tmp_path / "runs").exists()
     assert queue() == []
 
@@ -150,8 +150,8 @@ def test_without_an_answer_of_slurm_nothing_is_declared_dead(tmp_path: Path, clu
     subprocess.run(["scontrol", "requeuehold", job_of(one)], check=True)
     wait_until(lambda: state_of(one.path).state == schema.QUEUED)
     no_slurm = {"SLURM_CONF": str(tmp_path / "nowhere.conf")}
-    said = run(VERBS, root, "status", job_of(one), env=no_slurm).stdout
-    assert "state: preempted" in said  # its last word, and true: Slurm alone knows that it is queued again
+    result = run(VERBS, root, "status", job_of(one), env=no_slurm).stdout
+    assert "state: preempted" in result  # its last word, and true: Slurm alone knows that it is queued again
     slurm("scancel", *(job_of(other) for other in runs(root).values()))
     until_the_queue_is_empty()
     assert state_of(one.path).state == schema.PREEMPTED

@@ -164,7 +164,7 @@ def test_a_run_that_gets_nowhere_has_failed(
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     one = ended(prepared(tmp_path, cell()), *ends)
     assert job.stuck_at(one) == stuck
-    job.go_back(one, requeue=asked.append)
+    job.requeue_own_job(one, requeue=asked.append)
     assert asked == ([] if stuck is not None else ["12"])
     done = "no step further than 10" if stuck else "not one step done"
     failed = (schema.FAILED, f"{done} in 3 jobs, each until its time was up; give them more time")
@@ -179,7 +179,7 @@ def test_a_stuck_run_does_not_hold_its_siblings_back(tmp_path: Path, monkeypatch
         ended(prepared(tmp_path, cell(seed=0)), *[(0, UP)] * 3),
         ended(prepared(tmp_path, cell(seed=1)), (5, UP)),
     )
-    job.go_back(stuck, other, requeue=asked.append)
+    job.requeue_own_job(stuck, other, requeue=asked.append)
     assert asked == ["12"]
     assert [state_of(one.path).state for one in (stuck, other)] == [schema.FAILED, schema.PREEMPTED]
 
@@ -199,7 +199,7 @@ def test_where_requeue_can_or_may_not_be_the_status_says_so(
     monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
     monkeypatch.setenv(job.MAX_REQUEUES, most)
     one = ended(prepared(tmp_path, cell()), (5, UP))
-    job.go_back(one)
+    job.requeue_own_job(one)
     assert json.loads((one.path / schema.STATUS).read_text())["reason"] == f"stopped by SIGUSR2; not requeued: {why}"
     assert state_of(one.path).state == schema.PREEMPTED
 
@@ -208,7 +208,7 @@ def test_without_scontrol_the_status_says_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("PATH", str(tmp_path))
     one = ended(prepared(tmp_path, cell()), (5, UP))
-    job.go_back(one)
+    job.requeue_own_job(one)
     assert (one.status() or {})["reason"] == "stopped by SIGUSR2; not requeued: there is no scontrol on this node"
 
 

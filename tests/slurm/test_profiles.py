@@ -131,7 +131,7 @@ def test_an_unknown_profile_is_told_what_there_is(home: Path) -> None:
 
 
 def test_profiles_are_read_without_submitit() -> None:
-    code = "import sys, slurm.profiles, slurm.cluster, experiments.launch.cli; print('submitit' in sys.modules)"
+    code = "import sys, slurm.profiles, slurm.cluster, experiments.commands.sweep; print('submitit' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"
 
 

@@ -71,11 +71,11 @@ def test_a_thousand_runs_are_submitted_in_ten_seconds(tmp_path: Path) -> None:
     """In as many arrays as Slurm's limit of 401 asks for. Ten seconds of the processor, so that neighbours do not count;
     with MOCO_QUIET=1, on a machine that has nothing else to do, of the clock, from the command to its last word."""
     root, before, began = tmp_path / "runs", resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    said = run(STAND_IN, root, *TWO_ARMS, "--seeds", "500", "--max-parallel", "1", STAND_IN_STEP="10").stdout
+    result = run(STAND_IN, root, *TWO_ARMS, "--seeds", "500", "--max-parallel", "1", STAND_IN_STEP="10").stdout
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"1000 runs submitted in {wall:.1f} s, {processor:.1f} s of the processor")
-    assert "submitted 1000 runs to dev as job" in said
+    assert "submitted 1000 runs to dev as job" in result
     assert (wall if os.environ.get("MOCO_QUIET") else processor) < 10
     jobs = [job_of(one) for one in runs(root).values()]
     arrays = {job.partition("_")[0] for job in jobs}

@@ -26,7 +26,7 @@ ABSENT, NO_ANSWER = None, "no answer"
 Q, R, P, L, M = schema.QUEUED, schema.RUNNING, schema.PREEMPTED, schema.LOST, schema.MISSING
 
 TRUTH = [
-    # said, on, heartbeat: the state by Slurm's word PENDING, RUNNING, FAILED, absent, no answer, one it never had
+    # written, on, heartbeat: the state by Slurm's word PENDING, RUNNING, FAILED, absent, no answer, one it never had
     (Q, HERE, FRESH, (Q, Q, M, M, Q, Q)),
     (Q, ELSEWHERE, STALE, (Q, Q, M, M, Q, Q)),
     (R, HERE, FRESH, (Q, Q, L, L, L, Q)),  # nobody on this machine holds its lock
@@ -37,13 +37,19 @@ TRUTH = [
     (schema.CANCELLED, HERE, STALE, (schema.CANCELLED,) * 6),
 ]
 WORDS = ("PENDING", "RUNNING", "FAILED", ABSENT, NO_ANSWER, "LEVITATING")
-CASES = [(said, on, beat, word, true) for said, on, beat, row in TRUTH for word, true in zip(WORDS, row, strict=True)]
+CASES = [
+    (written, on, beat, word, true) for written, on, beat, row in TRUTH for word, true in zip(WORDS, row, strict=True)
+]
 
 
-@pytest.mark.parametrize(("said", "on", "beat", "word", "true"), CASES)
-def test_the_state_by_the_table(tmp_path: Path, said: str, on: str, beat: float, word: str | None, true: str) -> None:
+@pytest.mark.parametrize(("written", "on", "beat", "word", "true"), CASES)
+def test_the_state_by_the_table(
+    tmp_path: Path, written: str, on: str, beat: float, word: str | None, true: str
+) -> None:
     run = prepared(tmp_path, cell())
-    replace_json(run.path / schema.STATUS, {"state": said, "host": on, "pid": 1, "process_started": -1, "job": "7_1"})
+    replace_json(
+        run.path / schema.STATUS, {"state": written, "host": on, "pid": 1, "process_started": -1, "job": "7_1"}
+    )
     run.beat()
     os.utime(run.path / schema.HEARTBEAT, (time.time() - beat,) * 2)
     answer = None if word == NO_ANSWER else {} if word is None else {"7_1": word}

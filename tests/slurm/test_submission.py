@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.cluster import SIGHT, _forget
+from experiments.launch.cluster import SEEN_FOLDER, _forget
 from experiments.launch.snapshot import PACKAGES, Snapshot, forget_unused
 from experiments.launch.submissions import difference, record, submissions
 from experiments.run import provenance
@@ -112,14 +112,14 @@ def test_a_snapshot_stays_while_a_run_may_need_it(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_dry_run_shows_the_very_script_that_is_sent(tmp_path: Path) -> None:
     root, flags = tmp_path / "runs", ("--cluster", "dev", "--seeds", "1", "--max-parallel", "2")
-    said = run(STAND_IN, root, *flags, "--dry-run").stdout
+    result = run(STAND_IN, root, *flags, "--dry-run").stdout
     assert not root.exists()
-    shown = said.partition("sbatch would get:\n")[2]
-    assert "4 to submit with --partition=dev --mem=2G --time=00:30:00 --nodes=1 --ntasks-per-node=1" in said
+    shown = result.partition("sbatch would get:\n")[2]
+    assert "4 to submit with --partition=dev --mem=2G --time=00:30:00 --nodes=1 --ntasks-per-node=1" in result
     assert re.search(
-        r"the first of them: Job \d+ to start at \S+ using 1 processors on nodes n0 in partition dev", said
+        r"the first of them: Job \d+ to start at \S+ using 1 processors on nodes n0 in partition dev", result
     )
-    assert "no submission of this sweep yet" in said
+    assert "no submission of this sweep yet" in result
     seen_before(root)
     with nothing_starts():
         run(STAND_IN, root, *flags)
@@ -148,22 +148,22 @@ def on_a_small_disk(tmp_path: Path, options: str) -> subprocess.CompletedProcess
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(small)], check=True)
     try:
-        said = run(STAND_IN, small / "runs", "--cluster", "dev", code=2)
+        result = run(STAND_IN, small / "runs", "--cluster", "dev", code=2)
         assert queue() == []
         assert list(small.glob("runs/[0-9a-f]*/config.json")) == []  # no run was begun
-        assert [path.name for path in small.glob("runs/slurm/*")] in ([], [SIGHT])
+        assert [path.name for path in small.glob("runs/slurm/*")] in ([], [SEEN_FOLDER])
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
-    return said
+    return result
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_full_disk_at_submit_is_one_line_and_nothing_is_half_submitted(tmp_path: Path) -> None:
-    said = on_a_small_disk(tmp_path, "size=300k").stderr
+    result = on_a_small_disk(tmp_path, "size=300k").stderr
     sentence = (
         r"error: \S+: \d+ kB free, the submission of 8 runs alone writes [\d.]+ .B; free some space or set MOCO_RUNS .*"
     )
-    assert re.fullmatch(sentence, said.strip())
+    assert re.fullmatch(sentence, result.strip())
 
 
 @pytest.mark.usefixtures("cluster")
@@ -172,8 +172,8 @@ def test_a_disk_that_fills_midway_is_rolled_back(tmp_path: Path, left: int) -> N
     """Files run out while the code is copied, the runs are prepared, the jobs are written down."""
     files = Snapshot.of_this_code().files
     taken = len(files) + len({parent for name in files for parent in Path(name).parents})
-    said = on_a_small_disk(tmp_path, f"size=200m,nr_inodes={taken + left}").stderr
-    assert re.fullmatch(r"error: [^\n]*: No space left on device; free some space, or set MOCO_RUNS [^\n]*\n", said)
+    result = on_a_small_disk(tmp_path, f"size=200m,nr_inodes={taken + left}").stderr
+    assert re.fullmatch(r"error: [^\n]*: No space left on device; free some space, or set MOCO_RUNS [^\n]*\n", result)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -51,8 +51,8 @@ def _values(record: dict[str, Any]) -> tuple[int, dict[str, float]]:
 
 def test_an_array_gives_the_local_numbers_bit_for_bit_also_through_a_requeue(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    said = run(QUEUE_SIZE, there, "--cluster", "dev", *SHORT).stdout
-    assert "submitted 8 runs to dev as job" in said
+    result = run(QUEUE_SIZE, there, "--cluster", "dev", *SHORT).stdout
+    assert "submitted 8 runs to dev as job" in result
     assert len({job_of(one).partition("_")[0] for one in runs(there).values()}) == 1
     first = runs(there)["K=128 0"]
     wait_until(lambda: steps(first) > 0, 300.0)

@@ -109,14 +109,14 @@ def test_status_watches_to_the_end_and_speaks_json(tmp_path: Path) -> None:
     assert pages[-1].splitlines()[0] == "stand_in@digits,train.epochs=3: 4 done, 4 missing"
     assert max(len(line) for line in watched.splitlines()) < 80
     one = runs(root)["K=128 0"]
-    said = run(VERBS, root, "status", one.run_id).stdout
-    assert f"  job: {job_of(one)}\n" in said
+    result = run(VERBS, root, "status", one.run_id).stdout
+    assert f"  job: {job_of(one)}\n" in result
     assert accounts([job_of(one)]) == {}  # this cluster keeps no accounts, and nothing above needed them
 
 
 def test_doctor_finds_everything_well(tmp_path: Path) -> None:
-    said = run(VERBS, tmp_path / "runs", "doctor", "--cluster", "dev").stdout
-    lines = [line for line in said.splitlines() if line[:1].strip()]  # the others go on from the line before
+    result = run(VERBS, tmp_path / "runs", "doctor", "--cluster", "dev").stdout
+    lines = [line for line in result.splitlines() if line[:1].strip()]  # the others go on from the line before
     assert {line.split()[0] for line in lines} == {"ok"}
     asked = [line.partition(":")[0].removeprefix("ok").strip() for line in lines]
     assert asked == [
@@ -142,12 +142,12 @@ def test_doctor_tells_of_a_runs_root_that_nodes_cannot_see(tmp_path: Path) -> No
     hidden.mkdir()
     script = f"mount -t tmpfs none {hidden} && {' '.join(VERBS)} doctor --cluster dev"
     env = environment(MOCO_RUNS=str(hidden / "runs"), COLUMNS="300")
-    said = subprocess.run(
+    result = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script], env=env, capture_output=True, text=True, check=False
     )
-    assert said.returncode == 1
-    assert "problem  shared disk: job " in said.stdout
-    assert f"without a log; can the nodes see {hidden}/runs and this Python?" in said.stdout
+    assert result.returncode == 1
+    assert "problem  shared disk: job " in result.stdout
+    assert f"without a log; can the nodes see {hidden}/runs and this Python?" in result.stdout
     assert queue() == []
 
 
@@ -158,15 +158,15 @@ def test_a_job_whose_code_is_gone_says_so_and_status_shows_it(tmp_path: Path) ->
         (code,) = (root / schema.CODE_FOLDER).iterdir()
         shutil.rmtree(code)
     until_the_queue_is_empty()
-    said = run(VERBS, root, "status", "stand_in").stdout
-    assert f"{os.uname().nodename.partition('.')[0]}" in said
-    assert f"does not see {code}" in said
+    result = run(VERBS, root, "status", "stand_in").stdout
+    assert f"{os.uname().nodename.partition('.')[0]}" in result
+    assert f"does not see {code}" in result
 
 
 def test_logs_of_an_arm_follow_to_the_end(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     run(STAND_IN, root, *FOUR, STAND_IN_STEP="0.05")
-    said = run(VERBS, root, "logs", "K=256", "-f").stdout
-    assert said.count("done in ") == 2
-    assert "K=128" not in said
+    result = run(VERBS, root, "logs", "K=256", "-f").stdout
+    assert result.count("done in ") == 2
+    assert "K=128" not in result
     until_the_queue_is_empty()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.cluster import SIGHT
+from experiments.launch.cluster import SEEN_FOLDER
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
@@ -109,7 +109,7 @@ def release(jobs: Collection[str], released: dict[str, float]) -> None:
 
 def seen_before(root: Path) -> None:
     """As an earlier submission leaves it: a node has said that it sees the runs root, so none is asked again."""
-    folder = root / schema.SLURM_FOLDER / SIGHT
+    folder = root / schema.SLURM_FOLDER / SEEN_FOLDER
     folder.mkdir(parents=True)
     (folder / "dev.dev").write_text("n0\n")
 

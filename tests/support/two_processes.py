@@ -233,7 +233,7 @@ def stories(folder: Path) -> dict[str, str]:
         peer.write_text(str(os.getpid()))
     ended = {}
 
-    def told_after_the_first_look(number: signal.Signals) -> Callable[[Any], None]:
+    def signalled_after_the_first_knn(number: signal.Signals) -> Callable[[Any], None]:
         left = [number]
         return lambda status: os.kill(int(peer.read_text()), left.pop()) if status.get("knn") and left else None
 
@@ -242,7 +242,7 @@ def stories(folder: Path) -> dict[str, str]:
     on_the_same_port(2)
     ended["whole"] = attempt(runs["whole"].path)
     on_the_same_port(3)
-    ended["stopped"] = attempt(runs["stopped"].path, watch=told_after_the_first_look(signal.SIGUSR2))
+    ended["stopped"] = attempt(runs["stopped"].path, on_status=signalled_after_the_first_knn(signal.SIGUSR2))
     on_the_same_port(4)
     ended["resumed"] = attempt(runs["stopped"].path)
     on_the_same_port(5)
@@ -257,7 +257,7 @@ def stories(folder: Path) -> dict[str, str]:
         torch.save(ended, folder / "stories of 1.pt")
     torch.distributed.destroy_process_group()  # an attempt that failed has left it as it was
     on_the_same_port(7)
-    ended["killed"] = attempt(runs["killed"].path, watch=told_after_the_first_look(signal.SIGKILL))
+    ended["killed"] = attempt(runs["killed"].path, on_status=signalled_after_the_first_knn(signal.SIGKILL))
     return ended
 
 

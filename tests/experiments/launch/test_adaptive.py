@@ -41,8 +41,8 @@ def seeds(root: Path, state: str = schema.DONE) -> dict[str, list[int]]:
 
 def test_seeds_go_to_the_arms_that_are_not_told_apart_and_to_the_baseline(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    said = stand_in(root, "--until-significant", "--max-seeds", "8")
-    assert said.returncode == 0, said.stderr
+    result = stand_in(root, "--until-significant", "--max-seeds", "8")
+    assert result.returncode == 0, result.stderr
     (manifest,) = all_manifests(root)
     assert manifest["max_seeds"] == 8
     decided_at = len(seeds(root)["K=512"])
@@ -54,9 +54,9 @@ def test_seeds_go_to_the_arms_that_are_not_told_apart_and_to_the_baseline(tmp_pa
         schema.RANDOM_INIT: list(range(5)),
     }
     assert all(not cells for cells in seeds(root, schema.MISSING).values())  # nobody plans what nobody needs
-    assert "--until-significant: at 8 seeds, the most allowed, not told apart: K=256" in said.stdout
-    assert re.search(r"K=512 +\d/\d .* higher by 5\.\d", said.stdout)
-    assert "whatever number of seeds one stops" in " ".join(said.stdout.split()).replace("- ", "")
+    assert "--until-significant: at 8 seeds, the most allowed, not told apart: K=256" in result.stdout
+    assert re.search(r"K=512 +\d/\d .* higher by 5\.\d", result.stdout)
+    assert "whatever number of seeds one stops" in " ".join(result.stdout.split()).replace("- ", "")
 
     again = stand_in(root, "--until-significant", "--max-seeds", "8")
     assert "started" not in again.stdout
@@ -73,10 +73,10 @@ def test_seeds_go_to_the_arms_that_are_not_told_apart_and_to_the_baseline(tmp_pa
 
 def test_runs_that_fail_do_not_keep_it_going_for_ever(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    said = stand_in(root, "--until-significant", "--max-seeds", "6", STAND_IN_FAIL="256")
-    assert said.returncode == 1
+    result = stand_in(root, "--until-significant", "--max-seeds", "6", STAND_IN_FAIL="256")
+    assert result.returncode == 1
     assert seeds(root, schema.FAILED)["K=256"] == list(range(6))
-    assert "not told apart: K=256" in " ".join(said.stdout.split())
+    assert "not told apart: K=256" in " ".join(result.stdout.split())
 
 
 def test_an_interrupted_round_is_gone_on_with(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_an_interrupted_round_is_gone_on_with(tmp_path: Path) -> None:
     for file in (root / gone["run_id"]).iterdir():
         file.unlink()
     os.rmdir(root / gone["run_id"])
-    said = stand_in(root, "--until-significant", "--max-seeds", "6")
-    assert [line for line in said.stdout.splitlines() if line.startswith("started")] == ["started   K=256 seed 5"]
+    result = stand_in(root, "--until-significant", "--max-seeds", "6")
+    assert [line for line in result.stdout.splitlines() if line.startswith("started")] == ["started   K=256 seed 5"]
 
 
 def planned(count: int) -> Plan:
@@ -122,7 +122,7 @@ def test_seeds_of_one_arm_stay_its_own_when_the_plan_is_written_again(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--max-seeds", "9"], "--max-seeds 9: says where --until-significant ends; add that, or use --seeds"),
         (
@@ -141,11 +141,15 @@ def test_seeds_of_one_arm_stay_its_own_when_the_plan_is_written_again(tmp_path: 
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     from sweeps.queue_size import SWEEP
 
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
     assert command.run(SWEEP, arguments) == 2
-    assert capsys.readouterr().err == f"error: {said}\n"
+    assert capsys.readouterr().err == f"error: {message}\n"
     assert list(tmp_path.iterdir()) == []

@@ -232,5 +232,5 @@ def test_slots_share_the_cores_and_name_a_gpu_each(monkeypatch: pytest.MonkeyPat
 def test_cores_are_those_this_process_may_use() -> None:
     one = next(iter(os.sched_getaffinity(0)))
     code = f"import os; os.sched_setaffinity(0, [{one}]); from experiments.run.machine import cores; print(cores())"
-    said = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "1"
+    result = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "1"

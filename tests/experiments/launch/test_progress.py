@@ -39,10 +39,10 @@ class Clock:
         return self.seconds
 
 
-def test_time_left_is_the_pace_since_the_first_look() -> None:
-    run = Run(cell(), began=0.0, looked=100.0, first=0.25, state=running(50))
+def test_time_left_is_the_pace_since_the_steps_were_first_seen() -> None:
+    run = Run(cell(), began=0.0, first_seen=100.0, first_share=0.25, state=running(50))
     assert run.left(130.0) == pytest.approx(60)  # a quarter took 30 s, two are to go
-    assert Run(cell(), began=0.0, first=0.5, state=running(50)).left(130.0) is None
+    assert Run(cell(), began=0.0, first_share=0.5, state=running(50)).left(130.0) is None
 
 
 def half_done(title: str, cells: list[Cell], root: Path, console: Console | None = None) -> Progress:
@@ -101,13 +101,13 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
     one = cell(epochs=10)
     run = prepared(tmp_path, one)
     replace_json(run.path / schema.RESULTS, {"test": {"linear_top1": 98.25, "knn20_top1": 95.0}})
-    told = io.StringIO()
-    with Progress("t", [one, cell(seed=1)], 1, tmp_path, Console(file=told, force_terminal=False)) as view:
+    output = io.StringIO()
+    with Progress("t", [one, cell(seed=1)], 1, tmp_path, Console(file=output, force_terminal=False)) as view:
         view.started(one)
         view.progress(one, running(10))
         view.ended(one, RunState(schema.DONE))
         view.ended(cell(seed=1), RunState(schema.FAILED, "RuntimeError: out of luck"))
-    assert told.getvalue().splitlines() == [
+    assert output.getvalue().splitlines() == [
         "started   K=128 seed 0",
         "1/2       K=128 seed 0  linear 98.2  kNN 95.0  0:00",
         "2/2       K=128 seed 1  failed: RuntimeError: out of luck  0:00",

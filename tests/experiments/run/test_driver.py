@@ -15,9 +15,9 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize(("said", "version"), SPELLINGS.items())
-def test_the_driver_is_read_from_its_own_words(monkeypatch: pytest.MonkeyPatch, said: str, version: str | None) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: said)
+@pytest.mark.parametrize(("text", "version"), SPELLINGS.items())
+def test_the_driver_is_read_from_its_own_words(monkeypatch: pytest.MonkeyPatch, text: str, version: str | None) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: text)
     assert machine.gpu_driver.__wrapped__() == version
 
 

@@ -129,11 +129,11 @@ def test_the_sweep_as_a_user_starts_it(tmp_path: Path) -> None:
         "evaluation.few_label_draws=2",
     ]
     env = environment(MOCO_RUNS=str(root), OMP_NUM_THREADS="1")
-    said = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    assert "2 of 2 runs done" in said.stdout
-    table = said.stdout.partition("runs done")[2]
-    assert re.search(r"^K=128\s+1/1\s+\d\d\.\d", table, re.MULTILINE), said.stdout
+    result = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "2 of 2 runs done" in result.stdout
+    table = result.stdout.partition("runs done")[2]
+    assert re.search(r"^K=128\s+1/1\s+\d\d\.\d", table, re.MULTILINE), result.stdout
     assert re.search(r"^K=256\s+0/1", table, re.MULTILINE)
     assert re.search(r"^random init\s+1/1\s+\d\d\.\d", table, re.MULTILINE)
     for path in root.glob("*/environment.json"):

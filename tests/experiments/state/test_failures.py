@@ -40,7 +40,7 @@ def found(run: RunDirectory, seed: int = 0) -> Found:
 
 
 @pytest.mark.parametrize(
-    ("said", "cause"),
+    ("state", "cause"),
     [
         (state(schema.FAILED, CUDA), MEMORY),
         (state(schema.FAILED, "MemoryError"), MEMORY),
@@ -58,8 +58,8 @@ def found(run: RunDirectory, seed: int = 0) -> Found:
         (state(schema.FAILED, "KeyError: 'information'"), OTHER),  # neither inf nor nan
     ],
 )
-def test_the_cause_of_an_end(tmp_path: Path, said: RunState, cause: str) -> None:
-    assert ended_early(tmp_path, found(prepared(tmp_path, cell())), said).cause == cause
+def test_the_cause_of_an_end(tmp_path: Path, state: RunState, cause: str) -> None:
+    assert ended_early(tmp_path, found(prepared(tmp_path, cell())), state).cause == cause
 
 
 def test_the_same_error_at_the_same_place_is_one_line(tmp_path: Path) -> None:

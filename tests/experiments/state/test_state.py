@@ -53,7 +53,7 @@ def say(run: RunDirectory, state: str, at: str = HERE, pid: int = 1, started: in
 
 NEVER, FRESH, STALE = None, 1.0, 3600.0
 TRUTH = [
-    # said, on, heartbeat, results: state if the lock is free, if it is held
+    # written, on, heartbeat, results: state if the lock is free, if it is held
     (None, HERE, NEVER, False, schema.MISSING, schema.RUNNING),
     (schema.QUEUED, HERE, NEVER, False, schema.MISSING, schema.RUNNING),
     (schema.QUEUED, ELSEWHERE, NEVER, False, schema.QUEUED, schema.RUNNING),
@@ -74,17 +74,17 @@ TRUTH = [
 
 def test_the_truth_table(held: tuple[RunDirectory, bool]) -> None:
     run, locked = held
-    for said, at, age, results, if_free, if_held in TRUTH:
+    for written, at, age, results, if_free, if_held in TRUTH:
         for name in (schema.STATUS, schema.HEARTBEAT, schema.RESULTS):
             (run.path / name).unlink(missing_ok=True)
-        if said is not None:
-            say(run, said, at)
+        if written is not None:
+            say(run, written, at)
         if age is not None:
             run.beat()
             os.utime(run.path / schema.HEARTBEAT, (time.time() - age,) * 2)
         if results:
             replace_json(run.path / schema.RESULTS, {"test": {}})
-        assert state_of(run.path).state == (if_held if locked else if_free), (said, at, age, results)
+        assert state_of(run.path).state == (if_held if locked else if_free), (written, at, age, results)
 
 
 def test_what_is_not_there_is_missing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from experiments.plan.baselines import digits
 from experiments.plan.configs import create
 from experiments.plan.overrides import apply
 from experiments.run import worker
-from experiments.run.system import SystemMetrics, of_processes
+from experiments.run.system import SystemMetrics, usage_of_processes
 from experiments.store import metrics, schema
 from experiments.store.files import Appender
 from experiments.store.run import RunDirectory
@@ -91,12 +91,12 @@ def test_processor_time_and_memory_are_those_of_the_process_and_its_children() -
     code = "import time; x = b'x' * 200_000_000; print('ready', flush=True)\nwhile time.process_time() < 0.5: pass\n"
     code += "print(time.process_time(), flush=True); input()"
     pipe = subprocess.PIPE
-    seconds_before, memory_before = of_processes(os.getpid())
+    seconds_before, memory_before = usage_of_processes(os.getpid())
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
         used = float(child.stdout.readline())
-        seconds, memory = of_processes(os.getpid())
+        seconds, memory = usage_of_processes(os.getpid())
         child.communicate("\n")
     assert used - 0.05 < seconds - seconds_before < used + 0.5
     assert 200e6 < memory - memory_before < 300e6

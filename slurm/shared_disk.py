@@ -1,7 +1,10 @@
-"""Does a compute node see a folder of this machine? A job of a second looks, once for a cluster, partition and folder.
+"""Checks whether compute nodes see a folder of this machine: by a short job, once for each cluster, partition and folder.
 
-This machine puts a file into the folder, a node writes its name into it and gives it its last name, so the answer is the
-memory, too: `folder/<cluster>.<partition>` holds the name of the node that saw it.
+This machine creates a file in the folder; a node writes its hostname into it and renames it. The renamed file is the record
+of the check: `folder/<cluster>.<partition>` holds the name of the node that saw the folder.
+
+    check       submit the job and wait for its answer
+    seen_by     the answer of an earlier check
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from uuid import uuid4
 from slurm.profiles import Profile
 from slurm.submit import ASK_SECONDS, ENDED, NOT_SEEN, Refused, ask, cancel, sentence, settings
 
-PATIENCE = 20.0  # seconds, for a node that is free
-LOOK_SECONDS = 0.1
-RUN_SECONDS = 60.0  # the job itself is done in one, or in some more where a disk is slow to show a new file
-SOON = ("None", "Resources", "Priority", "Prolog")  # Slurm's reasons for a job that may start any moment
+PATIENCE = 20.0  # seconds to wait for a free node
+POLL_SECONDS = 0.1
+RUN_SECONDS = 60.0  # for the job itself: one second, or more where a disk is slow to show a new file
+SOON = ("None", "Resources", "Priority", "Prolog")  # Slurm's reasons for a waiting job that may start at any moment
 SMALL = {"nodes": "1", "ntasks-per-node": "1", "cpus-per-task": "1", "mem": "100M", "time": "1"}
 
-# `ls` makes a network disk look again at folders that it remembers.
+# `ls` makes a network disk refresh its cache of the folders.
 SCRIPT = """\
 #!/bin/sh
 for second in 1 2 3 4 5; do
@@ -37,61 +40,63 @@ exit {not_seen}
 
 
 class Unseen(Refused):
-    """The node that looked does not see the folder."""
+    """The node that ran the job does not see the folder."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """A job that looks. `node`: who saw the folder; None while the job waits for a free node."""
+class Check:
+    """The job of a check. `node`: the node that saw the folder; None while the job waits for a free node."""
 
     job: str
     node: str | None
 
 
 def seen_by(folder: Path, profile: Profile) -> str | None:
-    """The node that saw it when it was last asked; None if none was."""
+    """The node that saw the folder in an earlier check; None if there was none."""
     with suppress(FileNotFoundError):
         return (folder / _name(profile)).read_text().strip()
     return None
 
 
-def look(folder: Path, profile: Profile, tell: Callable[[str], None], patience: float = PATIENCE) -> Look:
-    """Ask a node; what it does not answer within `patience` seconds, its job will say by how it ends.
+def check(folder: Path, profile: Profile, report: Callable[[str], None], patience: float = PATIENCE) -> Check:
+    """Submit the job and wait `patience` seconds for a free node. A job that starts later fails if its node sees nothing.
 
-    Raises Unseen, Refused for a job that Slurm does not take, OSError where the folder cannot be written. Leaves nothing
-    behind then.
+    `report` prints what is waited for. Raises Unseen; Refused if Slurm does not take the job; OSError if the folder cannot
+    be written. Removes the job and its files then.
     """
-    made = _make(folder)
+    made = _make_folder(folder)
     question, answer, job = folder / f".{uuid4().hex[:12]}", folder / _name(profile), None
     try:
         question.touch()
         job = _submit(profile, _script(question, answer))
-        tell(f"job {job} looks whether the nodes see {folder.parent.parent} (asked once; {patience:.0f} s at most) ...")
-        return Look(job, _wait(job, profile, folder, answer, patience))
+        report(
+            f"job {job} looks whether the nodes see {folder.parent.parent} (asked once; {patience:.0f} s at most) ..."
+        )
+        return Check(job, _wait(job, profile, folder, answer, patience))
     except BaseException:
         if job:
             cancel([job])
         question.unlink(missing_ok=True)
-        _remove(made)
+        _remove_folders(made)
         raise
 
 
-def _make(folder: Path) -> list[Path]:
-    """The folders that were missing, the innermost first."""
+def _make_folder(folder: Path) -> list[Path]:
+    """Make the folder; returns the folders that were missing, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
-def _remove(made: list[Path]) -> None:
-    with suppress(OSError):  # someone uses it by now
+def _remove_folders(made: list[Path]) -> None:
+    with suppress(OSError):  # another process uses it by now
         for path in made:
             path.rmdir()
 
 
 def _name(profile: Profile) -> str:
-    words = (settings().get("ClusterName", "cluster"), profile.partition or "default", profile.constraint)
-    return ".".join(re.sub(r"[^\w-]", "_", word) for word in words if word)
+    parts = (settings().get("ClusterName", "cluster"), profile.partition or "default", profile.constraint)
+    return ".".join(re.sub(r"[^\w-]", "_", part) for part in parts if part)
 
 
 def _script(question: Path, answer: Path) -> str:
@@ -105,7 +110,7 @@ def _script(question: Path, answer: Path) -> str:
 
 
 def _submit(profile: Profile, script: str) -> str:
-    """As small as it can be on the nodes of the profile; where a site takes no small ones, as large as a run."""
+    """Submit the smallest possible job with the profile's options; if the site refuses it, one as large as a run."""
     result = None
     for size in (SMALL, {"time": "1"}):
         options = [f"--{name}={value}" for name, value in {**profile.options(), **size}.items()]
@@ -113,29 +118,29 @@ def _submit(profile: Profile, script: str) -> str:
         result = ask("sbatch", *options, *where, text=script)
         if result is not None and result.returncode == 0:
             return result.stdout.strip().partition(";")[0]
-    words = sentence(result.stderr) if result else f"sbatch did not answer within {ASK_SECONDS:.0f} s"
-    raise Refused(f"profile {profile.name}: {words}")
+    refusal = sentence(result.stderr) if result else f"sbatch did not answer within {ASK_SECONDS:.0f} s"
+    raise Refused(f"profile {profile.name}: {refusal}")
 
 
 def _wait(job: str, profile: Profile, folder: Path, answer: Path, patience: float) -> str | None:
-    """The node that saw the folder; None if the job has not begun in time. Raises Unseen."""
+    """The node that saw the folder; None if the job has not started in time. Raises Unseen."""
     began = time.monotonic()
     while True:
         state, reason = _state(job)
         if state == "COMPLETED" or (state == "GONE" and answer.exists()):
             return seen_by(folder, profile) or "a node"
         if state in ENDED or state == "GONE":
-            raise Unseen(_why(job, profile, folder, state))
+            raise Unseen(_why_unseen(job, profile, folder, state))
         waited = time.monotonic() - began
         if state == "PENDING" and (waited > patience or reason not in SOON):
             return None
         if waited > patience + RUN_SECONDS:
             return None
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _state(job: str) -> tuple[str, str]:
-    """Slurm's state, GONE for a job that it knows no more, and its reason; UNKNOWN without an answer."""
+    """Slurm's state of the job and its reason; GONE for a job that it no longer knows, UNKNOWN without an answer."""
     result = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
     if result is None or (result.returncode and "Invalid job id" not in result.stderr):
         return "UNKNOWN", ""
@@ -143,7 +148,7 @@ def _state(job: str) -> tuple[str, str]:
     return (state, reason) if state else ("GONE", "")
 
 
-def _why(job: str, profile: Profile, folder: Path, state: str) -> str:
+def _why_unseen(job: str, profile: Profile, folder: Path, state: str) -> str:
     result = ask("scontrol", "--oneliner", "show", "job", job)
     facts = dict(re.findall(r"\b(\w+)=(\S*)", result.stdout if result else ""))
     node, root = facts.get("BatchHost") or "a node", folder.parent.parent

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.cluster import SIGHT
+from experiments.launch.cluster import SEEN_FOLDER
 from experiments.store import schema
 from slurm.profiles import load_profile
-from slurm.sight import look, seen_by
+from slurm.shared_disk import check, seen_by
 from slurm.submit import queue_states
 from tests.support.slurm_cluster import (
     STAND_IN,
@@ -52,22 +52,22 @@ def on_a_disk_of_ones_own(folder: Path, *command: str) -> subprocess.CompletedPr
 
 def test_a_runs_root_that_nodes_cannot_see_is_refused_before_anything_is_begun(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
-    said = on_a_disk_of_ones_own(hidden, *STAND_IN, *TWO)
-    assert said.returncode == 2
+    result = on_a_disk_of_ones_own(hidden, *STAND_IN, *TWO)
+    assert result.returncode == 2
     assert re.fullmatch(
         rf"error: profile dev: n[01] does not see {hidden}/runs \(job \d+ looked\); set MOCO_RUNS, or runs_root in the "
         r"profile, to a folder that all machines share; nothing was submitted\n",
-        said.stderr,
+        result.stderr,
     )
-    assert said.stdout.splitlines()[-1] == str(hidden)  # and nothing in it
+    assert result.stdout.splitlines()[-1] == str(hidden)  # and nothing in it
     assert queue() == []
 
 
 def test_a_folder_of_the_same_name_on_the_node_is_not_taken_for_it(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
-    (hidden / "runs" / schema.SLURM_FOLDER / SIGHT).mkdir(parents=True)
-    said = on_a_disk_of_ones_own(hidden, *STAND_IN, *TWO)
-    assert (said.returncode, "does not see" in said.stderr, queue()) == (2, True, [])
+    (hidden / "runs" / schema.SLURM_FOLDER / SEEN_FOLDER).mkdir(parents=True)
+    result = on_a_disk_of_ones_own(hidden, *STAND_IN, *TWO)
+    assert (result.returncode, "does not see" in result.stderr, queue()) == (2, True, [])
 
 
 def test_a_node_is_asked_once(tmp_path: Path) -> None:
@@ -80,15 +80,15 @@ def test_a_node_is_asked_once(tmp_path: Path) -> None:
     assert "looks whether" not in second
     assert len(set(queue_states() or {}) - before) == 1
     elsewhere = replace(load_profile("dev"), partition="other")
-    assert seen_by(root / schema.SLURM_FOLDER / SIGHT, elsewhere) is None
+    assert seen_by(root / schema.SLURM_FOLDER / SEEN_FOLDER, elsewhere) is None
     until_the_queue_is_empty()
 
 
 def test_while_no_node_is_free_the_runs_wait_for_the_answer(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     with nothing_starts():
-        said = run(STAND_IN, root, *TWO).stdout
-        job = re.findall(r"the runs start if job (\d+) ends well", said)[0]
+        result = run(STAND_IN, root, *TWO).stdout
+        job = re.findall(r"the runs start if job (\d+) ends well", result)[0]
         waiting = {line.split()[0]: line.split()[2] for line in queue()}
         assert waiting.pop(job) == "PartitionDown"
         assert len(waiting) == 2  # Slurm may name either reason of theirs: the partition, or the job that looks
@@ -101,9 +101,9 @@ def test_while_no_node_is_free_the_runs_wait_for_the_answer(tmp_path: Path) -> N
 
 def test_what_waits_for_a_node_that_then_sees_nothing_leaves_the_queue(tmp_path: Path) -> None:
     with nothing_starts():
-        said = on_a_disk_of_ones_own(tmp_path / "hidden", *STAND_IN, *TWO)
-        assert said.returncode == 0, said.stderr
-        elements = re.findall(r"submitted 2 runs to dev as job (\d+)", said.stdout)
+        result = on_a_disk_of_ones_own(tmp_path / "hidden", *STAND_IN, *TWO)
+        assert result.returncode == 0, result.stderr
+        elements = re.findall(r"submitted 2 runs to dev as job (\d+)", result.stdout)
         assert len(elements) == 1
     until_the_queue_is_empty()
     ended = {job: state for job, state in (queue_states() or {}).items() if job.startswith(elements[0])}
@@ -115,7 +115,7 @@ def test_one_that_cannot_wait_for_a_full_cluster_goes_on_and_ctrl_c_leaves_nothi
     full = slurm("sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600")
     try:
         wait_until(lambda: f"{full} RUNNING None" in queue())
-        found = look(root / schema.SLURM_FOLDER / SIGHT, load_profile("dev"), lambda line: None, patience=1.0)
+        found = check(root / schema.SLURM_FOLDER / SEEN_FOLDER, load_profile("dev"), lambda line: None, patience=1.0)
         assert found.node is None
         slurm("scancel", found.job)
         command = subprocess.Popen(
@@ -139,7 +139,7 @@ def test_status_says_why_runs_that_waited_were_dropped(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     with nothing_starts():
         run(STAND_IN, root, *TWO, "--seeds", "1")
-        (question,) = (root / schema.SLURM_FOLDER / SIGHT).glob(".*")
+        (question,) = (root / schema.SLURM_FOLDER / SEEN_FOLDER).glob(".*")
         question.unlink()
     until_the_queue_is_empty()
     (state,) = states(root).values()
@@ -147,6 +147,6 @@ def test_status_says_why_runs_that_waited_were_dropped(tmp_path: Path) -> None:
         schema.MISSING,
         True,
     )
-    said = run(VERBS, root, "status", "stand_in").stdout
-    assert "doctor --cluster NAME" in " ".join(said.split())
+    result = run(VERBS, root, "status", "stand_in").stdout
+    assert "doctor --cluster NAME" in " ".join(result.split())
     assert runs(root)
