@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from analysis.claims import judge
+from analysis.claims import evaluate_claim
 from analysis.factors import crossed
 from analysis.power import advise
 from analysis.seal import inputs, note
@@ -79,7 +79,7 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
     values = {arm: by_seed(part, metric) for arm, part in parts.items()}
     comparisons = _comparisons(manifest, values, sequential)
     rows = tuple(_row(manifest, arm, parts[arm], comparisons.get(arm)) for arm in order)
-    claim = judge(manifest, values) if metric == manifest["metric"] else None
+    claim = evaluate_claim(manifest, values) if metric == manifest["metric"] else None
     table = ShownTable(
         label=manifest["label"],
         question=manifest["question"],

@@ -93,8 +93,8 @@ def _saturates(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[
     down = evidence.above({last: -1.0, before: 1.0}, -within, name)
     shown = evidence.arm_above(last, before).weakest
     both = all_of([up, down])
-    said = f"saturates: from {before} to {last} it changes less than {within:g} points"
-    return said, Statement(both.p_for, both.p_against, shown, shown)
+    text = f"saturates: from {before} to {last} it changes less than {within:g} points"
+    return text, Statement(both.p_for, both.p_against, shown, shown)
 
 
 def _fails(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[str, Statement] | None:
@@ -119,8 +119,8 @@ def _best_inside(manifest: Manifest, clause: Clause, evidence: Evidence) -> tupl
     arms = _along(manifest)
     if len(arms) < 3:
         return None
-    said = f"the best arm is inside, neither {arms[0]} nor {arms[-1]}"
-    return said, _best(arms[1:-1], [arms[0], arms[-1]], evidence)
+    text = f"the best arm is inside, neither {arms[0]} nor {arms[-1]}"
+    return text, _best(arms[1:-1], [arms[0], arms[-1]], evidence)
 
 
 def _order(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[str, Statement] | None:
@@ -148,7 +148,7 @@ def _adds_most(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[
     return f"{factor} adds most", all_of(others)
 
 
-_JUDGES: Final[Mapping[str, Callable[[Manifest, Clause, Evidence], tuple[str, Statement] | None]]] = {
+_STATEMENTS: Final[Mapping[str, Callable[[Manifest, Clause, Evidence], tuple[str, Statement] | None]]] = {
     "rises": _rises,
     "saturates": _saturates,
     "fails": _fails,
@@ -160,28 +160,28 @@ _JUDGES: Final[Mapping[str, Callable[[Manifest, Clause, Evidence], tuple[str, St
 }
 
 
-def _judged(manifest: Manifest, clause: Clause, evidence: Evidence, parts: int) -> Part:
+def _part(manifest: Manifest, clause: Clause, evidence: Evidence, parts: int) -> Part:
     """A clause that these arms cannot show, or that a later version has invented, is open."""
-    judge_one = _JUDGES.get(clause["kind"])
-    found = judge_one(manifest, clause, evidence) if judge_one else None
+    make_statement = _STATEMENTS.get(clause["kind"])
+    found = make_statement(manifest, clause, evidence) if make_statement else None
     if found is None:
         return Part(clause["kind"].replace("_", " "), "open", "these arms cannot show it", None, 1.0)
-    said, statement = found
+    text, statement = found
     if statement.p_for < ALPHA:
-        return Part(said, "holds", *statement.weakest, statement.p_for)
+        return Part(text, "holds", *statement.weakest, statement.p_for)
     if parts * statement.p_against < ALPHA:
-        return Part(said, "does not hold", *statement.strongest, statement.p_against)
-    return Part(said, "open", *statement.weakest, statement.p_for)
+        return Part(text, "does not hold", *statement.strongest, statement.p_against)
+    return Part(text, "open", *statement.weakest, statement.p_for)
 
 
-def judge(manifest: Manifest, values: Values) -> Claim | None:
+def evaluate_claim(manifest: Manifest, values: Values) -> Claim | None:
     """The claim of a sweep against its results; None where the sweep gives no shape. `values`: arm -> seed -> percent."""
     shape = manifest.get("shape")
     if not shape:
         return None
     known = {arm: by_seed for arm, by_seed in values.items() if arm != schema.RANDOM_INIT}
     evidence = Evidence(known, "max_seeds" in manifest)
-    parts = tuple(_judged(manifest, clause, evidence, len(shape)) for clause in shape)
+    parts = tuple(_part(manifest, clause, evidence, len(shape)) for clause in shape)
     verdicts = {part.verdict for part in parts}
     verdict: Verdict = "underpowered"
     if verdicts == {"holds"}:

@@ -192,8 +192,8 @@ def plot(arguments: Arguments) -> int:
     figure: Picture
     if journal:
         keys = [check_key(key) for key in journal]
-        manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-        figure = curves_figure(manifest, runs.curves(cells, keys), keys, said)
+        manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+        figure = curves_figure(manifest, runs.curves(cells, keys), keys, left_out)
     elif asked:
         figure = axis_figure(*loaded, asked)
     else:

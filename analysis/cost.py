@@ -24,7 +24,7 @@ def with_hours(cells: pl.DataFrame) -> pl.DataFrame:
     return cells.with_columns(hours=pl.when(pl.col("state") == schema.DONE).then(spent))
 
 
-def in_vain(cells: pl.DataFrame) -> pl.DataFrame:
+def unfinished_with_hours(cells: pl.DataFrame) -> pl.DataFrame:
     """The runs that have not finished and whose attempts took time, with their device `hours`."""
     unfinished = cells.filter((pl.col("state") != schema.DONE) & pl.col("device_seconds").is_not_null())
     return unfinished.with_columns(hours=pl.col("device_seconds") / 3600)

@@ -131,14 +131,14 @@ def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
         "does a table still say what the runs say?",
         "Hold the seal of a table (.md, .csv, .tex, .html) against the runs, and name what has changed.",
     )
-    look = verb(
+    trials = verb(
         "search",
         "the best trials of a search, and its figures",
         "Print the best trials and what fresh seeds say; draw history, importances, slices, contour,\n"
         "parallel coordinates and, with several objectives, the Pareto front.",
     )
-    look.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
-    look.add_argument("--out", metavar="FOLDER", type=Path, help="for the figures (default: the search's name)")
-    look.add_argument("--format", choices=FIGURE_FORMATS, default="svg", help="default: svg")
-    look.add_argument("--table", action="store_true", help="print the table only")
+    trials.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
+    trials.add_argument("--out", metavar="FOLDER", type=Path, help="for the figures (default: the search's name)")
+    trials.add_argument("--format", choices=FIGURE_FORMATS, default="svg", help="default: svg")
+    trials.add_argument("--table", action="store_true", help="print the table only")
     check.add_argument("file", metavar="FILE", type=Path, help="written by `python -m analysis table SWEEP --out FILE`")

@@ -39,7 +39,7 @@ def _changes(seal: Seal, root: Path, log: Callable[[str], None]) -> Iterator[str
     yield from runs
     for name in sorted({*then["plan"], *now["plan"]}):
         if then["plan"].get(name) != now["plan"].get(name):
-            yield f"plan: {name} was {_said(then['plan'].get(name))}, is {_said(now['plan'].get(name))}"
+            yield f"plan: {name} was {_shown(then['plan'].get(name))}, is {_shown(now['plan'].get(name))}"
     if then["baseline"] != now["baseline"]:
         yield f"plan: the baseline was {then['baseline']}, is {now['baseline']}"
     same = not runs and then["plan"] == now["plan"] and then["baseline"] == now["baseline"]
@@ -57,7 +57,7 @@ def _changes(seal: Seal, root: Path, log: Callable[[str], None]) -> Iterator[str
 def _rules(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
-            yield f"the rule for a claim: {name} was {_said(then.get(name))}, is {_said(now.get(name))}"
+            yield f"the rule for a claim: {name} was {_shown(then.get(name))}, is {_shown(now.get(name))}"
 
 
 def _numbers(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -66,7 +66,7 @@ def _numbers(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         after = now[arm]
         for name, old in before.items():
             if old != after.get(name):
-                yield f"{arm}: of the same runs {name} was {_said(old)}, is {_said(after.get(name))}"
+                yield f"{arm}: of the same runs {name} was {_shown(old)}, is {_shown(after.get(name))}"
 
 
 def _lost_numbers(seal: Seal, table: Table) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _lost_numbers(seal: Seal, table: Table) -> Iterator[str]:
             yield f"line {number} of the table: the same runs make other numbers of {arm}"
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "nothing" if value in (None, "", {}, []) else str(value)
 
 
@@ -115,7 +115,7 @@ def _values(before: Run, after: Run) -> Iterator[str]:
     for name, old in before[4].items():
         new = after[4].get(name)
         if old != new and (before[3] == after[3] or old not in (None, [])):
-            yield f"{name} was {_said(old)}, is {_said(new)}"
+            yield f"{name} was {_shown(old)}, is {_shown(new)}"
 
 
 def _first_difference(seal: Seal, table: Table) -> str | None:

@@ -136,7 +136,7 @@ def _hours(hours: float) -> str:
     return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-def _told(compared: Sequence[tuple[str, Comparison]], verdict: str) -> str | None:
+def _clause(compared: Sequence[tuple[str, Comparison]], verdict: str) -> str | None:
     """`A is higher by 1.2 [0.4, 2.0] and B by 0.8 [0.1, 1.5]`."""
     alike = [(arm, c) for arm, c in compared if c.verdict == verdict]
     word = f"is {verdict.split()[-1]} by"
@@ -151,8 +151,8 @@ def _clauses(arms: Sequence[Row]) -> list[str]:
     """Largest difference first; what cannot be told apart at the end."""
     compared = [(row.arm, row.comparison) for row in arms if row.comparison]
     compared.sort(key=lambda pair: -abs(pair[1].difference))
-    clauses = [_told(compared, "higher"), _told(compared, "lower")]
-    hints = [hint for word in ("higher", "lower") if (hint := _told(compared, f"suggests {word}"))]
+    clauses = [_clause(compared, "higher"), _clause(compared, "lower")]
+    hints = [hint for word in ("higher", "lower") if (hint := _clause(compared, f"suggests {word}"))]
     alike = [row.arm for row in arms if row.comparison and row.comparison.verdict == "not separable"]
     few = [row.arm for row in arms if row.comparison is None or row.comparison.verdict == "no claim"]
     clauses += [
@@ -191,8 +191,10 @@ def _unfinished(arm: str, cells: Cells) -> str | None:
     groups: dict[tuple[str, str], list[int]] = {}
     for cell in rest:
         state, reason, diverged = cell["state"], cell["reason"], cell["diverged"]
-        told = state in (schema.FAILED, schema.LOST, schema.CANCELLED, schema.PRUNED)
-        groups.setdefault((DIVERGED if diverged else state, _shorten(reason) if told else ""), []).append(cell["seed"])
+        with_reason = state in (schema.FAILED, schema.LOST, schema.CANCELLED, schema.PRUNED)
+        groups.setdefault((DIVERGED if diverged else state, _shorten(reason) if with_reason else ""), []).append(
+            cell["seed"]
+        )
     parts = [f"{_seeds(seeds)} {state}{f' ({reason})' if reason else ''}" for (state, reason), seeds in groups.items()]
     return f"{arm}: {len(cells) - len(rest)} of {len(cells)} done; {', '.join(parts)}"
 
@@ -221,16 +223,16 @@ def _where(arms: Iterable[str]) -> str:
 def _method(rows: Sequence[Row], metric: str) -> str:
     family = [row.comparison for row in rows if row.comparison and row.role == "arm"]
     difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
-    said = f"Percent on the test split; ± standard deviation over seeds. {difference}"
+    head = f"Percent on the test split; ± standard deviation over seeds. {difference}"
     arms = count(len(family), "arm")
     if any(c.sequential for c in family):
         return (
-            f"{said}with an interval and a p that hold at whatever number of seeds one stops (e-value of a t test), for seeds "
+            f"{head}with an interval and a p that hold at whatever number of seeds one stops (e-value of a t test), for seeds "
             f"were added until the answer was clear; in brackets after Holm over {arms}. "
             f"A claim needs {SEEDS_TO_CLAIM} pairs and that p under 0.05 after Holm; less only suggests."
         )
     return (
-        f"{said}95 % t interval. p: {_flips([c.n for c in family])}; in brackets after Holm over {arms}. "
+        f"{head}95 % t interval. p: {_flips([c.n for c in family])}; in brackets after Holm over {arms}. "
         f"A claim needs {SEEDS_TO_CLAIM} pairs and a paired t test under 0.05 after Holm; less only suggests."
     )
 

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.look import COLOURS, MARKERS, Picture, caption, error_bar, look, n_seeds, picture
+from analysis.figures.look import COLOURS, MARKERS, Picture, caption, error_bar, house_style, n_seeds, picture
 from analysis.figures.scales import Scale, axis_scale, series
 from analysis.figures.thinning import evenly, few
 from analysis.style import INK, MUTED, PAPER
@@ -188,8 +188,8 @@ def _axis_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, scale: Scale,
 
 
 def _arm_label(arm: str, manifest: Manifest, points: pl.DataFrame) -> str:
-    said = "missing" if points.filter(arm=arm).is_empty() else "baseline" if arm == manifest["baseline"] else ""
-    return f"{arm} ({said})" if said else arm
+    left_out = "missing" if points.filter(arm=arm).is_empty() else "baseline" if arm == manifest["baseline"] else ""
+    return f"{arm} ({left_out})" if left_out else arm
 
 
 def _arms_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str) -> list[int]:
@@ -230,10 +230,10 @@ def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str]
     `ValueError` for unknown readouts.
     """
     chosen = [check_readout(r) for r in readouts or [manifest["metric"]]]
-    manifest, cells, said = few(manifest, cells, MOST_PLACES if axis_scale(manifest) else MOST_ROWS)
+    manifest, cells, left_out = few(manifest, cells, MOST_PLACES if axis_scale(manifest) else MOST_ROWS)
     scale = axis_scale(manifest)
     single, n_arms = len(chosen) == 1, len(manifest["arms"])
-    with look():
+    with house_style():
         height = 3.5 if scale else 1.5 + 0.3 * n_arms
         names = 0.0 if scale else 0.065 * max(0, max(map(len, manifest["arms"])) - 18)
         figure = picture(names + (5.4 if single else 3.3 * len(chosen) + (0.0 if scale else 1.2)), height)
@@ -255,5 +255,5 @@ def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str]
             figure.legend(handles, labels, loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.6)
         small = "no finished run yet" if not counts else f"{n_seeds(counts)} (dots); bars: 95 % t interval of the mean"
         source = f". Published: {manifest['published_source']}" if scale and single and manifest["published"] else ""
-        caption(figure, f"{manifest['label']}, test split. {said}{small}{source}.")
+        caption(figure, f"{manifest['label']}, test split. {left_out}{small}{source}.")
     return figure

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.figures.look import COLOURS, Picture, caption, error_bar, look, n_seeds, picture, shortened
+from analysis.figures.look import COLOURS, Picture, caption, error_bar, house_style, n_seeds, picture, shortened
 from analysis.figures.scales import axis_scale, series
 from analysis.style import LINE, MUTED, PAPER
 from experiments.store import schema
@@ -142,7 +142,7 @@ def drawn_runs(curves: pl.DataFrame) -> str:
 
 
 def curves_figure(
-    manifest: Manifest, curves: pl.DataFrame, keys: Sequence[str] = (KNN_CURVE, LOSS_CURVE), said: str = ""
+    manifest: Manifest, curves: pl.DataFrame, keys: Sequence[str] = (KNN_CURVE, LOSS_CURVE), left_out: str = ""
 ) -> Picture:
     """One panel per metric key, from `store.curves`. Unfinished runs are thin lines that end in a cross.
 
@@ -150,7 +150,7 @@ def curves_figure(
     """
     chosen = [check_key(key) for key in keys]
     strokes = strokes_of(manifest, trained_arms(manifest))
-    with look():
+    with house_style():
         rows = (len(chosen) + 1) // 2
         figure = picture(5.4 if len(chosen) == 1 else 6.6, 3.1 * rows + 0.2)
         panels = figure.subplots(rows, min(2, len(chosen)), squeeze=False).flat
@@ -162,7 +162,7 @@ def curves_figure(
         for ax in list(panels):
             ax.set_axis_off()
         legend(figure, strokes, manifest["baseline"])
-        caption(figure, f"{manifest['label']}, during training. {said}{drawn_runs(curves)}")
+        caption(figure, f"{manifest['label']}, during training. {left_out}{drawn_runs(curves)}")
     return figure
 
 
@@ -191,7 +191,7 @@ def _title(name: str) -> str:
     return "\n".join(textwrap.wrap(shortened(name, 66), 23))
 
 
-def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, said: str = "") -> Picture:
+def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, left_out: str = "") -> Picture:
     """One metric of the journals, a panel per arm on common scales. Runs that are not finished end in a cross.
 
     `said`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
@@ -202,7 +202,7 @@ def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, 
     means = bands(own)
     titles = {arm: _title(f"{arm} (baseline)" if arm == manifest["baseline"] else arm) for arm in arms}
     lines = max(title.count("\n") for title in titles.values())
-    with look():
+    with house_style():
         figure = picture(1.75 * columns + 0.6, (1.45 + 0.13 * lines) * rows + 0.75)
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for i, (ax, arm) in enumerate(zip(panels.flat, arms, strict=False)):
@@ -230,7 +230,7 @@ def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, 
             ax.set_axis_off()
         figure.supylabel(TITLES.get(key, key), fontsize=9)
         crosses = " A cross: not finished." if not curves.filter(pl.col("state") != schema.DONE).is_empty() else ""
-        caption(figure, f"{manifest['label']}. {said}A line per seed; grey: the means of the other arms.{crosses}")
+        caption(figure, f"{manifest['label']}. {left_out}A line per seed; grey: the means of the other arms.{crosses}")
     return figure
 
 
@@ -336,7 +336,7 @@ def _against_chance(ax: Axes, ends: pl.DataFrame, chance: Mapping[str, float], s
     )
 
 
-def loss_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "") -> Picture:
+def loss_figure(manifest: Manifest, curves: pl.DataFrame, left_out: str = "") -> Picture:
     """The loss over epochs with its chance level, from `store.curves` with `LOSS_KEYS`; where the arms have different
     levels (the number of negatives varies), beside it the first and last loss against them.
 
@@ -347,7 +347,7 @@ def loss_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "") -> Pic
     strokes = {arm: s for arm, s in strokes_of(manifest, trained_arms(manifest)).items() if arm in chance or not chance}
     levels = _levels(chance)
     several = len(levels) > 1
-    with look():
+    with house_style():
         figure = picture(7.4 if several else 5.8, 3.7)
         panels = figure.subplots(1, 2 if several else 1, squeeze=False, sharey=True)[0]
         draw(panels[0], curves, LOSS, strokes)
@@ -366,7 +366,8 @@ def loss_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "") -> Pic
         dashed = "Dashed: chance, a loss of log(K + 1), in each arm's colour. " if several else ""
         bars = "Right: bars are 95 % t intervals of the mean over finished seeds (dots). " if several else ""
         caption(
-            figure, f"{manifest['label']}, during training. {said}{dashed}{drawn_runs(curves.filter(key=LOSS))}{bars}"
+            figure,
+            f"{manifest['label']}, during training. {left_out}{dashed}{drawn_runs(curves.filter(key=LOSS))}{bars}",
         )
     return figure
 
@@ -384,13 +385,13 @@ PANELS: Final = {
 DIAGNOSTIC_KEYS: Final = tuple(PANELS)
 
 
-def diagnostics_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "") -> Picture:
+def diagnostics_figure(manifest: Manifest, curves: pl.DataFrame, left_out: str = "") -> Picture:
     """Four panels over steps, from `store.curves` with `DIAGNOSTIC_KEYS`; a key that no run recorded says so.
 
     `said`: what was left out (`thinning.few`).
     """
     strokes = strokes_of(manifest, trained_arms(manifest))
-    with look():
+    with house_style():
         figure = picture(7.2, 5.6)
         panels = figure.subplots(2, 2, sharex=not curves.is_empty())
         for ax, (key, (title, meaning)) in zip(panels.flat, PANELS.items(), strict=True):
@@ -400,5 +401,5 @@ def diagnostics_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "")
         for ax in panels[0]:
             ax.set_xlabel("")
         legend(figure, strokes, manifest["baseline"])
-        caption(figure, f"{manifest['label']}, during training. {said}{drawn_runs(curves)}")
+        caption(figure, f"{manifest['label']}, during training. {left_out}{drawn_runs(curves)}")
     return figure

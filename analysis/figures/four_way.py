@@ -21,7 +21,7 @@ from analysis.figures.curves import (
     strokes_of,
     trained_arms,
 )
-from analysis.figures.look import COLOURS, Picture, caption, error_bar, look, n_seeds, picture
+from analysis.figures.look import COLOURS, Picture, caption, error_bar, house_style, n_seeds, picture
 from analysis.style import MUTED, PAPER
 from analysis.table import READOUT_TITLES
 from experiments.store import schema
@@ -111,7 +111,7 @@ def _untrained(ax: Axes, cells: pl.DataFrame, metric: str) -> None:
         )
 
 
-def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFrame, said: str = "") -> Picture:
+def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFrame, left_out: str = "") -> Picture:
     """Left the curve of the validation metric, right the final readout on the test split. For any sweep with curves.
 
     curves: `store.curves` with `VALIDATION_KEYS`; the key that most arms have is drawn. `said`: what was left out.
@@ -119,7 +119,7 @@ def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFram
     key, strokes = validation_key(curves), _strokes(manifest)
     own, longest = curves.filter(key=key), max(map(len, strokes), default=0)
     absent = [arm for arm in strokes if own.filter(arm=arm).is_empty()] if not own.is_empty() else []
-    with look():
+    with house_style():
         figure = picture(7.6 + 0.065 * max(0, longest - 14), max(3.4, 1.5 + 0.34 * len(strokes)))
         left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
         draw(left, own, key, strokes)
@@ -134,6 +134,6 @@ def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFram
         )
         bars = f"Right: dots are seeds, bars 95 % t intervals of the mean, {n_seeds(counts)}. " if counts else ""
         without = f"No {key} from {', '.join(absent[:4])}{' and others' if len(absent) > 4 else ''}. " if absent else ""
-        caption(figure, f"{manifest['label']}. {said}{drawn_runs(own)}{without}{bars}")
+        caption(figure, f"{manifest['label']}. {left_out}{drawn_runs(own)}{without}{bars}")
         _untrained(right, cells, manifest["metric"])
     return figure

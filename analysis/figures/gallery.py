@@ -47,35 +47,35 @@ class Kind:
 
 def _curves(keys: Sequence[str]) -> Callable[[Source, Loaded, Log], Picture]:
     def draw(source: Source, loaded: Loaded, log: Log) -> Picture:
-        manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-        return curves_figure(manifest, source.curves(cells, keys, log), keys, said)
+        manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+        return curves_figure(manifest, source.curves(cells, keys, log), keys, left_out)
 
     return draw
 
 
 def _per_arm(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_PANELS, MOST_SEEDS)
-    return arms_figure(manifest, source.curves(cells, [KNN_CURVE], log), said=said)
+    manifest, cells, left_out = few(*loaded, MOST_PANELS, MOST_SEEDS)
+    return arms_figure(manifest, source.curves(cells, [KNN_CURVE], log), left_out=left_out)
 
 
 def _loss(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-    return loss_figure(manifest, source.curves(cells, LOSS_KEYS, log), said)
+    manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+    return loss_figure(manifest, source.curves(cells, LOSS_KEYS, log), left_out)
 
 
 def _diagnostics(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-    return diagnostics_figure(manifest, source.curves(cells, DIAGNOSTIC_KEYS, log), said)
+    manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+    return diagnostics_figure(manifest, source.curves(cells, DIAGNOSTIC_KEYS, log), left_out)
 
 
 def _four_way(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-    return four_way_figure(manifest, cells, source.curves(cells, VALIDATION_KEYS, log), said)
+    manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+    return four_way_figure(manifest, cells, source.curves(cells, VALIDATION_KEYS, log), left_out)
 
 
 def _pareto(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_POINTS)
-    return sweep_pareto(manifest, cells, said)
+    manifest, cells, left_out = few(*loaded, MOST_POINTS)
+    return sweep_pareto(manifest, cells, left_out)
 
 
 def _needs_grid(manifest: Manifest) -> str:

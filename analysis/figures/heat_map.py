@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from analysis.factors import levels_of
-from analysis.figures.look import Picture, caption, look, n_seeds, picture
+from analysis.figures.look import Picture, caption, house_style, n_seeds, picture
 from analysis.figures.scales import axis_scale, series
 from analysis.style import INK, MUTED, PAPER
 from analysis.table import READOUT_TITLES, check_readout
@@ -128,7 +128,7 @@ def heat_map_figure(manifest: Manifest, cells: pl.DataFrame, readout: str | None
     beside = {grid.places[arm][0] for arm in theirs} == set(range(len(grid.rows))) and len(theirs) >= len(
         grid.places
     ) / 2
-    with look():
+    with house_style():
         one = 0.66 * len(grid.columns) + 0.1
         names = 0.075 * max(map(len, grid.rows))
         figure = picture(max(4.2, names + (1 + beside) * one + 0.5), 1.35 + 0.56 * len(grid.rows))
@@ -136,8 +136,8 @@ def heat_map_figure(manifest: Manifest, cells: pl.DataFrame, readout: str | None
         _map(panels[0], grid, means, words, manifest["baseline"])
         panels[0].set_title(f"{READOUT_TITLES[metric]}, %")
         if beside:
-            told = {arm: f"{theirs[arm]:.1f}" if arm in theirs else "" for arm in grid.places}
-            _map(panels[1], grid, theirs, told, "")
+            labels = {arm: f"{theirs[arm]:.1f}" if arm in theirs else "" for arm in grid.places}
+            _map(panels[1], grid, theirs, labels, "")
             panels[1].set_title("published, %")
         counts = [s.n for s in finished.values() if s]
         small = (

@@ -81,7 +81,7 @@ class Picture(Figure):
 
 
 @contextmanager
-def look() -> Iterator[None]:
+def house_style() -> Iterator[None]:
     """The house style, for as long as a figure is drawn; the caller's settings come back after."""
     with matplotlib.rc_context(cast(Any, _LOOK)):
         yield
@@ -125,14 +125,14 @@ def save(figure: Figure, path: Path) -> None:
         raise ValueError(f"{path}: a figure is written as {', '.join('.' + s for s in FIGURE_FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    with look():
+    with house_style():
         figure.savefig(path, metadata=dated[suffix])
 
 
 def inline_svg(figure: Figure, label: str) -> str:
     """The figure as an element of a page, whose text colour and background it takes, by day and by night."""
     out = io.StringIO()
-    with look():
+    with house_style():
         figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]

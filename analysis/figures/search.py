@@ -17,7 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.look import COLOURS, Picture, caption, look, picture
+from analysis.figures.look import COLOURS, Picture, caption, house_style, picture
 from analysis.search import UNITS, base_trial, best_so_far, by_number
 from analysis.style import INK, MUTED, PAPER
 from experiments.store import schema
@@ -108,7 +108,7 @@ def _values(record: SearchRecord, index: int = 0) -> dict[int, float]:
 def history(record: SearchRecord) -> Picture:
     """Every trial in the order of asking, the best so far, and the base's own values."""
     values = _values(record)
-    with look():
+    with house_style():
         figure = picture(5.4, 3.4)
         ax = figure.subplots()
         pruned = {
@@ -145,7 +145,7 @@ def history(record: SearchRecord) -> Picture:
 def importances(record: SearchRecord) -> Picture:
     """Each field's share of what explains the readout (PED-ANOVA), one panel per objective."""
     shown = record["importances"] or {record["metrics"][0]: {}}
-    with look():
+    with house_style():
         longest = max((len(shares) for shares in shown.values()), default=1)
         figure = picture(5.0 * len(shown), 1.3 + 0.34 * max(1, longest))
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
@@ -167,7 +167,7 @@ def slices(record: SearchRecord) -> Picture:
     axes = axes_of(record)
     columns = min(3, len(axes))
     rows = -(-len(axes) // columns)
-    with look():
+    with house_style():
         figure = picture(2.7 * columns + 0.6, 2.4 * rows + 0.5)
         panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
         for ax, axis in zip(panels, axes, strict=False):
@@ -212,7 +212,7 @@ def _ticks(ax: Axes, axis: Axis, *, vertical: bool = False) -> None:
 def contour(record: SearchRecord) -> Picture:
     """The readout over the two numeric fields that matter most."""
     pair = _pair(record)
-    with look():
+    with house_style():
         figure = picture(5.4, 4.2)
         ax = figure.subplots()
         points = _plane(record, pair)
@@ -255,7 +255,7 @@ def pareto(record: SearchRecord) -> Picture | None:
     if len(record["metrics"]) < 2:
         return None
     across, up = _values(record, 1), _values(record, 0)
-    with look():
+    with house_style():
         figure = picture(5.0, 3.6)
         ax = figure.subplots()
         ax.scatter([across[n] for n in up], list(up.values()), s=22, color=MUTED, linewidths=0, label="done")
@@ -283,7 +283,7 @@ def parallel(record: SearchRecord) -> Picture:
     """Each done trial as a line through its fields, coloured by its readout."""
     axes, values = axes_of(record), _values(record)
     trials = by_number(record)
-    with look():
+    with house_style():
         figure = picture(1.6 * len(axes) + 2.2, 3.6)
         ax = figure.subplots()
         scale = Normalize(min(values.values(), default=0), max(values.values(), default=1))

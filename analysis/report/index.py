@@ -55,10 +55,10 @@ def write_all(root: Path, folder: Path, server: str | None = None, log: Log = to
     for manifest in planned:
         label = manifest["label"]
         if manifest["store_version"] > schema.STORE_VERSION:
-            said = (
+            text = (
                 f"written in store version {manifest['store_version']}; this program reads up to {schema.STORE_VERSION}"
             )
-            entries.append(Entry(label, manifest.get("question", ""), said, NOTHING, "", NOTHING, "", None))
+            entries.append(Entry(label, manifest.get("question", ""), text, NOTHING, "", NOTHING, "", None))
             continue
         loaded = source.load(label, log)
         pages = None

@@ -11,7 +11,7 @@ from typing import Final
 import polars as pl
 
 from analysis.ablation import ablation_table
-from analysis.cost import in_vain, with_hours
+from analysis.cost import unfinished_with_hours, with_hours
 from analysis.figures.axis import axis_figure
 from analysis.figures.curves import (
     DIAGNOSTIC_KEYS,
@@ -170,20 +170,22 @@ Figures = list[tuple[Picture, str]]
 
 def _training(source: Source, loaded: Loaded, log: Log) -> tuple[Figures, Figures]:
     """Figures of the journals, and the curves per arm. Of large sweeps some runs only, as each figure says."""
-    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
+    manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
     curves = source.curves(cells, KEYS, log)
     recorded = set(curves.drop_nulls("value")["key"])
     drawn = []
     if default_kind(manifest) == "four-way" and recorded.intersection(VALIDATION_KEYS):
-        drawn.append((four_way_figure(manifest, cells, curves, said), "training curves and final accuracy of each arm"))
+        drawn.append(
+            (four_way_figure(manifest, cells, curves, left_out), "training curves and final accuracy of each arm")
+        )
     if recorded.intersection((KNN_CURVE, LOSS_CURVE)):
-        drawn.append((curves_figure(manifest, curves, said=said), "validation kNN and loss over epochs"))
+        drawn.append((curves_figure(manifest, curves, left_out=left_out), "validation kNN and loss over epochs"))
     if recorded.issuperset(LOSS_KEYS):
-        drawn.append((loss_figure(manifest, curves, said), "the loss against its chance level"))
+        drawn.append((loss_figure(manifest, curves, left_out), "the loss against its chance level"))
     if recorded.intersection(DIAGNOSTIC_KEYS):
-        drawn.append((diagnostics_figure(manifest, curves, said), "gap, rank, key drift and uniformity over steps"))
+        drawn.append((diagnostics_figure(manifest, curves, left_out), "gap, rank, key drift and uniformity over steps"))
     key = next((k for k in VALIDATION_KEYS if k in recorded), None)
-    per_arm = [(arms_figure(manifest, curves, key, said), "a panel for each arm")] if key else []
+    per_arm = [(arms_figure(manifest, curves, key, left_out), "a panel for each arm")] if key else []
     return drawn, per_arm
 
 
@@ -196,13 +198,13 @@ def _tally(cells: pl.DataFrame, column: str) -> str:
 def cost(cells: pl.DataFrame) -> str:
     """`1.3 GPU-h in 12 finished runs (390 s each), 0.2 GPU-h in 3 unfinished runs`: all attempts of each, all devices."""
     finished = _by_device(with_hours(cells).drop_nulls("hours"))
-    others = _by_device(in_vain(cells))
-    told = [
+    others = _by_device(unfinished_with_hours(cells))
+    parts = [
         f"{_hours(sum(h))} {device}-h in {count(len(h), 'finished run')} ({duration(3600 * sum(h) / len(h))} each)"
         for device, h in finished.items()
     ]
-    told += [f"{_hours(sum(h))} {device}-h in {count(len(h), 'unfinished run')}" for device, h in others.items()]
-    return ", ".join(told) or NOTHING
+    parts += [f"{_hours(sum(h))} {device}-h in {count(len(h), 'unfinished run')}" for device, h in others.items()]
+    return ", ".join(parts) or NOTHING
 
 
 def _by_device(priced: pl.DataFrame) -> dict[str, list[float]]:
