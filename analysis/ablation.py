@@ -1,4 +1,5 @@
-"""From the runs of a sweep to its ablation table: mean and spread of each arm, paired differences, Holm's correction."""
+"""`ablation_table`: from the runs of a sweep to its table, with the mean and spread of each arm, paired differences to the
+baseline, and Holm's correction. `undecided`: the arms of a table that are not told apart from the baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from experiments.store.summary import summarise
 
 
 class ShownTable(Table):
-    """A table that a notebook shows as a page does."""
+    """A table that a notebook shows as HTML."""
 
     def _repr_html_(self) -> str:
         from analysis.formats import render
@@ -31,7 +32,7 @@ class ShownTable(Table):
 def _comparisons(
     manifest: Manifest, values: Mapping[str, Mapping[int, float]], sequential: bool
 ) -> dict[str, Comparison | None]:
-    """Holm's family is the arms of the question: the untrained encoder is a reference, not one of its answers."""
+    """Each arm against the baseline. Holm's family is the trained arms: the untrained encoder is only a reference."""
     baseline = values[manifest["baseline"]]
     raw = {arm: compare(v, baseline, sequential=sequential) for arm, v in values.items() if arm != manifest["baseline"]}
     family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT}

@@ -1,4 +1,10 @@
-"""Journals over epochs or steps: the mean of an arm's seeds, and the band from its lowest to its highest seed."""
+"""Figures of journals: the mean of an arm's seeds over epochs or steps, and the band from the lowest to the highest seed.
+
+curves_figure         a panel per metric
+arms_figure           a panel per arm, each seed a line
+loss_figure           the loss against its chance level log(K + 1)
+diagnostics_figure    gap, rank, key drift and uniformity over steps
+"""
 
 from __future__ import annotations
 
@@ -49,7 +55,7 @@ def check_key(key: str) -> str:
 
 def thinned(curves: pl.DataFrame, points: int = POINTS, along: Along = "epoch") -> pl.DataFrame:
     """Means of each run over at most `points` stretches of epochs (steps), placed at the stretch's mean."""
-    # The last record repeats readouts at the step where training ended: behind a curve that went on, it is no point of it.
+    # The last record repeats readouts at the step where training ended; where a curve has later steps, it is left out.
     curves = curves.filter(pl.col("step") >= pl.col("step").cum_max().over("arm", "seed", "key"))
     longest = curves[along].max()
     if not isinstance(longest, int | float) or longest <= 0:
@@ -73,7 +79,7 @@ def trained_arms(manifest: Manifest) -> list[str]:
 
 
 def strokes_of(manifest: Manifest, arms: Sequence[str]) -> Strokes:
-    """Along an axis the colours are ordered from light to dark, each line of arms with its dashes."""
+    """Colour and dashes of each arm. Arms along an axis go from light to dark, and each line of arms has its dashes."""
     scale, names = axis_scale(manifest), series(manifest)
     if scale is None or not all(arm in names for arm in arms):
         n = len(COLOURS)
@@ -112,7 +118,7 @@ def draw(ax: Axes, curves: pl.DataFrame, key: str, strokes: Strokes, along: Alon
 
 
 def whole_numbers(ax: Axes, longest: Any) -> None:
-    """From 0 to the longest run in few ticks, thousands set apart; fractions of an epoch only where runs are that short."""
+    """The x axis from 0 to the longest run, with few ticks; fractions of an epoch only for very short runs."""
     if isinstance(longest, int | float) and longest > 0:
         ax.set_xlim(0, 1.02 * longest)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -134,7 +140,7 @@ def chance_line(ax: Axes, y: float, words: str) -> None:
 
 
 def drawn_runs(curves: pl.DataFrame) -> str:
-    """What lines, bands and crosses stand for, in words, with the number of seeds."""
+    """The caption's text on lines, bands and crosses, with the number of seeds."""
     finished = curves.filter(state=schema.DONE).group_by("arm").agg(pl.col("seed").n_unique())["seed"].to_list()
     unfinished = not curves.filter(pl.col("state") != schema.DONE).is_empty()
     lines = f"Lines: mean of finished runs; bands: lowest to highest seed, {n_seeds(finished)}. " if finished else ""
@@ -167,7 +173,7 @@ def curves_figure(
 
 
 def legend(figure: Picture, strokes: Strokes, baseline: str) -> None:
-    """Beside the panels; long names above them, where the figure grows by their lines."""
+    """A legend beside the panels, or, for long names, above them; the figure then grows by its lines."""
     names = {arm: shortened(arm, 48) + (" (baseline)" if arm == baseline else "") for arm in strokes}
     handles = [Line2D([], [], color=c, dashes=d, label=names[arm]) for arm, (c, d) in strokes.items()]
     longest = max(map(len, names.values()), default=0)
@@ -179,7 +185,7 @@ def legend(figure: Picture, strokes: Strokes, baseline: str) -> None:
     figure.legend(handles=handles, loc="outside upper left", handlelength=2.2, ncols=columns, columnspacing=1.6)
 
 
-# Every arm in a panel of its own: each seed a line, the other arms' means in grey behind.
+# A panel per arm.
 
 
 COLUMNS: Final = 4
@@ -187,7 +193,7 @@ MOST_PANELS: Final = 12
 
 
 def _title(name: str) -> str:
-    """In lines that fit a panel, at its hyphens if they can be."""
+    """The name in lines that fit a panel, broken at hyphens where possible."""
     return "\n".join(textwrap.wrap(shortened(name, 66), 23))
 
 
@@ -234,18 +240,18 @@ def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, 
     return figure
 
 
-# The loss against its chance level, log(K + 1): what a model scores that cannot tell the positive from the negatives.
+# The loss against its chance level, log(K + 1): that of a model that cannot tell the positive from the negatives.
 
 
 LOSS: Final = "train/loss"
 LOSS_KEYS: Final = (LOSS, LOSS_CURVE)
-SAME_LEVEL: Final = 1e-3  # nats: the ratio of two journalled numbers rounds
+SAME_LEVEL: Final = 1e-3  # nats, for rounding in the ratio of two numbers of the journal
 
 
 def ends_of_runs(curves: pl.DataFrame) -> pl.DataFrame:
     """arm, seed, state, first and last loss, and chance: the journal's loss over its `loss_over_chance`, both in nats.
 
-    So the level is the method's own, also where it is not log(K + 1). Runs without both keys are left out.
+    The level is thus the method's own, also where it is not log(K + 1). Runs without both keys are left out.
     """
     wide = curves.filter(pl.col("key").is_in(LOSS_KEYS)).pivot(
         on="key", index=["arm", "seed", "state", "step"], values="value", aggregate_function="last"
@@ -273,7 +279,7 @@ def chance_levels(ends: pl.DataFrame) -> dict[str, float]:
 
 
 def _levels(chance: Mapping[str, float]) -> list[float]:
-    """The different ones, ascending."""
+    """The distinct levels, ascending."""
     levels: list[float] = []
     for level in sorted(chance.values()):
         if not levels or level - levels[-1] > SAME_LEVEL:
@@ -372,7 +378,7 @@ def loss_figure(manifest: Manifest, curves: pl.DataFrame, left_out: str = "") ->
     return figure
 
 
-# Is a run healthy? Gap, rank, drift and uniformity over steps, with the band of the seeds.
+# Diagnostics: is a run healthy?
 
 
 # key -> title, and how to read it

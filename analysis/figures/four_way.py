@@ -1,4 +1,4 @@
-"""{resnet, moco_resnet, vit, moco_vit}: how each trains, and where it ends, in one figure."""
+"""`four_way_figure`: training curves and final readouts side by side, for {resnet, moco_resnet, vit, moco_vit}."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ PRETRAINED: Final = "moco_"
 
 
 def pairs(arms: Sequence[str]) -> dict[str, str]:
-    """backbone -> its pre-trained twin, of all `x` that have a `moco_x`."""
+    """backbone -> its pre-trained arm, for all `x` with a `moco_x`."""
     return {arm: PRETRAINED + arm for arm in arms if PRETRAINED + arm in arms}
 
 
 def validation_key(curves: pl.DataFrame) -> str:
-    """The validation metric that most arms have a curve of, of several the one recorded most often."""
+    """The validation metric that most arms have a curve of; of several, the one recorded most often."""
     counted = (
         curves.filter(pl.col("key").is_in(VALIDATION_KEYS))
         .drop_nulls("value")
@@ -49,7 +49,7 @@ def validation_key(curves: pl.DataFrame) -> str:
 
 
 def _strokes(manifest: Manifest) -> Strokes:
-    """A colour per backbone, dashed from scratch and full when pre-trained; other sweeps as elsewhere."""
+    """A colour per backbone, dashed from scratch and solid when pre-trained; `strokes_of` for other sweeps."""
     arms = trained_arms(manifest)
     twins = pairs(arms)
     if {*twins, *twins.values()} != set(arms):
@@ -96,7 +96,7 @@ def _final(ax: Axes, manifest: Manifest, cells: pl.DataFrame, strokes: Strokes) 
 
 
 def _untrained(ax: Axes, cells: pl.DataFrame, metric: str) -> None:
-    """In words: on the axis it would flatten everything else."""
+    """The untrained encoder's mean as text, since on the axis it would flatten everything else."""
     value = cells.filter(arm=schema.RANDOM_INIT)[metric].mean()
     if isinstance(value, float):
         ax.text(

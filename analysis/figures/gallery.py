@@ -1,4 +1,4 @@
-"""The figures there are, by name: what each shows, which sweeps it fits, and which one a sweep gets unasked."""
+"""The kinds of figures by name (`KINDS`): what each shows, which sweeps it fits, and which is a sweep's default."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ from analysis.figures.look import Picture
 from analysis.figures.pareto import sweep_pareto
 from analysis.figures.scales import axis_scale, series
 from analysis.figures.thinning import few
-from analysis.frame import Loaded, to_stderr
+from analysis.frame import Loaded, Log, to_stderr
 from analysis.sources import Source
 from experiments.store.schema import Manifest
 
-Log = Callable[[str], None]
 MOST_ROWS: Final = 40  # arms of the four-way figure
 MOST_POINTS: Final = 400  # arms of the Pareto figure
 LINES_IN_AN_AXIS_FIGURE: Final = 3  # more are read more easily from a map
@@ -38,7 +37,7 @@ LINES_IN_AN_AXIS_FIGURE: Final = 3  # more are read more easily from a map
 
 @dataclass(frozen=True)
 class Kind:
-    """`fits` says why it cannot be drawn for a sweep; empty where it can."""
+    """A kind of figure. `fits`: why it cannot be drawn for a sweep, empty where it can."""
 
     says: str
     draw: Callable[[Source, Loaded, Log], Picture]
@@ -102,7 +101,7 @@ KINDS: Final = {
 
 
 def default_kind(manifest: Manifest) -> str:
-    """`four-way` for backbones with their pre-trained twins, `heat-map` for a grid that lines would crowd, else `axis`."""
+    """`four-way` for backbones with and without pre-training, `heat-map` for a grid of many lines, else `axis`."""
     if pairs(manifest["arms"]):
         return "four-way"
     crossed = grid_of(manifest)

@@ -1,4 +1,4 @@
-"""Two crossed factors as a map: head x temperature, and any sweep whose arms are the product of two or more factors."""
+"""`heat_map_figure`: two crossed factors as a map, for sweeps whose arms are the product of two or more factors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from analysis.table import READOUT_TITLES, check_readout
 from experiments.store.schema import Manifest
 from experiments.store.summary import summarise
 
-MAP: Final = "crest"  # light to dark in every kind of eye; its ends can be told from white and from black
-DARK, LIGHT = "#101418", "#fbfbfa"  # words on a cell keep their colour by night, as the cell does
-FILLED: Final = 0.6  # of the grid: below, it is a list of arms and not a product
+MAP: Final = "crest"  # from light to dark also for the colour-blind; its ends differ from white and from black
+DARK, LIGHT = "#101418", "#fbfbfa"  # text on a cell, the same in the page's dark mode, as the cell is
+FILLED: Final = 0.6  # of the grid; with fewer arms it is no product of factors
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where each arm stands. Rows from top to bottom, columns from left to right."""
+    """The place of each arm. Rows from top to bottom, columns from left to right."""
 
     rows: Sequence[str]
     columns: Sequence[str]
@@ -38,7 +38,7 @@ class Grid:
 
 
 def grid_of(manifest: Manifest) -> Grid | None:
-    """None where the arms are no product of factors."""
+    """The grid of a sweep, None where its arms are no product of factors."""
     return _along_the_axis(manifest) or _as_declared(manifest)
 
 
@@ -59,7 +59,7 @@ def _filled(grid: Grid) -> Grid | None:
 
 
 def _as_declared(manifest: Manifest) -> Grid | None:
-    """By the factors that the sweep names: of the one with the most levels a column each, the others down."""
+    """By the sweep's declared factors: the one with the most levels as columns, all others as rows."""
     levels, placed = levels_of(manifest), manifest.get("factors", {})
     if len(levels) < 2:
         return None

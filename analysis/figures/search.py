@@ -1,6 +1,6 @@
-"""The pictures of a search: history, importances, slices, contour, Pareto front, parallel coordinates.
+"""`figures`: those of a search: history, importances, slices, contour, Pareto front, parallel coordinates.
 
-They are drawn from the record alone. Every dot is a trial at one seed: differences of a point or two among them mean little.
+They are drawn from the record alone. Every dot is a trial at one seed, so differences of a point or two mean little.
 """
 
 from __future__ import annotations
@@ -23,13 +23,10 @@ from analysis.style import INK, MUTED, PAPER
 from experiments.store import schema
 from experiments.store.schema import SearchRecord, TrialRecord
 
-# The fields of a search's space as axes of its pictures: each value a place in [0, 1], by the scale that it is drawn
-# on.
-
 
 @dataclass(frozen=True)
 class Axis:
-    """One field of the space as an axis: numbers in [0, 1] by its own scale, and the ticks to read them by."""
+    """One field of the space as an axis: `place` maps a value to [0, 1] on the field's own scale."""
 
     field: str
     options: tuple[str, ...]  # of a choice, else empty

@@ -1,4 +1,4 @@
-"""Fewer arms and seeds where a figure cannot show all; always together with the words that say so."""
+"""`few`: fewer arms and seeds where a figure cannot show all, with the caption's text that says so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class Few(NamedTuple):
-    """A sweep cut down. `said` is empty where nothing was left out."""
+    """Some arms and seeds of a sweep. `left_out`: the text for the caption, empty where all are there."""
 
     manifest: Manifest
     cells: pl.DataFrame

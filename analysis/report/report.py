@@ -1,4 +1,4 @@
-"""One HTML file that answers a sweep's question: table, figures, runs, failures, cost, how it was made. Needs no network."""
+"""`report`: a sweep as one HTML file: answer, table, figures, runs, failures, cost, provenance. It needs no network."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from analysis.figures.look import Picture, inline_svg
 from analysis.figures.pareto import sweep_pareto
 from analysis.figures.thinning import few
 from analysis.formats import render, table_markup
-from analysis.frame import Loaded, to_stderr
+from analysis.frame import Loaded, Log, to_stderr
 from analysis.report.failures import failure_rows
 from analysis.report.page import page
-from analysis.sources import Log, Source
+from analysis.sources import Source
 from analysis.table import READOUT_TITLES, Row, Table
 from analysis.tracked import MlflowPages
 from analysis.words import NOTHING, count, duration
@@ -48,7 +48,7 @@ GRID_SEEDS: Final = 12
 
 @dataclass(frozen=True)
 class RunCell:
-    """The readout of a run, or why it has none; `run_id` of one that has a directory."""
+    """The readout of a run, or its state where it has none. `run_id`: of a run that has a directory."""
 
     text: str
     missing: bool
@@ -72,11 +72,11 @@ class RunGrid:
     shown: str  # what is left out, in words; empty where nothing is
     heads: tuple[str, ...]
     rows: tuple[RunRow, ...]
-    everything: dict[str, str | None]  # words and the page in MLflow of all runs
+    everything: dict[str, str | None]  # text -> address of a page of all runs in MLflow
 
 
 def run_grid(loaded: Loaded, pages: MlflowPages | None) -> RunGrid:
-    """Values lead to their run in MLflow where it is known; below each its run id, the name of its directory."""
+    """The table of all runs. Values link to their run in MLflow, if `pages` has it."""
     (manifest, cells, shown), metric = few(*loaded, MOST_ARMS, GRID_SEEDS), loaded.manifest["metric"]
     by_cell = {(row["arm"], row["seed"]): row for row in cells.iter_rows(named=True)}
 
@@ -126,7 +126,7 @@ def _downloads(table: Table) -> list[dict[str, str]]:
 
 
 def _table_markup(table: Table, pages: MlflowPages | None) -> str:
-    """Cells lead to MLflow: the arm to its runs, the comparison to the page that holds it against the baseline."""
+    """The table with links to MLflow: from an arm to its runs, from a comparison to the compare page with the baseline."""
 
     def address(row: Row, key: str) -> str | None:
         if pages is None:
@@ -139,13 +139,13 @@ def _table_markup(table: Table, pages: MlflowPages | None) -> str:
 
 
 def _drawn(figures: list[tuple[Picture, str]]) -> list[str]:
-    """As SVG elements, each with its label and caption for who cannot see it."""
+    """The figures as SVG elements, with label and caption as the text for screen readers."""
     labels = [f"{label}. {' '.join(figure.get_supxlabel().split())}" for figure, label in figures]
     return [inline_svg(figure, escape(label)) for (figure, _), label in zip(figures, labels, strict=True)]
 
 
 def _answers(loaded: Loaded, table: Table) -> list[tuple[Picture, str]]:
-    """The readout that was asked for, the others, and what they cost."""
+    """Figures of the results: the compared readout, the others, and the cost."""
     manifest, cells = loaded
     readable = [r for r in table.readouts if cells[r].is_not_null().any()]
     if not readable:
@@ -169,7 +169,7 @@ Figures = list[tuple[Picture, str]]
 
 
 def _training(source: Source, loaded: Loaded, log: Log) -> tuple[Figures, Figures]:
-    """Figures of the journals, and the curves per arm. Of large sweeps some runs only, as each figure says."""
+    """Figures of the journals, and the curves per arm. Of large sweeps, some runs only, as each caption says."""
     manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
     curves = source.curves(cells, KEYS, log)
     recorded = set(curves.drop_nulls("value")["key"])
@@ -190,7 +190,7 @@ def _training(source: Source, loaded: Loaded, log: Log) -> tuple[Figures, Figure
 
 
 def _tally(cells: pl.DataFrame, column: str) -> str:
-    """`0123456 (15 runs)`; a run that was continued elsewhere counts at both."""
+    """`0123456 (15 runs)`; a run with two commits (or machines) counts for both."""
     tally = Counter(cells[column].explode().drop_nulls())
     return ", ".join(f"{name} ({count(n, 'run')})" for name, n in tally.most_common()) or NOTHING
 
@@ -208,7 +208,7 @@ def cost(cells: pl.DataFrame) -> str:
 
 
 def _by_device(priced: pl.DataFrame) -> dict[str, list[float]]:
-    """GPU first; hours of each run."""
+    """Device -> hours of each of its runs, GPU first."""
     spent: dict[str, list[float]] = {}
     for hours, hardware in priced.select("hours", "hardware").iter_rows():
         spent.setdefault("GPU" if any(map(is_gpu, hardware)) else "CPU", []).append(hours)
@@ -237,7 +237,7 @@ def _provenance(loaded: Loaded, source: Source) -> dict[str, str]:
 def report(
     source: Source, loaded: Loaded, pages: MlflowPages | None = None, home: str | None = None, log: Log = to_stderr
 ) -> str:
-    """The whole page. Sections without content are left out; damaged journal lines are said to `log`.
+    """The whole page. Sections without content are left out; damaged journal lines are logged.
 
     pages: where the runs are in MLflow, None if no server is known; home: the address of the page of all sweeps.
     """

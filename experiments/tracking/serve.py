@@ -27,11 +27,10 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from experiments.store import schema
-from experiments.store.mlflow import quiet
+from experiments.store.mlflow import SERVER_LOG, quiet
 from experiments.tracking.database import PASSWORD, Store, keep_password_aside, prepare
 
 START_SECONDS, STOP_SECONDS = 300.0, 10.0
-SERVER_LOG = "mlflow-server.log"
 ANY_ADDRESS = ("0.0.0.0", "::")
 
 
