@@ -13,7 +13,7 @@ from analysis.factors import crossed
 from analysis.power import advise
 from analysis.seal import inputs, note
 from analysis.stats import Comparison, compare, correct
-from analysis.table import ADVICE_LINES, DIVERGED, Cells, Member, Row, Table, _role, by_arm, by_seed, check_readout
+from analysis.table import ADVICE_LINES, DIVERGED, Cells, Member, Role, Row, Table, by_arm, by_seed, check_readout
 from analysis.words import advice_line, answer, notes
 from experiments.store import schema
 from experiments.store.schema import Manifest
@@ -37,6 +37,12 @@ def _comparisons(
     raw = {arm: compare(v, baseline, sequential=sequential) for arm, v in values.items() if arm != manifest["baseline"]}
     family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT}
     return {**raw, **correct(family)}
+
+
+def _role(manifest: Manifest, arm: str) -> Role:
+    if arm == manifest["baseline"]:
+        return "baseline"
+    return "random init" if arm == schema.RANDOM_INIT else "arm"
 
 
 def _row(manifest: Manifest, arm: str, cells: Cells, comparison: Comparison | None) -> Row:

@@ -1,9 +1,11 @@
 """`render`: a table in one of five formats. Text, Markdown, LaTeX and HTML have the same cells; CSV has unrounded numbers.
 
-Sheet                    a grid of text, and its lines in each format
-sheet_of, sheets_of      the ablation table and the crossed factors as sheets
-csv_text, crossed_csv    the same as CSV
-table_markup             the table as HTML for a page that has its own styles
+    Sheet                    a grid of text, and its lines in each format
+    sheet_of, sheets_of      the ablation table and the crossed factors as sheets
+    csv_text, crossed_csv    the same as CSV
+    table_markup             the table as HTML for a page that has its own styles
+
+The wording is in `analysis.words`, the columns in `analysis.columns`.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ SEEDS_TO_SUGGEST: Final = 3
 SEEDS_TO_CLAIM: Final = 5
 EXACT_UP_TO: Final = 30  # pairs; beyond, the sign-flip p is a Monte Carlo estimate
 MONTE_CARLO_DRAWS: Final = 20_000
-RULE_VERSION: Final = 1  # of the rule for a claim: raise it when runs are judged in another way by the same constants
+RULE_VERSION: Final = 1  # of the rule for a claim: raise it when the rule changes but its constants do not
 
 
 def rule() -> dict[str, float]:
@@ -120,7 +120,7 @@ class Comparison:
     difference: float
     low: float | None  # 95 % t interval
     high: float | None
-    p: float | None  # two-sided sign flip; None where looks were taken on the way: it holds for a fixed n only
+    p: float | None  # two-sided sign flip; None for a sequential comparison, since it is valid for a fixed n only
     p_t: float | None  # two-sided paired t test, or the always-valid p
     p_holm: float | None = None  # `p` after Holm over the arms of the table
     p_t_holm: float | None = None

@@ -14,7 +14,6 @@ import polars as pl
 
 from analysis.stats import Comparison
 from experiments.store import metrics, schema
-from experiments.store.schema import Manifest
 from experiments.store.summary import Summary
 
 Kind = Literal["effect", "interaction"]
@@ -158,7 +157,7 @@ class Table:
         return sum(row.n_planned for row in self.rows)
 
 
-Cells = list[dict[str, Any]]  # rows of a frame of store.CELLS
+Cells = list[dict[str, Any]]  # rows of a frame of `frame.cell_types`
 
 
 def by_arm(cells: pl.DataFrame, arms: Sequence[str]) -> dict[str, Cells]:
@@ -172,12 +171,6 @@ def by_arm(cells: pl.DataFrame, arms: Sequence[str]) -> dict[str, Cells]:
 
 def by_seed(cells: Cells, readout: str) -> dict[int, float]:
     return {cell["seed"]: cell[readout] for cell in cells if cell[readout] is not None}
-
-
-def _role(manifest: Manifest, arm: str) -> Role:
-    if arm == manifest["baseline"]:
-        return "baseline"
-    return "random init" if arm == schema.RANDOM_INIT else "arm"
 
 
 def check_readout(readout: str) -> str:

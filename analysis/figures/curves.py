@@ -1,9 +1,11 @@
 """Figures of journals: the mean of an arm's seeds over epochs or steps, and the band from the lowest to the highest seed.
 
-curves_figure         a panel per metric
-arms_figure           a panel per arm, each seed a line
-loss_figure           the loss against its chance level log(K + 1)
-diagnostics_figure    gap, rank, key drift and uniformity over steps
+    curves_figure         a panel per metric
+    arms_figure           a panel per arm, each seed a line
+    loss_figure           the loss against its chance level log(K + 1)
+    diagnostics_figure    gap, rank, key drift and uniformity over steps
+
+Of large sweeps only some arms and seeds are drawn (`thinning.few`), as the caption then says.
 """
 
 from __future__ import annotations
@@ -150,9 +152,9 @@ def drawn_runs(curves: pl.DataFrame) -> str:
 def curves_figure(
     manifest: Manifest, curves: pl.DataFrame, keys: Sequence[str] = (KNN_CURVE, LOSS_CURVE), left_out: str = ""
 ) -> Picture:
-    """One panel per metric key, from `store.curves`. Unfinished runs are thin lines that end in a cross.
+    """One panel per metric key, from `frame.curves`. Unfinished runs are thin lines that end in a cross.
 
-    `said`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
+    `left_out`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
     """
     chosen = [check_key(key) for key in keys]
     strokes = strokes_of(manifest, trained_arms(manifest))
@@ -200,7 +202,7 @@ def _title(name: str) -> str:
 def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, left_out: str = "") -> Picture:
     """One metric of the journals, a panel per arm on common scales. Runs that are not finished end in a cross.
 
-    `said`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
+    `left_out`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
     """
     arms, own = trained_arms(manifest), thinned(curves.filter(pl.col("key") == check_key(key)))
     strokes, columns = strokes_of(manifest, arms), min(COLUMNS, len(arms))
@@ -343,10 +345,10 @@ def _against_chance(ax: Axes, ends: pl.DataFrame, chance: Mapping[str, float], s
 
 
 def loss_figure(manifest: Manifest, curves: pl.DataFrame, left_out: str = "") -> Picture:
-    """The loss over epochs with its chance level, from `store.curves` with `LOSS_KEYS`; where the arms have different
+    """The loss over epochs with its chance level, from `frame.curves` with `LOSS_KEYS`; where the arms have different
     levels (the number of negatives varies), beside it the first and last loss against them.
 
-    `said`: what was left out (`thinning.few`).
+    `left_out`: what was left out (`thinning.few`).
     """
     ends = ends_of_runs(curves)
     chance = chance_levels(ends)
@@ -392,9 +394,9 @@ DIAGNOSTIC_KEYS: Final = tuple(PANELS)
 
 
 def diagnostics_figure(manifest: Manifest, curves: pl.DataFrame, left_out: str = "") -> Picture:
-    """Four panels over steps, from `store.curves` with `DIAGNOSTIC_KEYS`; a key that no run recorded says so.
+    """Four panels over steps, from `frame.curves` with `DIAGNOSTIC_KEYS`; a key that no run recorded says so.
 
-    `said`: what was left out (`thinning.few`).
+    `left_out`: what was left out (`thinning.few`).
     """
     strokes = strokes_of(manifest, trained_arms(manifest))
     with house_style():

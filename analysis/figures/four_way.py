@@ -114,7 +114,7 @@ def _untrained(ax: Axes, cells: pl.DataFrame, metric: str) -> None:
 def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFrame, left_out: str = "") -> Picture:
     """Left the curve of the validation metric, right the final readout on the test split. For any sweep with curves.
 
-    curves: `store.curves` with `VALIDATION_KEYS`; the key that most arms have is drawn. `said`: what was left out.
+    curves: `frame.curves` with `VALIDATION_KEYS`; the key that most arms have is drawn. `left_out`: what was left out.
     """
     key, strokes = validation_key(curves), _strokes(manifest)
     own, longest = curves.filter(key=key), max(map(len, strokes), default=0)

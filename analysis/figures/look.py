@@ -1,8 +1,10 @@
 """What all figures share.
 
-house_style, COLOURS, MARKERS    the style
-picture, caption                 a new figure, and the small print below it
-save, inline_svg                 the figure as a file, and as an element of a page
+    house_style, COLOURS, MARKERS    the style
+    picture, caption                 a new figure, and the small print below it
+    save, inline_svg                 the figure as a file, and as an element of a page
+
+Nothing is kept in pyplot: a figure is a `Picture`, and the style holds while it is drawn.
 """
 
 from __future__ import annotations

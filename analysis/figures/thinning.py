@@ -33,7 +33,7 @@ def evenly(items: Sequence[Item], most: int) -> list[Item]:
 def few(manifest: Manifest, cells: pl.DataFrame, arms: int, seeds: int | None = None) -> Few:
     """At most so many trained arms (the baseline, and others evenly over the sweep's order) and seeds (the first).
 
-    The choice looks at no result. The untrained encoder stays, and is not counted.
+    The choice does not depend on results. The untrained encoder stays, and is not counted.
     """
     trained = [arm for arm in manifest["arms"] if arm != schema.RANDOM_INIT]
     chosen = {manifest["baseline"], *evenly([a for a in trained if a != manifest["baseline"]], arms - 1)}

@@ -103,7 +103,7 @@ def failure_rows(cells: pl.DataFrame, address: Address) -> list[FailureRow]:
     """A row for each group; none when all is done."""
     rows = []
     for group in groups(cells):
-        missing = group.state == schema.MISSING  # no directory yet: nothing to look at
+        missing = group.state == schema.MISSING  # there is no directory to link to
         pairs = [] if missing else list(zip(group.runs, group.arms, strict=True))
         rows.append(
             FailureRow(

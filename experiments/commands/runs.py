@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.launch.grid import paragraph
@@ -14,7 +13,7 @@ from experiments.plan.parser import AddVerb, add_set
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Cell, make_cell
 from experiments.run import distributed
-from experiments.state.find import Found, find
+from experiments.state.find import find
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.metrics import PROTOCOLS
@@ -162,9 +161,6 @@ def _one_run(target: str) -> Path:
     root = runs_root()
     found = find(root, target, tracked=run_id_of)
     if len(found) > 1:
-        raise ValueError(f"{target}: names {len(found)} runs; choose one, by its run id: {_ids(found)}")
+        ids = ", ".join(f"{run.run_id} ({run.name})" for run in found[:6]) + (", ..." if len(found) > 6 else "")
+        raise ValueError(f"{target}: names {len(found)} runs; choose one, by its run id: {ids}")
     return root / found[0].run_id
-
-
-def _ids(found: Sequence[Found]) -> str:
-    return ", ".join(f"{run.run_id} ({run.name})" for run in found[:6]) + (", ..." if len(found) > 6 else "")

@@ -165,8 +165,8 @@ def _start_round(launch_plan: LaunchPlan) -> int:
     from experiments.launch.cluster import looked_at, submit_and_follow, without_queued
 
     launch_plan = without_queued(launch_plan, force=False)
-    look = looked_at(launch_plan.root, profile) if launch_plan.to_run else None
-    return submit_and_follow(launch_plan, wait=True, only_if=look)
+    disk_check = looked_at(launch_plan.root, profile) if launch_plan.to_run else None
+    return submit_and_follow(launch_plan, wait=True, only_if=disk_check)
 
 
 def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
@@ -182,13 +182,13 @@ def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
         launch_plan.show(preview.text())
         return 0
     _ask_first(launch_plan)
-    look = looked_at(launch_plan.root, profile) if launch_plan.to_run else None
+    disk_check = looked_at(launch_plan.root, profile) if launch_plan.to_run else None
     write_manifest(launch_plan.root, launch_plan.planned, options.command)
     if options.force:
         _set_aside(launch_plan)
     if not launch_plan.to_run and not queued(launch_plan):
         return _nothing_to_start(launch_plan)
-    return submit_and_follow(launch_plan, wait=options.wait, only_if=look)
+    return submit_and_follow(launch_plan, wait=options.wait, only_if=disk_check)
 
 
 def _ask_first(launch_plan: LaunchPlan) -> None:

@@ -1,8 +1,10 @@
 """The network in a file of weights: one of this suite, with its config, or another tool's, recognised by its keys.
 
-weights_file    the file that a path means
-weights         its config, and a function that builds the network
-architecture    its kind of encoder and image size
+    weights_file    the file that a path means
+    weights         its config, and a function that builds the network
+    architecture    its kind of encoder and image size
+
+torch is imported when a file is read.
 """
 
 from __future__ import annotations

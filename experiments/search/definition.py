@@ -1,9 +1,11 @@
 """A search as data. Imports neither torch nor optuna.
 
-Search     what is varied, which metrics decide, how many trials it may take
-plan       checks a search against its base config
-Planned    a checked search; its `record` is all that workers and the analysis need
-changes    why the trials of an earlier record do not count for a new one
+    Search     what is varied, which metrics decide, how many trials it may take
+    plan       checks a search against its base config
+    Planned    a checked search; its `record` is all that workers and the analysis need
+    changes    why the trials of an earlier record do not count for a new one
+
+A search file makes one `Search` and calls `experiments.main` with it.
 """
 
 from __future__ import annotations

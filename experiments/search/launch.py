@@ -1,10 +1,12 @@
 """Start a search's workers, on this machine or as an array of jobs, and follow them by the record that they write.
 
-begin, closing           before the first worker and after the last: make the study, put it in order
-warm_start               adds a finished run to the study
-LocalWorkers             workers as processes of this machine
-submit_workers, follow   workers as jobs
-View                     prints a line for each trial that ends
+    begin, closing           before the first worker and after the last: make the study, put it in order
+    warm_start               adds a finished run to the study
+    LocalWorkers             workers as processes of this machine
+    submit_workers, follow   workers as jobs
+    View                     prints a line for each trial that ends
+
+What a worker does is in `experiments.search.worker`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """After a search: its best trials as a sweep at fresh seeds, and its winner as a baseline to paste.
 
-parse, best, confirmation    `--confirm 5x3`: the best trials and the base at fresh seeds, as an ordinary sweep
-winner, source, imports      `adopt`: the winning trial, as Python for experiments/plan/baselines.py
+    parse, best, confirmation    `--confirm 5x3`: the best trials and the base at fresh seeds, as an ordinary sweep
+    winner, source, imports      `adopt`: the winning trial, as Python for experiments/plan/baselines.py
+
+Neither needs optuna: both read the record of the search and the run directories.
 """
 
 from __future__ import annotations
@@ -41,9 +43,15 @@ def parse(text: str) -> tuple[int, int]:
 
 def best(record: SearchRecord, count: int) -> list[TrialRecord]:
     """The best trials by the search's own numbers, or its Pareto front. The base is left out: it is an arm by itself."""
-    base = _base_id(record)
+    base = _id(record["base_config"])
     candidates = ranked(record) if len(record["metrics"]) == 1 else front(record)
-    return [trial for trial in candidates if _seedless(trial) != base][:count]
+    return [trial for trial in candidates if _id(trial["config"]) != base][:count]
+
+
+def _id(plain: Mapping[str, Any]) -> str:
+    """The run id of a config at seed 0: equal for configs that differ in their seed only."""
+    config: Config = from_plain(Config, plain)
+    return run_id(replace(config, train=replace(config.train, seed=0)))
 
 
 def confirmation(record: SearchRecord, winners: list[TrialRecord], seeds: int) -> Sweep:
@@ -65,18 +73,6 @@ def confirmation(record: SearchRecord, winners: list[TrialRecord], seeds: int) -
         first_seed=max(used) + 1,
         metric=record["metrics"][0],
     )
-
-
-def _base_id(record: SearchRecord) -> str:
-    return _id(from_plain(Config, record["base_config"]))
-
-
-def _seedless(trial: TrialRecord) -> str:
-    return _id(from_plain(Config, trial["config"]))
-
-
-def _id(config: Config) -> str:
-    return run_id(replace(config, train=replace(config.train, seed=0)))
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,6 @@ class Ended:
     constraints: Mapping[str, float] | None = None
 
 
-def directions_of(record: SearchRecord) -> list[StudyDirection]:
-    return [StudyDirection.MAXIMIZE if d == "maximize" else StudyDirection.MINIMIZE for d in record["directions"]]
-
-
 class Study:
     """The study of a record. `folder`, beside the record, holds the workers' locks."""
 
@@ -84,7 +80,7 @@ class Study:
             storage=self.storage,
             study_name=record["study"],
             load_if_exists=True,
-            directions=directions_of(record),
+            directions=[StudyDirection[direction.upper()] for direction in record["directions"]],
             sampler=optuna.samplers.RandomSampler(),
             pruner=make_pruner(record["pruner"], self.base),
         )

@@ -389,7 +389,8 @@ class MirrorCache:
         key = (manifest["label"], cell["run_id"], cell["arm"])
         path = runs_root / cell["run_id"]
         state = state_of(path)
-        signature = (*_facts(state), _files(path, state))
+        facts = state.state, state.reason, state.diverged, state.total_steps
+        signature = (*facts, _files(path, state))
         before = self.known.get(key)
         if before is None or before.signature != signature:
             self.known[key] = _read(runs_root, manifest, cell, state, signature)
@@ -405,10 +406,6 @@ def _read(
     except (ValueError, KeyError, OSError) as error:  # a damaged run hides nothing but itself
         problem = f"{cell['run_id']} ({cell['arm']} seed={cell['seed']}) is not in MLflow: {error}"
         return CachedMirror(state.state, None, signature, (problem,))
-
-
-def _facts(state: RunState) -> tuple[Hashable, ...]:
-    return state.state, state.reason, state.diverged, state.total_steps
 
 
 def _files(path: Path, state: RunState) -> tuple[Hashable, ...]:

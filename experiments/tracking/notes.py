@@ -1,7 +1,9 @@
 """Markdown for MLflow.
 
-run_note, sweep_note    the notes of a run and of a sweep: question, answer so far, how to reproduce it
-names_markdown          all names that stand in MLflow (`python -m experiments names`, NAMES.md)
+    run_note, sweep_note    the notes of a run and of a sweep: question, answer so far, how to reproduce it
+    names_markdown          all names that stand in MLflow (`python -m experiments names`, NAMES.md)
+
+Notes stay within MLflow's limit (`MAX_NOTE`): a long table is cut, the command never is.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def table(manifest: schema.Manifest, arms: Sequence[Row], room: int) -> str:
 
 def _line(row: Row, baseline: Row) -> str:
     parts = [f"{len(row.values)}/{row.planned}"]
-    parts += [f"{count} {word}" for count, word in ((row.failed, "failed"), (row.diverged, "diverged")) if count]
+    parts += [f"{count} {state}" for count, state in ((row.failed, "failed"), (row.diverged, "diverged")) if count]
     name = cell_text(row.arm) + (" (baseline)" if row is baseline else "")
     own, difference = summarise(list(row.values.values())), summarise(paired(row.values, baseline.values))
     against = f"{difference.mean:+.2f} (n={difference.n})" if difference and row is not baseline else ""
@@ -78,13 +80,13 @@ def cell_text(text: str) -> str:
 
 def command_for(command: str, arm: str | None = None) -> str:
     """The command that trains the sweep's runs, or those of one arm, without the flags in `ONE_OFF` and --only."""
-    words = shlex.split(command)
+    arguments = shlex.split(command)
     kept: list[str] = []
     skipping = False
-    for word in words:
-        skipping = word == "--only" or (skipping and not word.startswith("--"))
-        if not skipping and word not in ONE_OFF and not word.startswith("--only="):
-            kept.append(word)
+    for argument in arguments:
+        skipping = argument == "--only" or (skipping and not argument.startswith("--"))
+        if not skipping and argument not in ONE_OFF and not argument.startswith("--only="):
+            kept.append(argument)
     return shlex.join([*kept, *(["--only", arm] if arm is not None else [])])
 
 

@@ -1,8 +1,10 @@
 """One sweep, or one search, as one MLflow experiment: a parent run, and below it a run for every cell that has begun.
 
-read_question    the manifest, and the mirror of each run
-mirror_sweep     brings the experiment up to date
-shared_view      the runs page of the sweep, as a link opens it
+    read_question    the manifest, and the mirror of each run
+    mirror_sweep     brings the experiment up to date
+    shared_view      the runs page of the sweep, as a link opens it
+
+What one run becomes is in `mirror`, how it is written in `push`.
 """
 
 from __future__ import annotations
