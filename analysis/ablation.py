@@ -1,4 +1,5 @@
-"""From the runs of a sweep to its ablation table: mean and spread of each arm, paired differences, Holm's correction."""
+"""`ablation_table`: from the runs of a sweep to its table, with the mean and spread of each arm, paired differences to the
+baseline, and Holm's correction. `undecided`: the arms of a table that are not told apart from the baseline."""
 
 from __future__ import annotations
 
@@ -7,12 +8,12 @@ from dataclasses import replace
 
 import polars as pl
 
-from analysis.claims import judge
+from analysis.claims import evaluate_claim
 from analysis.factors import crossed
 from analysis.power import advise
 from analysis.seal import inputs, note
 from analysis.stats import Comparison, compare, correct
-from analysis.table import ADVICE_LINES, DIVERGED, Cells, Member, Row, Table, _role, by_arm, by_seed, check_readout
+from analysis.table import ADVICE_LINES, DIVERGED, Cells, Member, Role, Row, Table, by_arm, by_seed, check_readout
 from analysis.words import advice_line, answer, notes
 from experiments.store import schema
 from experiments.store.schema import Manifest
@@ -20,7 +21,7 @@ from experiments.store.summary import summarise
 
 
 class ShownTable(Table):
-    """A table that a notebook shows as a page does."""
+    """A table that a notebook shows as HTML."""
 
     def _repr_html_(self) -> str:
         from analysis.formats import render
@@ -31,11 +32,17 @@ class ShownTable(Table):
 def _comparisons(
     manifest: Manifest, values: Mapping[str, Mapping[int, float]], sequential: bool
 ) -> dict[str, Comparison | None]:
-    """Holm's family is the arms of the question: the untrained encoder is a reference, not one of its answers."""
+    """Each arm against the baseline. Holm's family is the trained arms: the untrained encoder is only a reference."""
     baseline = values[manifest["baseline"]]
     raw = {arm: compare(v, baseline, sequential=sequential) for arm, v in values.items() if arm != manifest["baseline"]}
     family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT}
     return {**raw, **correct(family)}
+
+
+def _role(manifest: Manifest, arm: str) -> Role:
+    if arm == manifest["baseline"]:
+        return "baseline"
+    return "random init" if arm == schema.RANDOM_INIT else "arm"
 
 
 def _row(manifest: Manifest, arm: str, cells: Cells, comparison: Comparison | None) -> Row:
@@ -79,7 +86,7 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
     values = {arm: by_seed(part, metric) for arm, part in parts.items()}
     comparisons = _comparisons(manifest, values, sequential)
     rows = tuple(_row(manifest, arm, parts[arm], comparisons.get(arm)) for arm in order)
-    claim = judge(manifest, values) if metric == manifest["metric"] else None
+    claim = evaluate_claim(manifest, values) if metric == manifest["metric"] else None
     table = ShownTable(
         label=manifest["label"],
         question=manifest["question"],

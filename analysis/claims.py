@@ -1,10 +1,12 @@
-"""Does the shape that a sweep claims show? Each part is a statement about differences of arms, tested both ways.
+"""`evaluate_claim`: is the shape that a sweep claims there? Each clause of it is a statement about differences of arms, with
+a p for it and a p against it.
 
-A leaf says that a weighted sum of arms, paired by seed, is above a bound; its one-sided paired t test speaks for it, the
-opposite one against it. "All of" is decided for by its weakest part (an intersection-union test, Berger 1982: no correction)
-and against by its strongest counter-evidence times the number of parts (Bonferroni); "any of" is the mirror image. A verdict
-needs one side under 2.5 %, and five paired seeds wherever it rests: if nothing is true of the arms, *reproduced* and
-*contradicted* together are said in at most 5 % of the sweeps. Everything else is *underpowered*, with what was seen so far.
+The simplest statement is that a weighted sum of arms, paired by seed, is above a bound: p for it is that of the one-sided
+paired t test, p against it that of the opposite test. For "all of" several parts, p for is the largest of theirs (an
+intersection-union test, Berger 1982: no correction), and p against the smallest times their number (Bonferroni). "Any of"
+is the reverse. A verdict needs one p under 2.5 %, and five paired seeds in the difference that decides: if all arms are
+equal, *reproduced* and *contradicted* together come up in at most 5 % of the sweeps. All else is *underpowered*, with the
+difference seen so far.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ ALPHA: Final = 0.025  # on each side
 
 @dataclass(frozen=True)
 class Statement:
-    """p for and against; the leaves that these rest on, as `K=512 - K=128` with its numbers."""
+    """p for and against, and the differences that decide each, such as `K=512 minus K=128`, with their numbers."""
 
     p_for: float
     p_against: float
@@ -37,13 +39,13 @@ class Statement:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What statements are made from: the arms' values, and whether looks were taken on the way."""
+    """The values of the arms. `sequential`: seeds were added until the answer was clear, which the tests must allow for."""
 
     values: Values
     sequential: bool
 
     def above(self, weights: Mapping[str, float], bound: float, name: str) -> Statement:
-        """The weighted sum is above `bound` points."""
+        """The statement that the weighted sum of arms is above `bound` points."""
         shown = name, contrast(self.values, weights, sequential=self.sequential)
         shifted = [d - bound for d in contrast_by_seed(self.values, weights)]
         if len(shifted) < SEEDS_TO_CLAIM:
@@ -64,7 +66,7 @@ def all_of(parts: Sequence[Statement]) -> Statement:
 
 
 def any_of(parts: Sequence[Statement]) -> Statement:
-    """Some part holds. Its evidence: the likeliest part's weakest leaf; against it, the leaf that speaks least against."""
+    """The statement that some part holds. Shown for it: the likeliest part; against it: the part hardest to refute."""
     likeliest = min(parts, key=lambda s: s.p_for)
     hardest = max(parts, key=lambda s: s.p_against)
     return Statement(min(1.0, len(parts) * likeliest.p_for), hardest.p_against, likeliest.weakest, hardest.strongest)
@@ -93,8 +95,8 @@ def _saturates(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[
     down = evidence.above({last: -1.0, before: 1.0}, -within, name)
     shown = evidence.arm_above(last, before).weakest
     both = all_of([up, down])
-    said = f"saturates: from {before} to {last} it changes less than {within:g} points"
-    return said, Statement(both.p_for, both.p_against, shown, shown)
+    text = f"saturates: from {before} to {last} it changes less than {within:g} points"
+    return text, Statement(both.p_for, both.p_against, shown, shown)
 
 
 def _fails(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[str, Statement] | None:
@@ -119,8 +121,8 @@ def _best_inside(manifest: Manifest, clause: Clause, evidence: Evidence) -> tupl
     arms = _along(manifest)
     if len(arms) < 3:
         return None
-    said = f"the best arm is inside, neither {arms[0]} nor {arms[-1]}"
-    return said, _best(arms[1:-1], [arms[0], arms[-1]], evidence)
+    text = f"the best arm is inside, neither {arms[0]} nor {arms[-1]}"
+    return text, _best(arms[1:-1], [arms[0], arms[-1]], evidence)
 
 
 def _order(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[str, Statement] | None:
@@ -148,7 +150,7 @@ def _adds_most(manifest: Manifest, clause: Clause, evidence: Evidence) -> tuple[
     return f"{factor} adds most", all_of(others)
 
 
-_JUDGES: Final[Mapping[str, Callable[[Manifest, Clause, Evidence], tuple[str, Statement] | None]]] = {
+_STATEMENTS: Final[Mapping[str, Callable[[Manifest, Clause, Evidence], tuple[str, Statement] | None]]] = {
     "rises": _rises,
     "saturates": _saturates,
     "fails": _fails,
@@ -160,28 +162,28 @@ _JUDGES: Final[Mapping[str, Callable[[Manifest, Clause, Evidence], tuple[str, St
 }
 
 
-def _judged(manifest: Manifest, clause: Clause, evidence: Evidence, parts: int) -> Part:
-    """A clause that these arms cannot show, or that a later version has invented, is open."""
-    judge_one = _JUDGES.get(clause["kind"])
-    found = judge_one(manifest, clause, evidence) if judge_one else None
+def _part(manifest: Manifest, clause: Clause, evidence: Evidence, parts: int) -> Part:
+    """The verdict on one of `parts` clauses. One that these arms cannot show, or of a newer version, is open."""
+    make_statement = _STATEMENTS.get(clause["kind"])
+    found = make_statement(manifest, clause, evidence) if make_statement else None
     if found is None:
         return Part(clause["kind"].replace("_", " "), "open", "these arms cannot show it", None, 1.0)
-    said, statement = found
+    text, statement = found
     if statement.p_for < ALPHA:
-        return Part(said, "holds", *statement.weakest, statement.p_for)
+        return Part(text, "holds", *statement.weakest, statement.p_for)
     if parts * statement.p_against < ALPHA:
-        return Part(said, "does not hold", *statement.strongest, statement.p_against)
-    return Part(said, "open", *statement.weakest, statement.p_for)
+        return Part(text, "does not hold", *statement.strongest, statement.p_against)
+    return Part(text, "open", *statement.weakest, statement.p_for)
 
 
-def judge(manifest: Manifest, values: Values) -> Claim | None:
-    """The claim of a sweep against its results; None where the sweep gives no shape. `values`: arm -> seed -> percent."""
+def evaluate_claim(manifest: Manifest, values: Values) -> Claim | None:
+    """The verdict on a sweep's claim; None where the sweep gives no shape. `values`: arm -> seed -> percent."""
     shape = manifest.get("shape")
     if not shape:
         return None
     known = {arm: by_seed for arm, by_seed in values.items() if arm != schema.RANDOM_INIT}
     evidence = Evidence(known, "max_seeds" in manifest)
-    parts = tuple(_judged(manifest, clause, evidence, len(shape)) for clause in shape)
+    parts = tuple(_part(manifest, clause, evidence, len(shape)) for clause in shape)
     verdicts = {part.verdict for part in parts}
     verdict: Verdict = "underpowered"
     if verdicts == {"holds"}:

@@ -1,9 +1,9 @@
-"""`python -m analysis VERB`: from runs to answers.
+"""`python -m analysis VERB`: a function for each verb.
 
-    table  power  decide  verify  search    answer in lines, or in JSON
-    plot   report                           draw
+    table  power  decide  verify  search    print text, or JSON
+    plot   report                           write figures and pages
 
-A verb imports what it needs when it is called: a table needs no plotting, and `--help` neither.
+Each verb imports what it needs when it is called, so that a table does not load the plotting libraries.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _decided(row: Row) -> dict[str, Any]:
 
 
 def decide(arguments: Arguments) -> int:
-    """What `--until-significant` asks after each round."""
+    """Print which arms are told apart from the baseline, and the verdict on the claim."""
     from analysis.ablation import undecided
 
     table = _loaded(arguments)
@@ -124,7 +124,7 @@ def decide(arguments: Arguments) -> int:
 
 
 def verify(arguments: Arguments) -> int:
-    """1 if something has changed since the file was made."""
+    """Print what has changed since the file was made. Returns 1 if anything has."""
     from analysis.verify import verify as changes
 
     found = changes(arguments.file, runs_root())
@@ -136,7 +136,7 @@ def verify(arguments: Arguments) -> int:
 
 
 def search(arguments: Arguments) -> int:
-    """The table on the terminal, the figures in a folder."""
+    """Print the best trials of a search, and write its figures into a folder."""
     from analysis.search import find_search
     from analysis.search import table as trials
 
@@ -192,8 +192,8 @@ def plot(arguments: Arguments) -> int:
     figure: Picture
     if journal:
         keys = [check_key(key) for key in journal]
-        manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-        figure = curves_figure(manifest, runs.curves(cells, keys), keys, said)
+        manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+        figure = curves_figure(manifest, runs.curves(cells, keys), keys, left_out)
     elif asked:
         figure = axis_figure(*loaded, asked)
     else:
@@ -255,7 +255,7 @@ VERBS: Final[dict[str, Callable[[Arguments], int]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code; 2 comes with one line on stderr for a user's mistake."""
+    """Run a command line and return the exit code; a user's mistake is one line on stderr and code 2."""
     arguments = parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, not at exit, where a closed pipe would be a complaint
         return code
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; what is still buffered goes nowhere.
+        # The reader has left, as in `table | head`: discard what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

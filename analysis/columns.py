@@ -1,7 +1,7 @@
-"""The columns of an ablation table, in order; every format finds them by `key`. A new column is an entry of `COLUMNS`.
+"""The columns of an ablation table, in order, found by `key`. A new column is an entry of `COLUMNS`.
 
-People get `cell` of the columns that are shown. Programs get `numbers` of all, in the CSV: first the heads of `CSV_COLUMNS`,
-whose order is frozen, then readouts that were added later, then the heads of columns that came after these.
+Tables for people have the `cell` of each column that is shown. The CSV has the `numbers` of all columns: first the heads in
+`CSV_COLUMNS`, whose order is frozen, then readouts that were added later, then all other heads.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def _nothing(row: Row) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Column:
-    """`title` may have two lines. `strong`: the cells that carry a claim.
+    """One column.
 
-    `numbers`: head of the CSV -> value, None is missing.
-    `tone`: in HTML its cells have the colour of the verdict and the drawn interval.
+    title: one line or two. strong: which cells are bold. numbers: head of the CSV -> value, None is missing.
+    tone: in HTML its cells have the colour of the verdict and a drawing of the interval.
     """
 
     key: str
@@ -47,7 +47,7 @@ def _separable(row: Row) -> bool:
 
 
 def _readout(table: Table, readout: str) -> Column:
-    """Shown unless it is a detail, or one that nobody asked for and no run has."""
+    """The column of a readout, shown if the table shows that readout (`Table.readouts`)."""
 
     def cell(row: Row) -> str:
         summary = row.readouts[readout]
@@ -194,7 +194,7 @@ def shown_columns(table: Table) -> list[Column]:
 
 
 def csv_rows(table: Table) -> list[list[Any]]:
-    """The heads, then a row for each arm; numbers in full, None is missing."""
+    """The heads, then a row for each arm: unrounded numbers, None where one is missing."""
     every = columns(table)
     rows = [{head: value for column in every for head, value in column.numbers(row).items()} for row in table.rows]
     added = [f"{readout}_{part}" for readout in schema.ADDED for part in ("mean", "std")]

@@ -1,4 +1,4 @@
-"""What runs cost: hours of the device they ran on."""
+"""The cost of runs, in hours of their devices."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def unit_of(hardware: Iterable[str]) -> str:
 def with_hours(cells: pl.DataFrame) -> pl.DataFrame:
     """The cells with a column `hours`: device hours of each finished run over all its attempts, null where not known.
 
-    Stores that do not know each attempt know the wall clock, which is that of one device.
+    Older stores have no device hours; there the wall clock is taken, as for one device.
     """
     spent = pl.coalesce("device_seconds", "seconds") / 3600
     return cells.with_columns(hours=pl.when(pl.col("state") == schema.DONE).then(spent))
 
 
-def in_vain(cells: pl.DataFrame) -> pl.DataFrame:
+def unfinished_with_hours(cells: pl.DataFrame) -> pl.DataFrame:
     """The runs that have not finished and whose attempts took time, with their device `hours`."""
     unfinished = cells.filter((pl.col("state") != schema.DONE) & pl.col("device_seconds").is_not_null())
     return unfinished.with_columns(hours=pl.col("device_seconds") / 3600)

@@ -1,10 +1,10 @@
-"""Crossed factors: a two-way table of each readout, what each factor does, and what they do together.
+"""`crossed`: for sweeps of crossed factors, a two-way table of each readout, main effects and interactions.
 
-The manifest says at which level of each factor an arm stands. Effects are contrasts of arms, paired by seed, over the seeds
-that all their arms have. Where every factor has two levels, effects and interactions are those of the 2^k design: the effect
-of a factor averages over all combinations of the others, an interaction is the difference of two such effects (not halved).
-With two factors of more levels, the smaller one's effect is given at each level of the larger, and how much that differs from
-its effect at the baseline's level. Holm corrects the effects and the interactions as a family each.
+The manifest has the level of each factor for each arm. Effects are contrasts of arms, paired by seed, over the seeds that
+all their arms have. Where every factor has two levels, effects and interactions are those of the 2^k design: the effect of
+a factor is averaged over all combinations of the others, and an interaction is the difference of two such effects (not
+halved). For two factors with more levels, the effect of the one with fewer levels is given at each level of the other, and
+its change against the effect at the baseline's level. Holm's correction takes effects and interactions as a family each.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def effects_of(manifest: Manifest) -> dict[tuple[str, ...], Weights]:
 
 
 def weights_of(more: Weights, less: Weights) -> Weights:
-    """The contrast of two contrasts; arms that fall out of it need not have run."""
+    """The difference of two contrasts. Arms whose weights cancel are left out: they need not have run."""
     both = {arm: more.get(arm, 0.0) - less.get(arm, 0.0) for arm in {**more, **less}}
     return {arm: weight for arm, weight in both.items() if weight}
 
 
 def _simple(manifest: Manifest, factors: tuple[str, str]) -> Iterator[tuple[str, Kind, str, str, Weights]]:
-    """Of the column factor at each level of the row factor, and the change of that against the baseline's level."""
+    """The column factor's effect at each level of the row factor, and its change against the baseline's level."""
     row_factor, column_factor = factors
     at, levels = _arms_at(manifest, factors), levels_of(manifest)
     own = manifest["factors"][manifest["baseline"]]

@@ -1,4 +1,12 @@
-"""One table, five formats. People get the same cells in text, Markdown, LaTeX and HTML; CSV gets the full numbers."""
+"""`render`: a table in one of five formats. Text, Markdown, LaTeX and HTML have the same cells; CSV has unrounded numbers.
+
+    Sheet                    a grid of text, and its lines in each format
+    sheet_of, sheets_of      the ablation table and the crossed factors as sheets
+    csv_text, crossed_csv    the same as CSV
+    table_markup             the table as HTML for a page that has its own styles
+
+The wording is in `analysis.words`, the columns in `analysis.columns`.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +29,16 @@ from analysis.style import CSS
 from analysis.table import READOUT_TITLES, Crossed, Effect, Row, Table
 from experiments.store.summary import Summary
 
-# A grid of words in four formats. What stands in it is somebody else's business: the ablation table, a two-way table.
-
-
 GAP: Final = "  "
 _MARKDOWN: Final = {LEFT: ":--", RIGHT: "--:"}
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """`heads` may have two lines; `strong` are the cells (row, column) with a claim; `ruled`: the last row stands apart."""
+    """A grid of text.
+
+    heads: one line or two each. strong: the bold cells, as (row, column). ruled: with a rule before the last row.
+    """
 
     heads: tuple[str, ...]
     aligns: tuple[str, ...]
@@ -45,7 +53,7 @@ class Sheet:
 
 
 def _blocks(widths: Sequence[int], limit: int) -> list[list[int]]:
-    """Columns that fit side by side; what is left over goes below, beside the first column again."""
+    """The columns of each block: as many as fit side by side, each block beginning with the first column."""
     blocks: list[list[int]] = [[0]]
     used = widths[0]
     for i in range(1, len(widths)):
@@ -58,7 +66,7 @@ def _blocks(widths: Sequence[int], limit: int) -> list[list[int]]:
 
 
 def text_lines(sheet: Sheet, width: int) -> list[str]:
-    """Aligned in at most `width` columns (very long first columns apart), an empty line after each block."""
+    """Aligned text of at most `width` characters (unless the first column is longer), an empty line after each block."""
     heads = sheet.head_lines()
     columns = range(len(sheet.heads))
     widths = [max(map(len, [heads[0][i], heads[1][i], *(row[i] for row in sheet.cells)])) for i in columns]
@@ -162,10 +170,11 @@ def html_lines(sheet: Sheet) -> list[str]:
     ]
 
 
-# Crossed factors as grids of words: levels against levels, then what each factor does.
+# Crossed factors as sheets.
 
 
 def sheets_of(crossed: Iterable[Crossed]) -> Iterator[Sheet]:
+    """The two-way tables, and the main effects and interactions."""
     for one in crossed:
         if one.two_way:
             yield two_way(one)
@@ -175,7 +184,7 @@ def sheets_of(crossed: Iterable[Crossed]) -> Iterator[Sheet]:
 
 
 def _grid_cell(row: Row | None, readout: str) -> str:
-    """`97.2 ± 0.3`, and what is not done: a hole in a grid has a cause."""
+    """`97.2 ± 0.3`, and the states of runs that are not done."""
     if row is None:
         return words.NOTHING
     rest = words.states(row.unfinished)
@@ -183,7 +192,7 @@ def _grid_cell(row: Row | None, readout: str) -> str:
 
 
 def two_way(crossed: Crossed) -> Sheet:
-    """The factor with the most levels downwards; beside the cells, the effects at each level, if they are not averaged."""
+    """A row for each level of the factor with the most levels; beside the cells the effects at that level, if given."""
     down, across = crossed.factors
     placed = {(e.at, e.of, e.kind): e for e in crossed.effects if e.at}
     own = crossed.baseline
@@ -222,7 +231,7 @@ def effects_sheet(crossed: Crossed, effects: list[Effect]) -> Sheet:
     return Sheet(heads, (LEFT, LEFT, LEFT, RIGHT), cells, strong, title=title)
 
 
-# Tables for programs: full numbers, missing empty, one row per arm or per cell of the crossed factors.
+# CSV: unrounded numbers, empty where one is missing.
 
 
 COMPARED: Final = ("difference", "difference_low", "difference_high", "p", "p_holm")
@@ -284,17 +293,20 @@ def _effects(crossed: Crossed) -> Iterable[list[Any]]:
 
 
 def crossed_csv(table: Table) -> str:
-    """The crossed factors in long form: a row per readout and cell, effect or interaction."""
+    """The crossed factors in long form: a row for each readout and cell, effect or interaction."""
     factors = table.crossed[0].factors
     head = ["readout", "kind", "name", *factors, "n", "n_planned", "mean", "std", *COMPARED, "verdict", "not_done"]
     return written([head, *(row for c in table.crossed for row in (*_cells(c), *_effects(c)))])
+
+
+# The whole table in each format.
 
 
 TERMINAL_WIDTH: Final = 80
 
 
 def terminal_width() -> int:
-    """Columns for a table on stdout: those of a terminal that is wider, else `TERMINAL_WIDTH`."""
+    """Characters in a line on stdout: those of the terminal, at least `TERMINAL_WIDTH`."""
     return max(TERMINAL_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else TERMINAL_WIDTH
 
 
@@ -317,7 +329,7 @@ def text(table: Table, width: int = TERMINAL_WIDTH) -> str:
     note = textwrap.TextWrapper(width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     lines = [*wrap.wrap(table.question), "", *wrap.wrap(table.answer), ""]
     lines += text_lines(sheet_of(table), width)
-    for sheet in sheets_of(table.crossed[:1]):  # the others are in the files: a terminal is short
+    for sheet in sheets_of(table.crossed[:1]):  # the other readouts are in the other formats
         lines += text_lines(sheet, width)
     if table.claim:
         first, *parts = words.claim_lines(table.claim)
@@ -386,7 +398,7 @@ def _all_lines(table: Table, lines_of: Callable[..., list[str]], *width: int) ->
     return "\n".join(line for sheet in sheets_of(table.crossed) for line in lines_of(sheet, *width)).rstrip("\n") + "\n"
 
 
-# The table as an HTML fragment: styles inside, no script, nothing from elsewhere, light and dark.
+# HTML: a fragment with its styles inside, no script and no network, in light and dark.
 
 
 Link = Callable[[Row, str], str | None]  # a row and the key of a column -> where its cell leads, or nowhere
@@ -402,7 +414,7 @@ def _reach(table: Table) -> float:
 
 
 def _drawn(comparison: Comparison | None, reach: float) -> str:
-    """Difference (dot) and interval (bar) on a scale that all arms share; the thin line is 0. Empty for None."""
+    """An SVG of the difference (dot) and its interval (bar) on the scale of all arms; the thin line is 0."""
     frame = f'<svg class="interval" width="{_WIDTH}" height="{_HEIGHT}" aria-hidden="true">'
     if comparison is None:
         return f"{frame}</svg>"
@@ -454,9 +466,9 @@ def _claim(table: Table) -> list[str]:
 
 
 def table_markup(table: Table, link: Link | None = None) -> str:
-    """Table, crossed factors, claim and notes under a seal, without styles and title: for a page that brings them.
+    """Table, crossed factors, claim and notes under a seal, without styles and title, which the page has.
 
-    `link` gives the address that a cell leads to, by its row and the key of its column ("arm", "n", ...).
+    link: the address of a cell, by its row and the key of its column ("arm", "n", ...).
     """
     shown, reach = shown_columns(table), _reach(table)
     rows = [
@@ -483,7 +495,7 @@ def _crossed(table: Table) -> list[str]:
 
 
 def ascii_only(markup: str) -> str:
-    """Characters beyond ASCII as references: a fragment cannot know the encoding of the page it lands in."""
+    """Non-ASCII characters as references: a fragment does not know the encoding of its page."""
     return markup.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 

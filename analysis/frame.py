@@ -1,7 +1,13 @@
 """From `$MOCO_RUNS` to one polars frame: a row for each cell that a sweep planned, whether or not it has run.
 
-The frame's columns are `cell_types()`; `tables`, `plots` and `report` need nothing else, so another reader that fills the same
-columns (from a tracking server, say) gets the same tables and figures.
+    read_run                 one run directory
+    read_runs                those of a sweep, from a cache where nothing has changed
+    manifests, find_sweep    the planned sweeps
+    load_sweep               a sweep's manifest and its cells, with the columns of `cell_types()`
+    curves                   the journals of runs, with the columns of `CURVES`
+
+Tables, figures and reports need these two frames only, so another source that fills them (`analysis.tracked`) gets the same.
+Files are read while runs write them: status and results are replaced in one step, and the journal is append-only.
 """
 
 from __future__ import annotations
@@ -29,19 +35,13 @@ from experiments.store.records import problem
 from experiments.store.schema import Manifest
 from experiments.store.states import device_seconds, is_at_rest, judge
 
-# One run directory, read only: its state, readouts, provenance and journal. What cannot be read is named, not
-# guessed.
-#
-# The directory may be written to while it is read: status and results are replaced atomically, the journal is append-
-# only.
-
-
 Object = TypeVar("Object")
+Log = Callable[[str], None]  # gets a line about what could not be read
 
 
 @dataclass(frozen=True)
 class Run:
-    """`state` is the one to believe now; readouts are those of a finished run, percent, absent when missing."""
+    """A run as its directory has it. `state`: its true state now; `readouts`: of a finished run, in percent."""
 
     state: str
     reason: str = ""
@@ -55,11 +55,11 @@ class Run:
     hardware: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     metrics: tuple[Any, ...] = ()  # records of readouts that this program may not know
-    settled: bool = False  # its files alone say so: no lock, heartbeat or process was asked
+    settled: bool = False  # its state follows from its files alone, without lock, heartbeat or process
 
 
 def read_object(path: Path, kind: type[Object], problems: list[str]) -> Object | None:
-    """A record of that kind; None when there is no file, or when it is damaged, which is added to `problems`."""
+    """The record in a JSON file; None without a file, and for a damaged one, which is added to `problems`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def read_object(path: Path, kind: type[Object], problems: list[str]) -> Object |
 
 
 def _attempts(run_dir: Path, problems: list[str]) -> list[schema.Attempt]:
-    """The attempts of a run, damaged lines left out and named."""
+    """The attempts of a run; damaged lines are left out and added to `problems`."""
     path = run_dir / schema.ATTEMPTS
     try:
         lines, damaged = sound_lines(path)
@@ -97,7 +97,7 @@ def _damaged_lines(path: Path, numbers: Iterable[int]) -> list[str]:
 
 
 def _records(run_dir: Path, problems: list[str]) -> list[Record]:
-    """The metric records of a journal that count, damaged lines left out and named."""
+    """The metric records of a journal; damaged lines are left out and added to `problems`."""
     path = run_dir / schema.JOURNAL
     try:
         found, damaged = read_journal(path)
@@ -108,21 +108,20 @@ def _records(run_dir: Path, problems: list[str]) -> list[Record]:
     return found
 
 
-def _number(value: Any) -> float | None:
-    """A finite number; anything else is missing."""
+def finite(value: Any) -> float | None:
+    """A finite number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
-def _version(attempt: schema.Attempt) -> str:
+def version(commit: str, uncommitted: str | None) -> str:
     """`0123456`, or `0123456+89ab` with the hash of the uncommitted changes."""
-    commit, uncommitted = str(attempt["commit"])[:7], attempt.get("uncommitted")
-    return f"{commit}+{uncommitted[:7]}" if uncommitted else commit
+    return f"{commit[:7]}+{uncommitted[:7]}" if uncommitted else commit[:7]
 
 
 def read_run(run_dir: Path) -> Run:
-    """A directory without a config is a run that is `missing`; readouts are given for finished runs only."""
+    """The run in a directory: `missing` without a config; readouts are given for finished runs only."""
     if not (run_dir / schema.CONFIG).exists():
         return Run(schema.MISSING)
     problems: list[str] = []
@@ -131,7 +130,7 @@ def read_run(run_dir: Path) -> Run:
     attempts = _attempts(run_dir, problems)
     state, reason = judge(run_dir, status, lambda: results is not None, of_job=None)
     test = results.get("test") if results and state == schema.DONE else None
-    numbers = {k: _number(v) for k, v in test.items()} if isinstance(test, dict) else {}
+    numbers = {k: finite(v) for k, v in test.items()} if isinstance(test, dict) else {}
     return Run(
         state=state,
         reason=reason or "",
@@ -139,9 +138,9 @@ def read_run(run_dir: Path) -> Run:
         step=status.get("step"),
         total_steps=status.get("total_steps"),
         readouts={k: v for k, v in numbers.items() if v is not None},
-        seconds=_number(results.get("seconds")) if results and state == schema.DONE else None,
+        seconds=finite(results.get("seconds")) if results and state == schema.DONE else None,
         device_seconds=device_seconds(attempts),
-        commits=tuple(dict.fromkeys(_version(a) for a in attempts if a.get("commit"))),
+        commits=tuple(dict.fromkeys(version(c, a.get("uncommitted")) for a in attempts if (c := a.get("commit")))),
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
         metrics=tuple(found if results and isinstance(found := results.get("metrics"), list) else ()),
@@ -149,19 +148,15 @@ def read_run(run_dir: Path) -> Run:
     )
 
 
-# What was read of runs at rest, kept in `$MOCO_RUNS/.analysis/<sweep>.json`: a table of thousands opens no file
-# twice.
+# The cache of runs at rest, `$MOCO_RUNS/.analysis/<sweep>.json`, so that a table of thousands of runs opens few files.
 #
-# It is a cache and nothing else: an entry counts while the files it was read from have the same inode, size and time
-# of change; a file that is damaged, or was written by other code, is read as if it were not there. Writers replace
-# the whole file at once, so readers and other writers never see half of one; of two at a time one wins, and the
-# other's entries are read again. Only what the files alone decide is kept: a run that may be running, queued or lost
-# is asked each time.
+# An entry is valid while the files it was read from have the same inode, size and time of change. A cache file that is
+# damaged, or was written by other code, is ignored. It is replaced as a whole, so of two writers at the same time one
+# wins, and the other's entries are read again. Only runs whose files alone decide their state are kept; those that may be
+# running, queued or lost are read each time.
 #
-# `status` keeps an index of its own (`experiments.state.state`), as it can do with less: a state at rest follows from
-# files that are replaced whole, so the time of the run's folder vouches for it, and one listing of the root for all
-# runs. A table needs the attempts, too; they are appended, which leaves that time alone. Four looks at each of 10,000
-# runs would double what `status` costs; and what `tracking` remembers of a sweep lives in its process, for seconds.
+# `status` has a cache of its own (`experiments.state.state`) that needs only the time of the run's folder, since status
+# and results are replaced. A table needs the attempts too, and appending to them leaves that time alone.
 
 
 FOLDER: Final = ".analysis"
@@ -193,7 +188,7 @@ def _signature(run_dir: str) -> Signature:
 
 
 def read_runs(root: Path, label: str, run_ids: Iterable[str]) -> dict[str, Run]:
-    """Every run of a sweep, as `read_run` gives it."""
+    """`read_run` of every run of a sweep, by run id."""
     wanted = list(run_ids)
     if len(wanted) < WORTH_IT:
         return {run_id: read_run(root / run_id) for run_id in wanted}
@@ -220,7 +215,7 @@ def _fields(run: Run) -> list[Any]:
 
 
 def load(path: Path) -> dict[str, Entry]:
-    """The entries of a sound index of this code; none otherwise."""
+    """The entries of a cache file; none if it is missing, damaged or written by other code."""
     try:
         head, _, body = path.read_text(encoding="utf-8").partition("\n")
         code, digest = head.split()
@@ -233,7 +228,7 @@ def load(path: Path) -> dict[str, Entry]:
 
 
 def _store(path: Path, entries: Mapping[str, Entry]) -> None:
-    """A folder that may not be written to only costs time."""
+    """Write the cache file. In a folder that cannot be written to, runs are read again next time."""
     body = json.dumps(entries, separators=(",", ":"))
     new = path.with_name(f"{path.name}.{os.getpid()}.{time.time_ns()}")
     with suppress(OSError):
@@ -246,7 +241,7 @@ def _store(path: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def cell_types() -> pl.Schema:
-    """Of the columns of `Loaded.cells`; a readout that a run taught has one too."""
+    """The columns of `Loaded.cells`, those of readouts that runs declare among them."""
     types: dict[str, Any] = {
         "arm": pl.String,
         "seed": pl.Int64,
@@ -281,6 +276,8 @@ CURVES: Final = pl.Schema(
 
 
 class Loaded(NamedTuple):
+    """A sweep's manifest and its cells."""
+
     manifest: Manifest
     cells: pl.DataFrame  # of `cell_types`, in the order of the manifest
 
@@ -289,8 +286,8 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _read_manifest(path: Path, log: Callable[[str], None]) -> Manifest | None:
-    """A manifest of any version that says so; a file that is damaged or something else is named and left out."""
+def _read_manifest(path: Path, log: Log) -> Manifest | None:
+    """A manifest, also of a newer version; None for a file that is damaged or something else, which is logged."""
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -305,14 +302,14 @@ def _read_manifest(path: Path, log: Callable[[str], None]) -> Manifest | None:
     return cast(Manifest, value)
 
 
-def manifests(root: Path, log: Callable[[str], None] = to_stderr) -> list[Manifest]:
+def manifests(root: Path, log: Log = to_stderr) -> list[Manifest]:
     """All planned sweeps of a store, most recently updated first."""
     paths = sorted((root / schema.SWEEPS_FOLDER).glob("*.json"))
     found = [m for path in paths if (m := _read_manifest(path, log))]
     return sorted(found, key=lambda m: str(m.get("updated", "")), reverse=True)
 
 
-def find_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) -> Manifest:
+def find_sweep(root: Path, name: str, log: Log = to_stderr) -> Manifest:
     """By label (`queue_size@digits`), else by name (`queue_size`): of several variants the most recently updated.
 
     `ValueError`, one line: an empty store, an unknown sweep, a sweep written by a newer version.
@@ -359,7 +356,7 @@ def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:
 
 
 def _column(name: str, values: list[Any], dtype: Any) -> pl.Series:
-    """By column: three times as fast as by row. Lists of text are few and stand in many runs: each is made once."""
+    """A column of the frame: three times as fast as by row. Equal lists, which many runs share, are made once."""
     if not isinstance(dtype, pl.List):
         return pl.Series(name, values, dtype=dtype)
     places: dict[tuple[str, ...], int] = {}
@@ -367,8 +364,8 @@ def _column(name: str, values: list[Any], dtype: Any) -> pl.Series:
     return pl.Series(name, list(map(list, places)), dtype=dtype).gather(at)
 
 
-def load_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) -> Loaded:
-    """A sweep's manifest and its cells. Damaged files are said to `log` and kept in the column `problems`."""
+def load_sweep(root: Path, name: str, log: Log = to_stderr) -> Loaded:
+    """A sweep's manifest and its cells. Damaged files are logged and listed in the column `problems`."""
     manifest = find_sweep(root, name, log)
     runs = read_runs(root, manifest["label"], (cell["run_id"] for cell in manifest["cells"]))
     for run in runs.values():
@@ -382,12 +379,10 @@ def load_sweep(root: Path, name: str, log: Callable[[str], None] = to_stderr) ->
     return Loaded(manifest, cells)
 
 
-def curves(
-    root: Path, cells: pl.DataFrame, keys: Sequence[str], log: Callable[[str], None] = to_stderr
-) -> pl.DataFrame:
+def curves(root: Path, cells: pl.DataFrame, keys: Sequence[str], log: Log = to_stderr) -> pl.DataFrame:
     """The journals of all runs that exist, in long form (`CURVES`), for the metric keys asked for.
 
-    Records that a resume made void are gone; a value that is not a finite number is null.
+    Records that a resume has replaced are left out; a value that is not a finite number is null.
     """
     rows: list[tuple[Any, ...]] = []
     problems: list[str] = []

@@ -17,7 +17,10 @@ Exit codes: 0 done, 1 a table that no longer holds (verify), 2 wrong input."""
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what was wrong in one line, without the usage."""
+    """Reports a wrong command line in one line, without the usage.
+
+    `experiments.plan.parser` has another one, since the two commands print different sentences.
+    """
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -34,14 +37,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = main.add_subparsers(dest="verb", required=True, metavar="table|plot|report|power|decide|verify|search")
 
     def verb(name: str, summary: str, detail: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(
-            name,
-            help=summary,
-            description=detail,
-            epilog=EPILOG,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        made = _verb(verbs, name, summary, detail)
         count = "?" if name == "report" else None
         made.add_argument("sweep", metavar="SWEEP", nargs=count, help="name or label of a sweep")
         made.add_argument("--out", metavar="FILE", type=Path, help="write here; a missing folder is made")
@@ -98,26 +94,29 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def _verb(verbs: argparse._SubParsersAction[OneLineParser], name: str, summary: str, detail: str) -> OneLineParser:
+    return verbs.add_parser(
+        name,
+        help=summary,
+        description=detail,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
     """The verbs that answer in lines or in JSON."""
 
-    def verb(name: str, summary: str, detail: str) -> OneLineParser:
-        return verbs.add_parser(
-            name,
-            help=summary,
-            description=detail,
-            epilog=EPILOG,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    power = verb(
+    power = _verb(
+        verbs,
         "power",
         "how many seeds more, and what they cost, for each arm that is not told apart",
         "Paired seeds that separate an arm from the baseline, if difference and spread are as seen.",
     )
     power.add_argument("--power", type=float, default=0.8, metavar="P", help="chance to see the difference (0.8)")
-    decide = verb(
+    decide = _verb(
+        verbs,
         "decide",
         "which arms are told apart from the baseline, and what became of the claim",
         "A line per arm. `--until-significant` of a sweep asks this after each round of seeds.",
@@ -126,19 +125,21 @@ def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
         made.add_argument("sweep", metavar="SWEEP", help="name or label of a sweep")
         made.add_argument("--readout", metavar="NAME", help="what to compare, by default the sweep's metric")
         made.add_argument("--json", action="store_true", help="for programs")
-    check = verb(
+    check = _verb(
+        verbs,
         "verify",
         "does a table still say what the runs say?",
         "Hold the seal of a table (.md, .csv, .tex, .html) against the runs, and name what has changed.",
     )
-    look = verb(
+    trials = _verb(
+        verbs,
         "search",
         "the best trials of a search, and its figures",
         "Print the best trials and what fresh seeds say; draw history, importances, slices, contour,\n"
         "parallel coordinates and, with several objectives, the Pareto front.",
     )
-    look.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
-    look.add_argument("--out", metavar="FOLDER", type=Path, help="for the figures (default: the search's name)")
-    look.add_argument("--format", choices=FIGURE_FORMATS, default="svg", help="default: svg")
-    look.add_argument("--table", action="store_true", help="print the table only")
+    trials.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
+    trials.add_argument("--out", metavar="FOLDER", type=Path, help="for the figures (default: the search's name)")
+    trials.add_argument("--format", choices=FIGURE_FORMATS, default="svg", help="default: svg")
+    trials.add_argument("--table", action="store_true", help="print the table only")
     check.add_argument("file", metavar="FILE", type=Path, help="written by `python -m analysis table SWEEP --out FILE`")

@@ -1,8 +1,8 @@
-"""How many seeds a difference asks for, and what they cost: advice for the arms that the table cannot tell apart.
+"""`advise`: how many more seeds it takes to tell an arm from the baseline, and what they cost.
 
 The power of the paired t test is exact: with true difference d and spread s of the paired differences, t has a noncentral t
 distribution with n - 1 degrees of freedom and noncentrality d sqrt(n) / s. d and s are those seen so far, so advice from
-few seeds is rough: `at_most` takes the spread at the upper end of its one-sided 80 % interval (chi-square) instead.
+few seeds is rough: `at_most` uses the upper end of the spread's one-sided 80 % interval (chi-square) instead.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def power_of(n: int, difference: float, std: float, level: float = LEVEL, critic
 
 
 def _above(freedom: int, shift: float, bound: float) -> float:
-    """P(noncentral t > bound). Scipy's is nan in places far from the bulk: there the normal is averaged over the chi."""
+    """P(noncentral t > bound). Where scipy gives nan, far out, the normal probability is averaged over chi quantiles."""
     below = float(nctdtr(freedom, shift, bound))
     if not math.isnan(below):
         return 1 - below
@@ -67,7 +67,7 @@ def largest_std(std: float, n: int, confidence: float = 0.8) -> float:
 
 
 def _open(table: Table) -> list[Row]:
-    """The arms with a difference and a spread to reckon with, but no claim."""
+    """The undecided arms for which a difference and a spread are known."""
     arms = [row for row in table.rows if row.role == "arm" and row.comparison and not row.comparison.separable]
     return [row for row in arms if row.comparison and row.comparison.std is not None and row.comparison.difference]
 
@@ -96,7 +96,7 @@ def _advice(row: Row, table: Table, level: float, power: float) -> Advice:
 
 
 def _hours(more: Mapping[str, int | None], seconds: Mapping[str, float | None]) -> float | None:
-    """None where a pace is not known."""
+    """Hours of the runs still needed; None where the time of a run is not known."""
     hours = 0.0
     for arm, runs in more.items():
         if runs == 0:  # whatever its pace, which may not be known
@@ -118,6 +118,6 @@ def advise(table: Table, power: float = POWER, most: int | None = None) -> Seque
 
 
 def _effect_size(row: Row) -> float:
-    """Seeds needed fall with it."""
+    """|difference| / spread: the larger, the fewer seeds are needed."""
     c = row.comparison
     return 0.0 if c is None or c.std is None else abs(c.difference) / c.std if c.std else math.inf

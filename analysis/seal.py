@@ -1,8 +1,12 @@
-"""A table carries what it was made from: run ids, states, results, the numbers made of them and the rule for a claim.
+"""The seal of a table: what the table was made from, kept in its file. `analysis.verify` compares it with the runs.
 
-The seal is one line in the file, `moco-seal 2 <inputs' sha256> <body's sha256> <inputs, packed>`: a comment in Markdown,
-LaTeX and HTML, a last column in CSV. `analysis.verify` holds it against the runs as they are now. It guards against mistakes,
-not against forgers: who edits the table can edit the seal. Format 1 had a hash of source files in place of numbers and rule.
+    inputs                   run ids, states, results, the numbers made of them, and the rule for a claim
+    sealed                   a text with its seal
+    seals_in                 the seals of a file
+
+The seal is one line, `moco-seal 2 <inputs' sha256> <body's sha256> <inputs, packed>`: a comment in Markdown, LaTeX and
+HTML, a last column in CSV. It guards against mistakes, not against forgers, who can edit both table and seal. Format 1 had
+a hash of source files in place of numbers and rule.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ _END: Final = {"md": "<!-- {} -->", "html": "<!-- {} -->", "tex": "% {}"}
 
 
 def numbers(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """What the table says of each arm, to nine digits: further ones are the machine's."""
+    """The numbers of each arm, to nine digits; further ones depend on the machine."""
     made: dict[str, dict[str, Any]] = {}
     for row in rows:
         of_arm: dict[str, Any] = {"n_done": row.n_done, "n_planned": row.n_planned}
@@ -58,7 +62,7 @@ def _rounded(value: Any) -> Any:
 
 
 def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """What the table was made from and what was made of it, as plain data. A run: arm, seed, run id, state, its `fields`."""
+    """What the table was made from, and its numbers, as plain data. A run is arm, seed, run id, state, then its fields."""
     added = [readout for readout in schema.ADDED if cells[readout].drop_nulls().len()]
     fields = (*RUN_FIELDS, *added)
     columns = ("arm", "seed", "run_id", "state", "diverged", *fields)
@@ -91,13 +95,13 @@ def note(table: Table) -> str:
 
 
 def _plain(body: str, format: str) -> str:
-    """What counts of a body: neither how a page spells its characters nor where its lines end."""
+    """The body for comparison: without HTML character references and spaces at the ends of lines."""
     text = html.unescape(body) if format == "html" else body
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 def sealed(text: str, table: Table, format: str, view: str) -> str:
-    """The text under its seal. Plain text is for reading in a terminal and carries none."""
+    """The text with its seal. The format "text", for terminals, has none."""
     if format == "text":
         return text
     packed = json.dumps({**table.inputs, "view": view}, ensure_ascii=False).encode()
@@ -117,7 +121,7 @@ def _written(rows: list[list[str]]) -> str:
 
 @dataclass(frozen=True)
 class Seal:
-    """What a file says of itself. `edited`: its body is not the one that was sealed."""
+    """A seal as read from a file. `edited`: the body is not the one that was sealed."""
 
     version: int
     inputs: dict[str, Any]

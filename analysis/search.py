@@ -1,6 +1,11 @@
-"""What a search has found, from the record that it keeps: the best trials, the Pareto front, and what fresh seeds say.
+"""A search's results, from its record.
 
-A trial's own number was read at the seed it was chosen by, so the best of many is a lucky one: only the confirmation ranks.
+    find_search     the record
+    table           the best trials, the Pareto front, and the confirmation, as text
+    confirmation    the best trials at fresh seeds
+
+A trial's own number comes from the one seed it was chosen by, and the best of many is partly luck; so only the
+confirmation can rank trials.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from analysis.frame import manifests, read_object, to_stderr
+from analysis.frame import Log, manifests, read_object, to_stderr
 from analysis.stats import Comparison, compare
 from experiments.store import schema
 from experiments.store.named import named, names, nearest
@@ -33,8 +38,8 @@ class Confirmed:
     test: Summary | None  # reported, never chosen by
 
 
-def records(root: Path, log: Callable[[str], None] = to_stderr) -> list[SearchRecord]:
-    """The newest first; a damaged file is named and left out."""
+def records(root: Path, log: Log = to_stderr) -> list[SearchRecord]:
+    """All search records, the newest first; damaged files are logged and left out."""
     found = []
     for path in sorted((root / schema.SEARCHES_FOLDER).glob("*.json")):
         problems: list[str] = []
@@ -46,7 +51,7 @@ def records(root: Path, log: Callable[[str], None] = to_stderr) -> list[SearchRe
     return sorted(found, key=lambda r: r["updated"], reverse=True)
 
 
-def find_search(root: Path, name: str, log: Callable[[str], None] = to_stderr) -> SearchRecord:
+def find_search(root: Path, name: str, log: Log = to_stderr) -> SearchRecord:
     """By label, else by name, the newest. `ValueError`, one line, for an unknown one or a newer store."""
     known = records(root, log)
     found = named(known, name)

@@ -1,30 +1,28 @@
-"""Where a sweep is read from: the run directories, or an MLflow server. Both give the same frames."""
+"""`source`: where a sweep is read from, the run directories or an MLflow server. Both give the same frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import polars as pl
 
-from analysis.frame import Loaded, curves, load_sweep, to_stderr
+from analysis.frame import Loaded, Log, curves, load_sweep, to_stderr
 from experiments.store.run import runs_root
-
-Log = Callable[[str], None]
 
 
 class Source(Protocol):
     @property
     def place(self) -> str:
-        """In words, without a password."""
+        """The place as text, without a password."""
 
     def load(self, sweep: str, log: Log = to_stderr) -> Loaded:
-        """By name or label. `ValueError`, one line, for a sweep that is not there."""
+        """A sweep by name or label. `ValueError`, one line, for one that is not there."""
 
     def curves(self, cells: pl.DataFrame, keys: Sequence[str], log: Log = to_stderr) -> pl.DataFrame:
-        """`store.CURVES` of the runs in these cells."""
+        """The journals of these cells (`frame.CURVES`)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the seeds support. The rule for a claim, which every table prints in words:
+"""Comparisons of arms over seeds: `compare`, `contrast`, `correct`. The rule for a claim, which every table prints:
 
 An arm is compared with the baseline seed by seed; the interval is the 95 % t interval of the paired differences.
 "higher" or "lower": 5 or more paired seeds, and the paired t test stays under 0.05 after Holm's correction over the arms.
@@ -26,22 +26,22 @@ from scipy.special import stdtr
 
 from experiments.store.summary import LEVEL, summarise, t_interval
 
-# A test that stays honest when seeds are added until it says something.
+# The sequential test, for seeds that are added until the answer is clear.
 #
-# Looked at after every seed from 5 to 60, the paired t test at 5 % claims a difference in 29 % of the sweeps that
-# have none. Here the evidence is an *e-value*, the Bayes factor of a t test: differences are normal with unknown
-# spread, their effect size mean / spread drawn from N(0, SCALE), against mean 0,
+# Repeated after every seed from 5 to 60, the paired t test at 5 % claims a difference in 29 % of the sweeps that have
+# none. Here the evidence is an *e-value*, the Bayes factor of a t test: differences are normal with unknown spread, and
+# their effect size mean / spread is drawn from N(0, SCALE), against mean 0,
 #
 # e = (1 + n g)^(-1/2) [ (1 + t^2 / (n - 1)) / (1 + t^2 / ((n - 1)(1 + n g))) ]^(n/2) g = SCALE
 #
 # With the right Haar prior on the spread this ratio of the densities of t is a martingale of mean 1 whatever the
 # spread (Lai 1976; Hendriksen, de Heide and Gruenwald 2021; Wang and Ramdas 2024, arXiv:2310.03722). Ville's
 # inequality then gives P(e ever reaches 1 / alpha) <= alpha: 1 / e is a p value, and the means it does not reject are
-# an interval, at every n at once. No looks need be declared. It costs seeds: 26 instead of 15 for four chances in
-# five at an effect size of 0.8.
+# an interval, at every n at once, whenever one stops. It costs seeds: 26 instead of 15 for a power of 80 % at an effect
+# size of 0.8.
 
 
-SCALE: Final = 1.0  # variance of the effect sizes that the test expects: one spread, as seeds of an ablation have them
+SCALE: Final = 1.0  # variance of the effect sizes that the test expects
 
 
 def e_value(differences: Sequence[float]) -> float:
@@ -51,13 +51,13 @@ def e_value(differences: Sequence[float]) -> float:
         return 1.0
     mean, std = statistics.fmean(differences), statistics.stdev(differences)
     if std == 0.0:
-        return float((1 + n * SCALE) ** ((n - 1) / 2)) if mean else 1.0  # the limit of endless t
+        return float((1 + n * SCALE) ** ((n - 1) / 2)) if mean else 1.0  # the limit for t to infinity
     square = n * (mean / std) ** 2 / (n - 1)
     return float((1 + n * SCALE) ** -0.5 * ((1 + square) / (1 + square / (1 + n * SCALE))) ** (n / 2))
 
 
 def sequential_p(differences: Sequence[float]) -> float | None:
-    """Two-sided p that holds at whatever n one stops; None below two differences."""
+    """Two-sided p, valid at whatever n one stops; None below two differences."""
     return min(1.0, 1 / e_value(differences)) if len(differences) > 1 else None
 
 
@@ -83,6 +83,9 @@ def confidence_sequence(differences: Sequence[float], level: float) -> tuple[flo
     return mean - half, mean + half
 
 
+# The tests for a fixed number of seeds, and the comparisons.
+
+
 Verdict = Literal["higher", "lower", "suggests higher", "suggests lower", "not separable", "no claim"]
 
 # Why not scipy.stats, of which only the special functions are used (measured over 300 samples of 2 to 10): ttest_1samp
@@ -93,11 +96,11 @@ SEEDS_TO_SUGGEST: Final = 3
 SEEDS_TO_CLAIM: Final = 5
 EXACT_UP_TO: Final = 30  # pairs; beyond, the sign-flip p is a Monte Carlo estimate
 MONTE_CARLO_DRAWS: Final = 20_000
-RULE_VERSION: Final = 1  # of the rule for a claim: raise it when runs are judged in another way by the same constants
+RULE_VERSION: Final = 1  # of the rule for a claim: raise it when the rule changes but its constants do not
 
 
 def rule() -> dict[str, float]:
-    """The rule for a claim as a seal has it: its version and the constants that decide."""
+    """The rule for a claim, for the seal: its version, and the constants that decide."""
     return {
         "version": RULE_VERSION,
         "level": LEVEL,
@@ -111,13 +114,13 @@ def rule() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm minus the baseline over their common seeds. None is "cannot be computed from so few pairs"."""
+    """An arm minus the baseline over their common seeds. None: there are too few pairs to compute it."""
 
     n: int
     difference: float
     low: float | None  # 95 % t interval
     high: float | None
-    p: float | None  # two-sided sign flip; None where looks were taken on the way: it holds for a fixed n only
+    p: float | None  # two-sided sign flip; None for a sequential comparison, since it is valid for a fixed n only
     p_t: float | None  # two-sided paired t test, or the always-valid p
     p_holm: float | None = None  # `p` after Holm over the arms of the table
     p_t_holm: float | None = None
@@ -152,9 +155,9 @@ def t_test_p(differences: Sequence[float]) -> float | None:
 
 
 def one_sided_p(differences: Sequence[float], *, sequential: bool = False) -> float:
-    """p of "the mean is above 0": half the two-sided t test's on that side; 1 where nothing can be said.
+    """p of "the mean is above 0", half the two-sided p on that side; 1 where there are too few differences.
 
-    Of the always-valid p the whole is taken: it is only known to hold for both sides together.
+    The sequential p is not halved: it is only known to hold for both sides together.
     """
     p = sequential_p(differences) if sequential else t_test_p(differences)
     if p is None:

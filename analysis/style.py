@@ -1,4 +1,4 @@
-"""The look that tables, figures and reports share. Colours are Okabe and Ito's, told apart by every kind of eye."""
+"""Colours and styles of tables, figures and reports. The colours are Okabe and Ito's, safe for the colour-blind."""
 
 from __future__ import annotations
 

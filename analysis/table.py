@@ -1,4 +1,7 @@
-"""The values that an ablation table is made of. `ablation` fills them, `formats` writes them down."""
+"""The values of an ablation table: `Table`, its rows, crossed factors, claim and advice.
+
+`analysis.ablation` makes them, `analysis.formats` writes them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import polars as pl
 
 from analysis.stats import Comparison
 from experiments.store import metrics, schema
-from experiments.store.schema import Manifest
 from experiments.store.summary import Summary
 
 Kind = Literal["effect", "interaction"]
@@ -19,7 +21,7 @@ Kind = Literal["effect", "interaction"]
 
 @dataclass(frozen=True)
 class Effect:
-    """`name` in full; `at` is the level of the row factor that it belongs to, empty for a 2^k design."""
+    """A main effect or an interaction. `at`: the level of the row factor it belongs to, empty for a 2^k design."""
 
     name: str
     kind: Kind
@@ -30,7 +32,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Crossed:
-    """One readout over the levels. `factors` has the one with the most levels first; `levels` are in their order."""
+    """One readout over crossed factors. `factors`: the one with the most levels first; `levels`: in their order."""
 
     readout: str
     factors: tuple[str, ...]
@@ -49,7 +51,7 @@ Verdict = Literal["reproduced", "contradicted", "underpowered"]
 
 @dataclass(frozen=True)
 class Part:
-    """One clause of the shape, judged. `rests_on` names the difference that decides, or would have to."""
+    """The verdict on one clause of a claim's shape. `rests_on`: the difference that decides it, or would have to."""
 
     says: str
     verdict: Literal["holds", "does not hold", "open"]
@@ -85,7 +87,7 @@ class Advice:
         return dict(vars(self))
 
 
-DIVERGED: Final = "diverged"  # said instead of the state `failed` where the loss stopped being finite
+DIVERGED: Final = "diverged"  # printed for the state `failed` where the loss stopped being finite
 ADVICE_LINES: Final = 3  # the cheapest; the others by `python -m analysis power`
 Role = Literal["baseline", "arm", "random init"]
 
@@ -93,7 +95,7 @@ READOUT_TITLES: Final = metrics.TITLES
 
 
 class Member(NamedTuple):
-    """One planned run of an arm: what a page links to."""
+    """One planned run of an arm."""
 
     seed: int
     run_id: str
@@ -155,11 +157,11 @@ class Table:
         return sum(row.n_planned for row in self.rows)
 
 
-Cells = list[dict[str, Any]]  # rows of a frame of store.CELLS
+Cells = list[dict[str, Any]]  # rows of a frame of `frame.cell_types`
 
 
 def by_arm(cells: pl.DataFrame, arms: Sequence[str]) -> dict[str, Cells]:
-    """The cells of each arm, in the order of `arms`. One pass: thousands of arms are asked for one by one."""
+    """The cells of each arm, in the order of `arms`, in one pass over the frame."""
     parts: dict[str, Cells] = {arm: [] for arm in arms}
     for cell in cells.iter_rows(named=True):
         if cell["arm"] in parts:
@@ -169,12 +171,6 @@ def by_arm(cells: pl.DataFrame, arms: Sequence[str]) -> dict[str, Cells]:
 
 def by_seed(cells: Cells, readout: str) -> dict[int, float]:
     return {cell["seed"]: cell[readout] for cell in cells if cell[readout] is not None}
-
-
-def _role(manifest: Manifest, arm: str) -> Role:
-    if arm == manifest["baseline"]:
-        return "baseline"
-    return "random init" if arm == schema.RANDOM_INIT else "arm"
 
 
 def check_readout(readout: str) -> str:

@@ -1,19 +1,21 @@
-"""A sweep from an MLflow server, as the frames that `analysis.frame` makes of run directories. mlflow is imported here only.
+"""A sweep from an MLflow server, in the frames that `analysis.frame` makes of run directories. mlflow is imported here only.
 
-The plan is an artifact of the sweep's parent run, so that what is missing stays missing. Against the run directories MLflow
-lacks: the last step of runs that never recorded one, where runs wait in a queue (they are `missing` until they begin), and
-commit and hardware of any attempt but the last.
+    Tracked                   the source (`analysis.sources`) that asks a server
+    pages_at, known_server    addresses of a sweep's pages in MLflow's UI, for links in a report
+
+The plan is an artifact of the sweep's parent run, so planned runs that never began are known as missing. MLflow lacks some
+facts of the run directories: the last step of runs that recorded none, whether a run is queued (it is `missing` until it
+begins), and commit and hardware of all attempts but the last.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,10 +26,10 @@ from urllib.request import urlopen
 
 import polars as pl
 
-from analysis.frame import CURVES, Loaded, cell_types, to_stderr
+from analysis.frame import CURVES, Loaded, Log, cell_types, finite, to_stderr, version
 from experiments.store import schema
 from experiments.store.metrics import learn_plain
-from experiments.store.mlflow import charts_page, compare_page, quiet, run_page, runs_page, without_login
+from experiments.store.mlflow import SERVER_LOG, charts_page, compare_page, quiet, run_page, runs_page, without_login
 from experiments.store.named import named
 from experiments.store.schema import Manifest
 
@@ -36,14 +38,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 
-# What MLflow holds of a run, as a row of `frame.cell_types` and points of `store.CURVES`. Asks no server.
+# One run, from what a server has returned: a row of `frame.cell_types`, points of `frame.CURVES`.
 
 
 _NOTHING: Final[dict[str, Any]] = {"reason": "", "diverged": False, "commits": [], "hardware": [], "problems": []}
 
 
 def missing_row(cell: schema.Cell) -> dict[str, Any]:
-    """Planned, and never begun as far as MLflow knows."""
+    """The row of a planned run that MLflow does not have."""
     own = {"arm": cell["arm"], "seed": cell["seed"], "run_id": cell["run_id"], "state": schema.MISSING}
     return {**dict.fromkeys(cell_types()), **_NOTHING, **own}
 
@@ -55,7 +57,7 @@ def row_of(
     results: Mapping[str, Any] | None,
     last_step: int | None,
 ) -> dict[str, Any]:
-    """results: seconds and steps of results.json, None unless done; last_step: of its metrics, for runs without results."""
+    """The row of a run. results: seconds and steps of a done run; last_step: of its metrics, where results are None."""
     done = is_done(tags)
     with suppress(ValueError):
         learn_plain(json.loads(tags.get("moco.readouts", "null")))
@@ -69,13 +71,13 @@ def row_of(
         **{readout: finite(metrics.get(f"test/{readout}")) for readout in schema.READOUTS if done},
         "seconds": finite(results.get("seconds")) if results else None,
         "device_seconds": _number(tags.get("moco.device_seconds", "")),
-        "commits": [_version(tags)] if tags.get("moco.commit") else [],
+        "commits": [version(commit, tags.get("moco.uncommitted"))] if (commit := tags.get("moco.commit")) else [],
         "hardware": [tags["moco.hardware"]] if tags.get("moco.hardware") else [],
     }
 
 
 def spent(tags: Mapping[str, str]) -> dict[str, float] | None:
-    """Seconds and steps of a done run, as its results.json has them; None of a run that was brought over without."""
+    """Seconds and steps of a done run, from its tags; None for a run that was synced before these tags existed."""
     if "moco.seconds" not in tags:
         return None
     found = {name: json.loads(tags[f"moco.{name}"]) for name in ("seconds", "steps") if f"moco.{name}" in tags}
@@ -95,27 +97,13 @@ def is_done(tags: Mapping[str, str]) -> bool:
     return tags.get("moco.state") == schema.DONE
 
 
-def finite(value: Any) -> float | None:
-    """A finite number; anything else is missing."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def _number(text: str) -> float | None:
     return finite(float(text)) if text else None
 
 
-def _version(tags: Mapping[str, str]) -> str:
-    """`0123456`, or `0123456+89ab` with the hash of the uncommitted changes, as `analysis.frame` has it."""
-    uncommitted = tags.get("moco.uncommitted")
-    return f"{tags['moco.commit'][:7]}+{uncommitted[:7]}" if uncommitted else tags["moco.commit"][:7]
+# Pages in MLflow's UI.
 
 
-# Addresses of a sweep's pages in MLflow's UI, for links in a report.
-
-
-SERVER_LOG: Final = "mlflow-server.log"  # where `python -m experiments ui` lets its server write
 ANSWER_SECONDS: Final = 1.0
 
 
@@ -158,15 +146,15 @@ class MlflowPages:
 
 
 def known_server(root: Path) -> str | None:
-    """The MLflow server that people read these runs at: `$MLFLOW_TRACKING_URI`, else the UI of this folder, if it is up."""
+    """The MLflow server that shows these runs: `$MLFLOW_TRACKING_URI`, else the UI of this folder, if it is running."""
     named = os.environ.get("MLFLOW_TRACKING_URI", "")
     if named.startswith(("http://", "https://")):
         return named
     try:
-        told = (root / SERVER_LOG).read_text(errors="replace")
+        log = (root / SERVER_LOG).read_text(errors="replace")
     except OSError:
         return None
-    addresses = re.findall(r"running on (https?://[\w.:\[\]-]+)", told)
+    addresses = re.findall(r"running on (https?://[\w.:\[\]-]+)", log)
     return addresses[-1] if addresses and _answers(addresses[-1]) else None
 
 
@@ -179,23 +167,20 @@ def _answers(address: str) -> bool:
 
 
 def pages_at(server: str, manifest: Manifest) -> MlflowPages:
-    """Asks the server for the runs of a sweep. `ValueError`, one line, if it does not answer or has no such sweep."""
-
+    """The pages of a sweep at a server. `ValueError`, one line, if it does not answer or has no such sweep."""
     found = Tracked.at(server).tracked(manifest["label"])
     split = "validation" if "study" in manifest else "test"  # a search never looks at the test split
     return MlflowPages(without_login(server).rstrip("/"), found.experiment, f"{split}/{manifest['metric']}", found.runs)
 
 
-Log = Callable[[str], None]
-
-PLAN, CURVES_TABLE = "sweep.json", "curves.csv"
+PLAN = "sweep.json"
 STORE = "moco.store"
 PAGE: Final = 1000  # runs in one request
 AT_ONCE: Final = 8  # artifacts fetched side by side
 
 
 def _checked(address: str) -> str:
-    """An address that mlflow can only read: it makes an SQLite file that is not there, so that one is refused."""
+    """The address for mlflow. Raises ValueError for a SQLite file that is not there, which mlflow would create."""
     if re.match(r"https?://[^/]+|(postgresql|mysql|mssql)(\+\w+)?://", address):
         return address
     file = Path(address.removeprefix("sqlite:///"))
@@ -263,8 +248,11 @@ class Tracked:
                 for key in keys
                 if key in found and is_done(found[key].data.tags)
             }
-            told = {run: said for run, tags in done.items() if (said := spent(tags)) is not None}
-            results: dict[str, Mapping[str, Any]] = {**told, **self._results([run for run in done if run not in told])}
+            tagged = {run: numbers for run, tags in done.items() if (numbers := spent(tags)) is not None}
+            results: dict[str, Mapping[str, Any]] = {
+                **tagged,
+                **self._results([run for run in done if run not in tagged]),
+            }
             rows = [
                 self._row(cell, found.get(key), results.get(tracked.runs.get(key, "")))
                 for cell, key in zip(manifest["cells"], keys, strict=True)
@@ -272,13 +260,13 @@ class Tracked:
             return Loaded(manifest, pl.DataFrame(rows, schema=cell_types(), orient="row"))
 
     def tracked(self, sweep: str, log: Log = to_stderr) -> TrackedRuns:
-        """Where a sweep's runs are, for links. `ValueError` as `load`."""
+        """The ids of a sweep's runs. `ValueError` as `load`."""
         with _one_line(self.address):
             return self._found(sweep, log)[1]
 
     def curves(self, cells: pl.DataFrame, keys: Sequence[str], log: Log = to_stderr) -> pl.DataFrame:
-        """As `store.curves`, of runs that `load` has found: from the table of the curves if the run has it, which holds
-        all records, else from the server's metrics, which know no epochs (null)."""
+        """As `frame.curves`, for runs that `load` has found: from the run's artifact curves.csv, which has all records,
+        else from the server's metrics, which have no epochs (null)."""
         begun = [
             row for row in cells.select("arm", "seed", "run_id", "state").iter_rows() if (row[2], row[0]) in self.ids
         ]
@@ -343,7 +331,7 @@ class Tracked:
         return cast(Manifest, manifest)
 
     def _results(self, runs: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """results.json of runs that were brought over before tags said what it says."""
+        """results.json of runs that were synced before their tags had its numbers."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             read = pool.map(lambda run: self._json(run, schema.RESULTS), runs)
             return {run: result for run, result in zip(runs, read, strict=True) if result}
@@ -377,7 +365,7 @@ class Tracked:
     def _curves_of(self, row: tuple[str, int, str, str], keys: Sequence[str]) -> list[tuple[Any, ...]]:
         arm, seed, run_id, state = row
         head, run = (arm, seed, run_id, state), self.ids[run_id, arm]
-        text = self._text(run, CURVES_TABLE)
+        text = self._text(run, schema.CURVES)
         if text is not None:
             return [(*head, *point) for point in points_of(text, keys)]
         return [

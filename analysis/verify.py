@@ -1,21 +1,21 @@
-"""Does a table still say what the runs say? Its seal against the store, difference by difference."""
+"""`verify`: does a table still agree with the runs? Compares its seal with the store, difference by difference."""
 
 from __future__ import annotations
 
 import html
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from analysis.ablation import ablation_table
 from analysis.formats import render
-from analysis.frame import load_sweep, to_stderr
+from analysis.frame import Log, load_sweep, to_stderr
 from analysis.seal import RUN_FIELDS, Seal, seals_in
 from analysis.table import Table
 
-SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # says nothing of the numbers
+SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # the note that names the seal, which is not compared
 NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 ARM_CELL: Final = re.compile(
     r"(<tr[^>]*>)?(<th[^>]*>)?[|\s]*(\*\*)?"
@@ -23,15 +23,15 @@ ARM_CELL: Final = re.compile(
 Run = list[Any]  # arm, seed, run id, state, then {field: value}
 
 
-def verify(path: Path, root: Path, log: Callable[[str], None] = to_stderr) -> list[str]:
-    """What has changed since the file was made, a line each; nothing if it still holds.
+def verify(path: Path, root: Path, log: Log = to_stderr) -> list[str]:
+    """What has changed since the file was made, a line each; empty if nothing has.
 
     Raises ValueError for a file without a sound seal and for a sweep that the store does not have.
     """
     return [line for seal in seals_in(path) for line in _changes(seal, root, log)]
 
 
-def _changes(seal: Seal, root: Path, log: Callable[[str], None]) -> Iterator[str]:
+def _changes(seal: Seal, root: Path, log: Log) -> Iterator[str]:
     then = seal.inputs
     table = ablation_table(*load_sweep(root, then["label"], log), metric=then["metric"])
     now: dict[str, Any] = dict(table.inputs)
@@ -39,7 +39,7 @@ def _changes(seal: Seal, root: Path, log: Callable[[str], None]) -> Iterator[str
     yield from runs
     for name in sorted({*then["plan"], *now["plan"]}):
         if then["plan"].get(name) != now["plan"].get(name):
-            yield f"plan: {name} was {_said(then['plan'].get(name))}, is {_said(now['plan'].get(name))}"
+            yield f"plan: {name} was {_shown(then['plan'].get(name))}, is {_shown(now['plan'].get(name))}"
     if then["baseline"] != now["baseline"]:
         yield f"plan: the baseline was {then['baseline']}, is {now['baseline']}"
     same = not runs and then["plan"] == now["plan"] and then["baseline"] == now["baseline"]
@@ -57,20 +57,20 @@ def _changes(seal: Seal, root: Path, log: Callable[[str], None]) -> Iterator[str
 def _rules(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
-            yield f"the rule for a claim: {name} was {_said(then.get(name))}, is {_said(now.get(name))}"
+            yield f"the rule for a claim: {name} was {_shown(then.get(name))}, is {_shown(now.get(name))}"
 
 
 def _numbers(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What the same runs have become: other statistics."""
+    """Numbers that differ although the runs are the same."""
     for arm, before in then.items():
         after = now[arm]
         for name, old in before.items():
             if old != after.get(name):
-                yield f"{arm}: of the same runs {name} was {_said(old)}, is {_said(after.get(name))}"
+                yield f"{arm}: of the same runs {name} was {_shown(old)}, is {_shown(after.get(name))}"
 
 
 def _lost_numbers(seal: Seal, table: Table) -> Iterator[str]:
-    """Lines of a table of format 1 with a number that a table made now of the same runs has not in any line of that arm."""
+    """For seals of format 1: lines of the file with a number that the arm's lines in a table made now do not have."""
     made = [
         (line, Counter(NUMBER.findall(line)))
         for line in _lines(render(table, seal.format, view=seal.view), seal.format)
@@ -84,12 +84,12 @@ def _lost_numbers(seal: Seal, table: Table) -> Iterator[str]:
             yield f"line {number} of the table: the same runs make other numbers of {arm}"
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "nothing" if value in (None, "", {}, []) else str(value)
 
 
 def _named(inputs: dict[str, Any]) -> list[Run]:
-    """The runs of a seal, their values by name: which readouts there are may have changed since."""
+    """The runs of a seal, with their values by name, since the list of readouts may have changed."""
     fields = inputs.get("fields", RUN_FIELDS)
     return [[*run[:4], dict(zip(fields, run[4:], strict=True))] for run in inputs["runs"]]
 
@@ -115,7 +115,7 @@ def _values(before: Run, after: Run) -> Iterator[str]:
     for name, old in before[4].items():
         new = after[4].get(name)
         if old != new and (before[3] == after[3] or old not in (None, [])):
-            yield f"{name} was {_said(old)}, is {_said(new)}"
+            yield f"{name} was {_shown(old)}, is {_shown(new)}"
 
 
 def _first_difference(seal: Seal, table: Table) -> str | None:
@@ -137,7 +137,7 @@ def _first_difference(seal: Seal, table: Table) -> str | None:
 
 
 def _around(one: str, other: str, context: int = 24) -> tuple[str, str]:
-    """Where two lines part, with what stands before and after."""
+    """The parts of two lines that differ, with some characters before and after."""
     begin = _shared(one, other)
     end = min(_shared(one[::-1], other[::-1]), len(one) - begin, len(other) - begin)
     first, last = max(0, begin - context), max(0, end - context // 2)
@@ -145,7 +145,7 @@ def _around(one: str, other: str, context: int = 24) -> tuple[str, str]:
 
 
 def _shared(one: str, other: str) -> int:
-    """Characters with which both begin."""
+    """The number of characters that both begin with."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

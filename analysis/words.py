@@ -1,4 +1,4 @@
-"""Numbers as people write them, and the sentences of a table: the answer, the claim, the advice."""
+"""Numbers as text, and the sentences of a table: the answer, the claim, the advice, the notes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.store.durations import in_words
 from experiments.store.schema import Manifest
 from experiments.store.summary import Summary
 
-MOST_PAIRS: Final = 1000  # seeds that advice still names
+MOST_PAIRS: Final = 1000  # paired seeds; advice gives no larger number
 NOTHING = "—"
 MINUS = "\N{MINUS SIGN}"
 LISTED = 6  # names in a sentence; the others are counted
@@ -29,7 +29,7 @@ def percent(summary: Summary | None) -> str:
 
 
 def _decimals(comparison: Comparison) -> int:
-    """One; two where one would print an interval that excludes 0 as if it touched it."""
+    """1, or 2 where an interval that excludes 0 would otherwise be printed as if it touched 0."""
     if comparison.low is None or comparison.high is None or comparison.low <= 0 <= comparison.high:
         return 1
     return 2 if min(abs(comparison.low), abs(comparison.high)) < 0.05 else 1
@@ -52,13 +52,12 @@ def difference(comparison: Comparison | None) -> str:
 
 
 def verdict(comparison: Comparison | None) -> str:
-    """In words: `higher by 1.2 [0.4, 2.0], n=5`, `not separable: +0.1 [0.0, +0.2], n=3`, `no claim: +0.4, n=1`."""
+    """As text: `higher by 1.2 [0.4, 2.0], n=5`, `not separable: +0.1 [0.0, +0.2], n=3`, `no claim: +0.4, n=1`."""
     if comparison is None:
         return "no claim: no seed in common"
-    word = comparison.verdict
-    if word in ("no claim", "not separable"):
-        return f"{word}: {difference(comparison)}, n={comparison.n}"
-    return f"{word} by {_size(comparison)}, n={comparison.n}"
+    if comparison.verdict in ("no claim", "not separable"):
+        return f"{comparison.verdict}: {difference(comparison)}, n={comparison.n}"
+    return f"{comparison.verdict} by {_size(comparison)}, n={comparison.n}"
 
 
 def _size(comparison: Comparison) -> str:
@@ -78,7 +77,7 @@ def p_value(p: float | None) -> str:
 
 
 def p_values(comparison: Comparison | None) -> str:
-    """`0.0625 (0.12)`: the sign flip's, in brackets after Holm; the always-valid one where looks were taken on the way."""
+    """`0.0625 (0.12)`: the sign flip's p, in brackets after Holm; of a sequential comparison its always-valid p."""
     if comparison is None:
         return NOTHING
     sequential = comparison.sequential
@@ -122,7 +121,7 @@ def claim_lines(claim: Claim) -> list[str]:
 
 
 def advice_line(advice: Advice) -> str:
-    """What it takes to separate an arm, with its price."""
+    """The seeds it takes to separate an arm, and their cost."""
     seen = f"difference {signed(advice.difference, 1)}, sd {advice.std:.2g}, n={advice.pairs}"
     to = f"To separate {advice.arm} from {advice.baseline} ({seen})"
     if advice.needed is None:
@@ -136,23 +135,23 @@ def _hours(hours: float) -> str:
     return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-def _told(compared: Sequence[tuple[str, Comparison]], verdict: str) -> str | None:
+def _clause(compared: Sequence[tuple[str, Comparison]], verdict: str) -> str | None:
     """`A is higher by 1.2 [0.4, 2.0] and B by 0.8 [0.1, 1.5]`."""
     alike = [(arm, c) for arm, c in compared if c.verdict == verdict]
-    word = f"is {verdict.split()[-1]} by"
+    verb = f"is {verdict.split()[-1]} by"
     return (
-        listing([f"{arm} {word if i == 0 else 'by'} {_size(c)}" for i, (arm, c) in enumerate(alike)], 4)
+        listing([f"{arm} {verb if i == 0 else 'by'} {_size(c)}" for i, (arm, c) in enumerate(alike)], 4)
         if alike
         else None
     )
 
 
 def _clauses(arms: Sequence[Row]) -> list[str]:
-    """Largest difference first; what cannot be told apart at the end."""
+    """The clauses of the answer: the largest difference first, arms that cannot be told apart last."""
     compared = [(row.arm, row.comparison) for row in arms if row.comparison]
     compared.sort(key=lambda pair: -abs(pair[1].difference))
-    clauses = [_told(compared, "higher"), _told(compared, "lower")]
-    hints = [hint for word in ("higher", "lower") if (hint := _told(compared, f"suggests {word}"))]
+    clauses = [_clause(compared, "higher"), _clause(compared, "lower")]
+    hints = [hint for way in ("higher", "lower") if (hint := _clause(compared, f"suggests {way}"))]
     alike = [row.arm for row in arms if row.comparison and row.comparison.verdict == "not separable"]
     few = [row.arm for row in arms if row.comparison is None or row.comparison.verdict == "no claim"]
     clauses += [
@@ -164,7 +163,7 @@ def _clauses(arms: Sequence[Row]) -> list[str]:
 
 
 def answer(rows: Sequence[Row], metric: str) -> str:
-    """One sentence. It says how much is done unless everything is."""
+    """The answer in one sentence, with the number of finished runs unless all are."""
     done, planned = sum(r.n_done for r in rows), sum(r.n_planned for r in rows)
     baseline, arms = rows[0], [row for row in rows if row.role == "arm"]
     reference = baseline.readouts[metric]
@@ -176,7 +175,7 @@ def answer(rows: Sequence[Row], metric: str) -> str:
     return so_far + (sentence if so_far else sentence[0].upper() + sentence[1:])
 
 
-# The footnotes of a table: how it was made, what is unfinished, what is mixed, where the published numbers are from.
+# Notes.
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -191,8 +190,10 @@ def _unfinished(arm: str, cells: Cells) -> str | None:
     groups: dict[tuple[str, str], list[int]] = {}
     for cell in rest:
         state, reason, diverged = cell["state"], cell["reason"], cell["diverged"]
-        told = state in (schema.FAILED, schema.LOST, schema.CANCELLED, schema.PRUNED)
-        groups.setdefault((DIVERGED if diverged else state, _shorten(reason) if told else ""), []).append(cell["seed"])
+        with_reason = state in (schema.FAILED, schema.LOST, schema.CANCELLED, schema.PRUNED)
+        groups.setdefault((DIVERGED if diverged else state, _shorten(reason) if with_reason else ""), []).append(
+            cell["seed"]
+        )
     parts = [f"{_seeds(seeds)} {state}{f' ({reason})' if reason else ''}" for (state, reason), seeds in groups.items()]
     return f"{arm}: {len(cells) - len(rest)} of {len(cells)} done; {', '.join(parts)}"
 
@@ -203,7 +204,7 @@ def _shorten(reason: str, limit: int = 90) -> str:
 
 
 def _mixed(cells: pl.DataFrame, column: str, noun: str) -> str | None:
-    """Runs that do not share one commit (or machine) are compared, but not in silence."""
+    """A note on runs of different commits (or hardware); None where all are the same."""
     arms: dict[str, list[str]] = {}
     for arm, names in cells.select("arm", column).iter_rows():
         for name in names:
@@ -221,16 +222,16 @@ def _where(arms: Iterable[str]) -> str:
 def _method(rows: Sequence[Row], metric: str) -> str:
     family = [row.comparison for row in rows if row.comparison and row.role == "arm"]
     difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
-    said = f"Percent on the test split; ± standard deviation over seeds. {difference}"
+    head = f"Percent on the test split; ± standard deviation over seeds. {difference}"
     arms = count(len(family), "arm")
     if any(c.sequential for c in family):
         return (
-            f"{said}with an interval and a p that hold at whatever number of seeds one stops (e-value of a t test), for seeds "
+            f"{head}with an interval and a p that hold at whatever number of seeds one stops (e-value of a t test), for seeds "
             f"were added until the answer was clear; in brackets after Holm over {arms}. "
             f"A claim needs {SEEDS_TO_CLAIM} pairs and that p under 0.05 after Holm; less only suggests."
         )
     return (
-        f"{said}95 % t interval. p: {_flips([c.n for c in family])}; in brackets after Holm over {arms}. "
+        f"{head}95 % t interval. p: {_flips([c.n for c in family])}; in brackets after Holm over {arms}. "
         f"A claim needs {SEEDS_TO_CLAIM} pairs and a paired t test under 0.05 after Holm; less only suggests."
     )
 

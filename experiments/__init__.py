@@ -1,9 +1,9 @@
-"""All that a file in `sweeps/` imports: what a question is made of, and the command that answers it.
+"""The names that a file in `sweeps/` imports: the parts of a sweep or a search, and `main`, which runs it.
 
     from experiments import Sweep, expect, main
 
-A name is loaded when it is first asked for: who imports `experiments.store`, as workers and the analysis do, pays for
-none of them.
+Each name is loaded on first use, so that importing `experiments.store` (as workers and the analysis do) loads none of
+them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def main(question: Sweep | Search) -> NoReturn:
-    """Answer the question as the command line says, and exit."""
+    """Run a sweep or a search with the flags of the command line, and exit with its code."""
     from experiments.plan.sweep import Sweep
 
     try:

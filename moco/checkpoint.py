@@ -43,9 +43,9 @@ def _reason(error: Exception) -> str:
     """torch's own words for a file that is not plain data are advice on how to execute it."""
     if not isinstance(error, (pickle.UnpicklingError, RuntimeError, EOFError, OSError)):
         return NO_CHECKPOINT
-    said = str(error)
-    if found := re.search(r"GLOBAL (\S+)", said):
+    text = str(error)
+    if found := re.search(r"GLOBAL (\S+)", text):
         return f"it holds {found[1]}, which is code or an object of a library; nothing in a file is executed"
-    if said.startswith("Weights only load failed"):
+    if text.startswith("Weights only load failed"):
         return NO_CHECKPOINT
-    return said.splitlines()[0] if said else type(error).__name__
+    return text.splitlines()[0] if text else type(error).__name__

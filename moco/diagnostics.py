@@ -1,4 +1,4 @@
-"""Is the run healthy? Cheap numbers, kept on the device and read only when a record is due.
+"""Cheap numbers on the health of a run, kept on the device and read only when a record is due.
 
 B queries, C embedding, N candidates, P probe images, K queue.
 """

@@ -68,7 +68,7 @@ def group(device: str) -> Iterator[None]:
 
 
 def abandon() -> None:
-    """After an error the group is not dissolved: to take leave of processes that are gone may take forever."""
+    """After an error: leave without dissolving the group, which could wait forever for processes that are gone."""
     _stores.clear()
 
 
@@ -92,27 +92,28 @@ def _backend(device: str, store: Any, own: int, count: int) -> str:
 
 @contextmanager
 def noticing_lost_peers() -> Iterator[None]:
-    """What the transport says of a lost connection in one line: PeerFailed with the other's last words, else PeerLost."""
+    """Turn the transport's error on a lost connection into PeerFailed, with the other's own error if it left one, or
+    PeerLost; either in one line."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         for number in range(size()):
-            if word := _word(number):
-                raise PeerFailed(f"rank {number}: {word}") from error
-        said = re.sub(r"^\[[^]]*\] ", "", str(error).strip().splitlines()[0]).partition(". ")[0]  # not where in gloo
-        raise PeerLost(f"another process of the run is gone or does not answer ({said})") from error
+            if failure := _failure_of(number):
+                raise PeerFailed(f"rank {number}: {failure}") from error
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error).strip().splitlines()[0]).partition(". ")[0]  # not where in gloo
+        raise PeerLost(f"another process of the run is gone or does not answer ({reason})") from error
 
 
 def report_failure(text: str) -> None:
-    """Leave the reason why this process ends, for the others to find."""
+    """Leave this process' error for the others, which will lose the connection."""
     with suppress(RuntimeError):
         for store in _stores:
             store.set(f"word/{rank()}", text)
 
 
-def _word(number: int) -> str | None:
+def _failure_of(number: int) -> str | None:
     with suppress(RuntimeError):
         for store in _stores:
             if store.check([f"word/{number}"]):
@@ -194,7 +195,7 @@ def add_up_(tensor: Tensor) -> Tensor:
 
 
 def highest(number: int) -> int:
-    """The largest of what the processes bring; a decision, so it never waits for a GPU."""
+    """The largest value of all processes. It goes through gloo, so it never waits for a GPU."""
     if size() == 1:
         return number
     numbers = torch.tensor(number)
@@ -204,19 +205,19 @@ def highest(number: int) -> int:
 
 @torch.no_grad()
 def begin_alike(module: nn.Module) -> None:
-    """Parameters and buffers of rank 0 in all: other processors round the same initial values otherwise."""
+    """Copy the parameters and buffers of rank 0 to all: different processors round initial values differently."""
     if size() > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor, src=0)
 
 
 def agree(flag: bool) -> bool:
-    """Does any process say so?"""
+    """Whether the condition holds in any process."""
     return bool(highest(int(flag)))
 
 
 def from_first(value: Any) -> Any:
-    """What rank 0 brings: plain values, the same on all processes afterwards."""
+    """Rank 0's plain values, in all processes."""
     values = [value]
     if size() > 1:
         dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))

@@ -63,7 +63,7 @@ def bare(encoder: Encoder) -> Projector:
 
 @dataclass(frozen=True)
 class Direction:
-    """One view's queries against the other view's keys: what the loss and the diagnostics look at."""
+    """One view's queries against the other view's keys, for the loss and the diagnostics."""
 
     queries_BC: Tensor
     scores_BN: Tensor

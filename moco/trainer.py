@@ -97,7 +97,7 @@ def parallel(model: nn.Module) -> nn.Module:
         return model
     distributed.begin_alike(model)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another word for `broadcast_buffers`
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for `broadcast_buffers`
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 

@@ -1,1 +1,1 @@
-"""Figures: one look, one file for each kind."""
+"""The figures, one file for each kind; `look` is the style that all share, `gallery` the list of kinds."""

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.look import COLOURS, MARKERS, Picture, caption, error_bar, look, n_seeds, picture
+from analysis.figures.look import COLOURS, MARKERS, Picture, caption, error_bar, house_style, n_seeds, picture
 from analysis.figures.scales import Scale, axis_scale, series
 from analysis.figures.thinning import evenly, few
 from analysis.style import INK, MUTED, PAPER
@@ -29,7 +29,7 @@ def _points(cells: pl.DataFrame, arms: Sequence[str], readout: str) -> pl.DataFr
 
 
 def _mapping(frame: pl.DataFrame) -> dict[str, list[Any]]:
-    """seaborn takes a mapping of columns; it does not know polars 2."""
+    """As a mapping of columns, since seaborn does not accept polars 2 frames."""
     return frame.to_dict(as_series=False)
 
 
@@ -81,7 +81,7 @@ def _untrained(ax: Axes, cells: pl.DataFrame, readout: str, vertical: bool) -> N
 
 
 def _published(ax: Axes, manifest: Manifest, scale: Scale, names: Mapping[str, str]) -> None:
-    """Published numbers on an axis of their own: only the shape can be compared."""
+    """Published numbers on a second axis, as only the shape can be compared."""
     other = ax.twinx()
     for i, name in enumerate(dict.fromkeys(names.values())):
         found = sorted((scale.positions[a], v) for a, v in manifest["published"].items() if names.get(a) == name)
@@ -105,7 +105,7 @@ def _published(ax: Axes, manifest: Manifest, scale: Scale, names: Mapping[str, s
 
 
 def _ticks(ax: Axes, manifest: Manifest, scale: Scale, seen: set[float], mark: bool) -> None:
-    """One tick per planned value, also where nothing has finished; `mark` names the baseline's."""
+    """One tick per planned value, also where no run has finished. `mark`: label the baseline's."""
     home = scale.positions.get(manifest["baseline"]) if mark else None
     words = {x: "missing" if x not in seen else "baseline" if x == home else "" for x in scale.ticks}
     crowded = sum(len(label) for label in scale.ticks.values()) > CROWDED_FROM
@@ -188,12 +188,12 @@ def _axis_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, scale: Scale,
 
 
 def _arm_label(arm: str, manifest: Manifest, points: pl.DataFrame) -> str:
-    said = "missing" if points.filter(arm=arm).is_empty() else "baseline" if arm == manifest["baseline"] else ""
-    return f"{arm} ({said})" if said else arm
+    mark = "missing" if points.filter(arm=arm).is_empty() else "baseline" if arm == manifest["baseline"] else ""
+    return f"{arm} ({mark})" if mark else arm
 
 
 def _arms_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str) -> list[int]:
-    """Arms without a number: a row each, in the sweep's order."""
+    """A panel without an axis of numbers: a row for each arm, in the sweep's order."""
     arms = [arm for arm in manifest["arms"] if arm != schema.RANDOM_INIT]
     points = _points(cells, arms, readout)
     for row, arm in enumerate(arms):
@@ -225,15 +225,15 @@ def _arms_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str)
 
 
 def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str] | None = None) -> Picture:
-    """One panel per readout, by default the sweep's metric. Works with arms missing; of very many some are drawn, as it says.
+    """One panel per readout, by default the sweep's metric. Arms may be missing; of very many, some are drawn.
 
     `ValueError` for unknown readouts.
     """
     chosen = [check_readout(r) for r in readouts or [manifest["metric"]]]
-    manifest, cells, said = few(manifest, cells, MOST_PLACES if axis_scale(manifest) else MOST_ROWS)
+    manifest, cells, left_out = few(manifest, cells, MOST_PLACES if axis_scale(manifest) else MOST_ROWS)
     scale = axis_scale(manifest)
     single, n_arms = len(chosen) == 1, len(manifest["arms"])
-    with look():
+    with house_style():
         height = 3.5 if scale else 1.5 + 0.3 * n_arms
         names = 0.0 if scale else 0.065 * max(0, max(map(len, manifest["arms"])) - 18)
         figure = picture(names + (5.4 if single else 3.3 * len(chosen) + (0.0 if scale else 1.2)), height)
@@ -255,5 +255,5 @@ def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str]
             figure.legend(handles, labels, loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.6)
         small = "no finished run yet" if not counts else f"{n_seeds(counts)} (dots); bars: 95 % t interval of the mean"
         source = f". Published: {manifest['published_source']}" if scale and single and manifest["published"] else ""
-        caption(figure, f"{manifest['label']}, test split. {said}{small}{source}.")
+        caption(figure, f"{manifest['label']}, test split. {left_out}{small}{source}.")
     return figure

@@ -1,4 +1,12 @@
-"""Journals over epochs or steps: the mean of an arm's seeds, and the band from its lowest to its highest seed."""
+"""Figures of journals: the mean of an arm's seeds over epochs or steps, and the band from the lowest to the highest seed.
+
+    curves_figure         a panel per metric
+    arms_figure           a panel per arm, each seed a line
+    loss_figure           the loss against its chance level log(K + 1)
+    diagnostics_figure    gap, rank, key drift and uniformity over steps
+
+Of large sweeps only some arms and seeds are drawn (`thinning.few`), as the caption then says.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.figures.look import COLOURS, Picture, caption, error_bar, look, n_seeds, picture, shortened
+from analysis.figures.look import COLOURS, Picture, caption, error_bar, house_style, n_seeds, picture, shortened
 from analysis.figures.scales import axis_scale, series
 from analysis.style import LINE, MUTED, PAPER
 from experiments.store import schema
@@ -49,7 +57,7 @@ def check_key(key: str) -> str:
 
 def thinned(curves: pl.DataFrame, points: int = POINTS, along: Along = "epoch") -> pl.DataFrame:
     """Means of each run over at most `points` stretches of epochs (steps), placed at the stretch's mean."""
-    # The last record repeats readouts at the step where training ended: behind a curve that went on, it is no point of it.
+    # The last record repeats readouts at the step where training ended; where a curve has later steps, it is left out.
     curves = curves.filter(pl.col("step") >= pl.col("step").cum_max().over("arm", "seed", "key"))
     longest = curves[along].max()
     if not isinstance(longest, int | float) or longest <= 0:
@@ -73,7 +81,7 @@ def trained_arms(manifest: Manifest) -> list[str]:
 
 
 def strokes_of(manifest: Manifest, arms: Sequence[str]) -> Strokes:
-    """Along an axis the colours are ordered from light to dark, each line of arms with its dashes."""
+    """Colour and dashes of each arm. Arms along an axis go from light to dark, and each line of arms has its dashes."""
     scale, names = axis_scale(manifest), series(manifest)
     if scale is None or not all(arm in names for arm in arms):
         n = len(COLOURS)
@@ -112,7 +120,7 @@ def draw(ax: Axes, curves: pl.DataFrame, key: str, strokes: Strokes, along: Alon
 
 
 def whole_numbers(ax: Axes, longest: Any) -> None:
-    """From 0 to the longest run in few ticks, thousands set apart; fractions of an epoch only where runs are that short."""
+    """The x axis from 0 to the longest run, with few ticks; fractions of an epoch only for very short runs."""
     if isinstance(longest, int | float) and longest > 0:
         ax.set_xlim(0, 1.02 * longest)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -134,7 +142,7 @@ def chance_line(ax: Axes, y: float, words: str) -> None:
 
 
 def drawn_runs(curves: pl.DataFrame) -> str:
-    """What lines, bands and crosses stand for, in words, with the number of seeds."""
+    """The caption's text on lines, bands and crosses, with the number of seeds."""
     finished = curves.filter(state=schema.DONE).group_by("arm").agg(pl.col("seed").n_unique())["seed"].to_list()
     unfinished = not curves.filter(pl.col("state") != schema.DONE).is_empty()
     lines = f"Lines: mean of finished runs; bands: lowest to highest seed, {n_seeds(finished)}. " if finished else ""
@@ -142,15 +150,15 @@ def drawn_runs(curves: pl.DataFrame) -> str:
 
 
 def curves_figure(
-    manifest: Manifest, curves: pl.DataFrame, keys: Sequence[str] = (KNN_CURVE, LOSS_CURVE), said: str = ""
+    manifest: Manifest, curves: pl.DataFrame, keys: Sequence[str] = (KNN_CURVE, LOSS_CURVE), left_out: str = ""
 ) -> Picture:
-    """One panel per metric key, from `store.curves`. Unfinished runs are thin lines that end in a cross.
+    """One panel per metric key, from `frame.curves`. Unfinished runs are thin lines that end in a cross.
 
-    `said`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
+    `left_out`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
     """
     chosen = [check_key(key) for key in keys]
     strokes = strokes_of(manifest, trained_arms(manifest))
-    with look():
+    with house_style():
         rows = (len(chosen) + 1) // 2
         figure = picture(5.4 if len(chosen) == 1 else 6.6, 3.1 * rows + 0.2)
         panels = figure.subplots(rows, min(2, len(chosen)), squeeze=False).flat
@@ -162,12 +170,12 @@ def curves_figure(
         for ax in list(panels):
             ax.set_axis_off()
         legend(figure, strokes, manifest["baseline"])
-        caption(figure, f"{manifest['label']}, during training. {said}{drawn_runs(curves)}")
+        caption(figure, f"{manifest['label']}, during training. {left_out}{drawn_runs(curves)}")
     return figure
 
 
 def legend(figure: Picture, strokes: Strokes, baseline: str) -> None:
-    """Beside the panels; long names above them, where the figure grows by their lines."""
+    """A legend beside the panels, or, for long names, above them; the figure then grows by its lines."""
     names = {arm: shortened(arm, 48) + (" (baseline)" if arm == baseline else "") for arm in strokes}
     handles = [Line2D([], [], color=c, dashes=d, label=names[arm]) for arm, (c, d) in strokes.items()]
     longest = max(map(len, names.values()), default=0)
@@ -179,7 +187,7 @@ def legend(figure: Picture, strokes: Strokes, baseline: str) -> None:
     figure.legend(handles=handles, loc="outside upper left", handlelength=2.2, ncols=columns, columnspacing=1.6)
 
 
-# Every arm in a panel of its own: each seed a line, the other arms' means in grey behind.
+# A panel per arm.
 
 
 COLUMNS: Final = 4
@@ -187,14 +195,14 @@ MOST_PANELS: Final = 12
 
 
 def _title(name: str) -> str:
-    """In lines that fit a panel, at its hyphens if they can be."""
+    """The name in lines that fit a panel, broken at hyphens where possible."""
     return "\n".join(textwrap.wrap(shortened(name, 66), 23))
 
 
-def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, said: str = "") -> Picture:
+def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, left_out: str = "") -> Picture:
     """One metric of the journals, a panel per arm on common scales. Runs that are not finished end in a cross.
 
-    `said`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
+    `left_out`: what was left out (`thinning.few`). `ValueError` for a key that is no metric of a journal.
     """
     arms, own = trained_arms(manifest), thinned(curves.filter(pl.col("key") == check_key(key)))
     strokes, columns = strokes_of(manifest, arms), min(COLUMNS, len(arms))
@@ -202,7 +210,7 @@ def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, 
     means = bands(own)
     titles = {arm: _title(f"{arm} (baseline)" if arm == manifest["baseline"] else arm) for arm in arms}
     lines = max(title.count("\n") for title in titles.values())
-    with look():
+    with house_style():
         figure = picture(1.75 * columns + 0.6, (1.45 + 0.13 * lines) * rows + 0.75)
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for i, (ax, arm) in enumerate(zip(panels.flat, arms, strict=False)):
@@ -230,22 +238,22 @@ def arms_figure(manifest: Manifest, curves: pl.DataFrame, key: str = KNN_CURVE, 
             ax.set_axis_off()
         figure.supylabel(TITLES.get(key, key), fontsize=9)
         crosses = " A cross: not finished." if not curves.filter(pl.col("state") != schema.DONE).is_empty() else ""
-        caption(figure, f"{manifest['label']}. {said}A line per seed; grey: the means of the other arms.{crosses}")
+        caption(figure, f"{manifest['label']}. {left_out}A line per seed; grey: the means of the other arms.{crosses}")
     return figure
 
 
-# The loss against its chance level, log(K + 1): what a model scores that cannot tell the positive from the negatives.
+# The loss against its chance level, log(K + 1): that of a model that cannot tell the positive from the negatives.
 
 
 LOSS: Final = "train/loss"
 LOSS_KEYS: Final = (LOSS, LOSS_CURVE)
-SAME_LEVEL: Final = 1e-3  # nats: the ratio of two journalled numbers rounds
+SAME_LEVEL: Final = 1e-3  # nats, for rounding in the ratio of two numbers of the journal
 
 
 def ends_of_runs(curves: pl.DataFrame) -> pl.DataFrame:
     """arm, seed, state, first and last loss, and chance: the journal's loss over its `loss_over_chance`, both in nats.
 
-    So the level is the method's own, also where it is not log(K + 1). Runs without both keys are left out.
+    The level is thus the method's own, also where it is not log(K + 1). Runs without both keys are left out.
     """
     wide = curves.filter(pl.col("key").is_in(LOSS_KEYS)).pivot(
         on="key", index=["arm", "seed", "state", "step"], values="value", aggregate_function="last"
@@ -273,7 +281,7 @@ def chance_levels(ends: pl.DataFrame) -> dict[str, float]:
 
 
 def _levels(chance: Mapping[str, float]) -> list[float]:
-    """The different ones, ascending."""
+    """The distinct levels, ascending."""
     levels: list[float] = []
     for level in sorted(chance.values()):
         if not levels or level - levels[-1] > SAME_LEVEL:
@@ -336,18 +344,18 @@ def _against_chance(ax: Axes, ends: pl.DataFrame, chance: Mapping[str, float], s
     )
 
 
-def loss_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "") -> Picture:
-    """The loss over epochs with its chance level, from `store.curves` with `LOSS_KEYS`; where the arms have different
+def loss_figure(manifest: Manifest, curves: pl.DataFrame, left_out: str = "") -> Picture:
+    """The loss over epochs with its chance level, from `frame.curves` with `LOSS_KEYS`; where the arms have different
     levels (the number of negatives varies), beside it the first and last loss against them.
 
-    `said`: what was left out (`thinning.few`).
+    `left_out`: what was left out (`thinning.few`).
     """
     ends = ends_of_runs(curves)
     chance = chance_levels(ends)
     strokes = {arm: s for arm, s in strokes_of(manifest, trained_arms(manifest)).items() if arm in chance or not chance}
     levels = _levels(chance)
     several = len(levels) > 1
-    with look():
+    with house_style():
         figure = picture(7.4 if several else 5.8, 3.7)
         panels = figure.subplots(1, 2 if several else 1, squeeze=False, sharey=True)[0]
         draw(panels[0], curves, LOSS, strokes)
@@ -366,12 +374,13 @@ def loss_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "") -> Pic
         dashed = "Dashed: chance, a loss of log(K + 1), in each arm's colour. " if several else ""
         bars = "Right: bars are 95 % t intervals of the mean over finished seeds (dots). " if several else ""
         caption(
-            figure, f"{manifest['label']}, during training. {said}{dashed}{drawn_runs(curves.filter(key=LOSS))}{bars}"
+            figure,
+            f"{manifest['label']}, during training. {left_out}{dashed}{drawn_runs(curves.filter(key=LOSS))}{bars}",
         )
     return figure
 
 
-# Is a run healthy? Gap, rank, drift and uniformity over steps, with the band of the seeds.
+# Diagnostics: is a run healthy?
 
 
 # key -> title, and how to read it
@@ -384,13 +393,13 @@ PANELS: Final = {
 DIAGNOSTIC_KEYS: Final = tuple(PANELS)
 
 
-def diagnostics_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "") -> Picture:
-    """Four panels over steps, from `store.curves` with `DIAGNOSTIC_KEYS`; a key that no run recorded says so.
+def diagnostics_figure(manifest: Manifest, curves: pl.DataFrame, left_out: str = "") -> Picture:
+    """Four panels over steps, from `frame.curves` with `DIAGNOSTIC_KEYS`; a key that no run recorded says so.
 
-    `said`: what was left out (`thinning.few`).
+    `left_out`: what was left out (`thinning.few`).
     """
     strokes = strokes_of(manifest, trained_arms(manifest))
-    with look():
+    with house_style():
         figure = picture(7.2, 5.6)
         panels = figure.subplots(2, 2, sharex=not curves.is_empty())
         for ax, (key, (title, meaning)) in zip(panels.flat, PANELS.items(), strict=True):
@@ -400,5 +409,5 @@ def diagnostics_figure(manifest: Manifest, curves: pl.DataFrame, said: str = "")
         for ax in panels[0]:
             ax.set_xlabel("")
         legend(figure, strokes, manifest["baseline"])
-        caption(figure, f"{manifest['label']}, during training. {said}{drawn_runs(curves)}")
+        caption(figure, f"{manifest['label']}, during training. {left_out}{drawn_runs(curves)}")
     return figure

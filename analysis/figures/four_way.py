@@ -1,4 +1,4 @@
-"""{resnet, moco_resnet, vit, moco_vit}: how each trains, and where it ends, in one figure."""
+"""`four_way_figure`: training curves and final readouts side by side, for {resnet, moco_resnet, vit, moco_vit}."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from analysis.figures.curves import (
     strokes_of,
     trained_arms,
 )
-from analysis.figures.look import COLOURS, Picture, caption, error_bar, look, n_seeds, picture
+from analysis.figures.look import COLOURS, Picture, caption, error_bar, house_style, n_seeds, picture
 from analysis.style import MUTED, PAPER
 from analysis.table import READOUT_TITLES
 from experiments.store import schema
@@ -32,12 +32,12 @@ PRETRAINED: Final = "moco_"
 
 
 def pairs(arms: Sequence[str]) -> dict[str, str]:
-    """backbone -> its pre-trained twin, of all `x` that have a `moco_x`."""
+    """backbone -> its pre-trained arm, for all `x` with a `moco_x`."""
     return {arm: PRETRAINED + arm for arm in arms if PRETRAINED + arm in arms}
 
 
 def validation_key(curves: pl.DataFrame) -> str:
-    """The validation metric that most arms have a curve of, of several the one recorded most often."""
+    """The validation metric that most arms have a curve of; of several, the one recorded most often."""
     counted = (
         curves.filter(pl.col("key").is_in(VALIDATION_KEYS))
         .drop_nulls("value")
@@ -49,7 +49,7 @@ def validation_key(curves: pl.DataFrame) -> str:
 
 
 def _strokes(manifest: Manifest) -> Strokes:
-    """A colour per backbone, dashed from scratch and full when pre-trained; other sweeps as elsewhere."""
+    """A colour per backbone, dashed from scratch and solid when pre-trained; `strokes_of` for other sweeps."""
     arms = trained_arms(manifest)
     twins = pairs(arms)
     if {*twins, *twins.values()} != set(arms):
@@ -96,7 +96,7 @@ def _final(ax: Axes, manifest: Manifest, cells: pl.DataFrame, strokes: Strokes) 
 
 
 def _untrained(ax: Axes, cells: pl.DataFrame, metric: str) -> None:
-    """In words: on the axis it would flatten everything else."""
+    """The untrained encoder's mean as text, since on the axis it would flatten everything else."""
     value = cells.filter(arm=schema.RANDOM_INIT)[metric].mean()
     if isinstance(value, float):
         ax.text(
@@ -111,15 +111,15 @@ def _untrained(ax: Axes, cells: pl.DataFrame, metric: str) -> None:
         )
 
 
-def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFrame, said: str = "") -> Picture:
+def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFrame, left_out: str = "") -> Picture:
     """Left the curve of the validation metric, right the final readout on the test split. For any sweep with curves.
 
-    curves: `store.curves` with `VALIDATION_KEYS`; the key that most arms have is drawn. `said`: what was left out.
+    curves: `frame.curves` with `VALIDATION_KEYS`; the key that most arms have is drawn. `left_out`: what was left out.
     """
     key, strokes = validation_key(curves), _strokes(manifest)
     own, longest = curves.filter(key=key), max(map(len, strokes), default=0)
     absent = [arm for arm in strokes if own.filter(arm=arm).is_empty()] if not own.is_empty() else []
-    with look():
+    with house_style():
         figure = picture(7.6 + 0.065 * max(0, longest - 14), max(3.4, 1.5 + 0.34 * len(strokes)))
         left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
         draw(left, own, key, strokes)
@@ -134,6 +134,6 @@ def four_way_figure(manifest: Manifest, cells: pl.DataFrame, curves: pl.DataFram
         )
         bars = f"Right: dots are seeds, bars 95 % t intervals of the mean, {n_seeds(counts)}. " if counts else ""
         without = f"No {key} from {', '.join(absent[:4])}{' and others' if len(absent) > 4 else ''}. " if absent else ""
-        caption(figure, f"{manifest['label']}. {said}{drawn_runs(own)}{without}{bars}")
+        caption(figure, f"{manifest['label']}. {left_out}{drawn_runs(own)}{without}{bars}")
         _untrained(right, cells, manifest["metric"])
     return figure

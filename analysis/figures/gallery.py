@@ -1,4 +1,4 @@
-"""The figures there are, by name: what each shows, which sweeps it fits, and which one a sweep gets unasked."""
+"""The kinds of figures by name (`KINDS`): what each shows, which sweeps it fits, and which is a sweep's default."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ from analysis.figures.look import Picture
 from analysis.figures.pareto import sweep_pareto
 from analysis.figures.scales import axis_scale, series
 from analysis.figures.thinning import few
-from analysis.frame import Loaded, to_stderr
+from analysis.frame import Loaded, Log, to_stderr
 from analysis.sources import Source
 from experiments.store.schema import Manifest
 
-Log = Callable[[str], None]
 MOST_ROWS: Final = 40  # arms of the four-way figure
 MOST_POINTS: Final = 400  # arms of the Pareto figure
 LINES_IN_AN_AXIS_FIGURE: Final = 3  # more are read more easily from a map
@@ -38,7 +37,7 @@ LINES_IN_AN_AXIS_FIGURE: Final = 3  # more are read more easily from a map
 
 @dataclass(frozen=True)
 class Kind:
-    """`fits` says why it cannot be drawn for a sweep; empty where it can."""
+    """A kind of figure. `fits`: why it cannot be drawn for a sweep, empty where it can."""
 
     says: str
     draw: Callable[[Source, Loaded, Log], Picture]
@@ -47,35 +46,35 @@ class Kind:
 
 def _curves(keys: Sequence[str]) -> Callable[[Source, Loaded, Log], Picture]:
     def draw(source: Source, loaded: Loaded, log: Log) -> Picture:
-        manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-        return curves_figure(manifest, source.curves(cells, keys, log), keys, said)
+        manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+        return curves_figure(manifest, source.curves(cells, keys, log), keys, left_out)
 
     return draw
 
 
 def _per_arm(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_PANELS, MOST_SEEDS)
-    return arms_figure(manifest, source.curves(cells, [KNN_CURVE], log), said=said)
+    manifest, cells, left_out = few(*loaded, MOST_PANELS, MOST_SEEDS)
+    return arms_figure(manifest, source.curves(cells, [KNN_CURVE], log), left_out=left_out)
 
 
 def _loss(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-    return loss_figure(manifest, source.curves(cells, LOSS_KEYS, log), said)
+    manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+    return loss_figure(manifest, source.curves(cells, LOSS_KEYS, log), left_out)
 
 
 def _diagnostics(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-    return diagnostics_figure(manifest, source.curves(cells, DIAGNOSTIC_KEYS, log), said)
+    manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+    return diagnostics_figure(manifest, source.curves(cells, DIAGNOSTIC_KEYS, log), left_out)
 
 
 def _four_way(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
-    return four_way_figure(manifest, cells, source.curves(cells, VALIDATION_KEYS, log), said)
+    manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
+    return four_way_figure(manifest, cells, source.curves(cells, VALIDATION_KEYS, log), left_out)
 
 
 def _pareto(source: Source, loaded: Loaded, log: Log) -> Picture:
-    manifest, cells, said = few(*loaded, MOST_POINTS)
-    return sweep_pareto(manifest, cells, said)
+    manifest, cells, left_out = few(*loaded, MOST_POINTS)
+    return sweep_pareto(manifest, cells, left_out)
 
 
 def _needs_grid(manifest: Manifest) -> str:
@@ -102,7 +101,7 @@ KINDS: Final = {
 
 
 def default_kind(manifest: Manifest) -> str:
-    """`four-way` for backbones with their pre-trained twins, `heat-map` for a grid that lines would crowd, else `axis`."""
+    """`four-way` for backbones with and without pre-training, `heat-map` for a grid of many lines, else `axis`."""
     if pairs(manifest["arms"]):
         return "four-way"
     crossed = grid_of(manifest)

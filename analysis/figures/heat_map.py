@@ -1,4 +1,4 @@
-"""Two crossed factors as a map: head x temperature, and any sweep whose arms are the product of two or more factors."""
+"""`heat_map_figure`: two crossed factors as a map, for sweeps whose arms are the product of two or more factors."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from analysis.factors import levels_of
-from analysis.figures.look import Picture, caption, look, n_seeds, picture
+from analysis.figures.look import Picture, caption, house_style, n_seeds, picture
 from analysis.figures.scales import axis_scale, series
 from analysis.style import INK, MUTED, PAPER
 from analysis.table import READOUT_TITLES, check_readout
 from experiments.store.schema import Manifest
 from experiments.store.summary import summarise
 
-MAP: Final = "crest"  # light to dark in every kind of eye; its ends can be told from white and from black
-DARK, LIGHT = "#101418", "#fbfbfa"  # words on a cell keep their colour by night, as the cell does
-FILLED: Final = 0.6  # of the grid: below, it is a list of arms and not a product
+MAP: Final = "crest"  # from light to dark also for the colour-blind; its ends differ from white and from black
+DARK, LIGHT = "#101418", "#fbfbfa"  # text on a cell, the same in the page's dark mode, as the cell is
+FILLED: Final = 0.6  # of the grid; with fewer arms it is no product of factors
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where each arm stands. Rows from top to bottom, columns from left to right."""
+    """The place of each arm. Rows from top to bottom, columns from left to right."""
 
     rows: Sequence[str]
     columns: Sequence[str]
@@ -38,7 +38,7 @@ class Grid:
 
 
 def grid_of(manifest: Manifest) -> Grid | None:
-    """None where the arms are no product of factors."""
+    """The grid of a sweep, None where its arms are no product of factors."""
     return _along_the_axis(manifest) or _as_declared(manifest)
 
 
@@ -59,7 +59,7 @@ def _filled(grid: Grid) -> Grid | None:
 
 
 def _as_declared(manifest: Manifest) -> Grid | None:
-    """By the factors that the sweep names: of the one with the most levels a column each, the others down."""
+    """By the sweep's declared factors: the one with the most levels as columns, all others as rows."""
     levels, placed = levels_of(manifest), manifest.get("factors", {})
     if len(levels) < 2:
         return None
@@ -128,7 +128,7 @@ def heat_map_figure(manifest: Manifest, cells: pl.DataFrame, readout: str | None
     beside = {grid.places[arm][0] for arm in theirs} == set(range(len(grid.rows))) and len(theirs) >= len(
         grid.places
     ) / 2
-    with look():
+    with house_style():
         one = 0.66 * len(grid.columns) + 0.1
         names = 0.075 * max(map(len, grid.rows))
         figure = picture(max(4.2, names + (1 + beside) * one + 0.5), 1.35 + 0.56 * len(grid.rows))
@@ -136,8 +136,8 @@ def heat_map_figure(manifest: Manifest, cells: pl.DataFrame, readout: str | None
         _map(panels[0], grid, means, words, manifest["baseline"])
         panels[0].set_title(f"{READOUT_TITLES[metric]}, %")
         if beside:
-            told = {arm: f"{theirs[arm]:.1f}" if arm in theirs else "" for arm in grid.places}
-            _map(panels[1], grid, theirs, told, "")
+            labels = {arm: f"{theirs[arm]:.1f}" if arm in theirs else "" for arm in grid.places}
+            _map(panels[1], grid, theirs, labels, "")
             panels[1].set_title("published, %")
         counts = [s.n for s in finished.values() if s]
         small = (

@@ -1,4 +1,11 @@
-"""What every figure shares: the look, the words on it, and how it becomes a file or a part of a page."""
+"""What all figures share.
+
+    house_style, COLOURS, MARKERS    the style
+    picture, caption                 a new figure, and the small print below it
+    save, inline_svg                 the figure as a file, and as an element of a page
+
+Nothing is kept in pyplot: a figure is a `Picture`, and the style holds while it is drawn.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +26,14 @@ from analysis.style import BLUE, FIGURE_FORMATS, INK, LINE, MUTED, PAPER
 from experiments.store.summary import t_interval
 
 DOTS_PER_INCH: Final = 200
-SMALLEST: Final = 0.69  # of its drawn size in a page
+SMALLEST: Final = 0.69  # of its drawn size, in a narrow page
 
-# seaborn's colour-blind palette without its yellow, light on paper, its grey, which is the published numbers', and its light
-# blue, which by night the first blue is.
+# seaborn's colour-blind palette without its yellow, too light on paper; its grey, used for published numbers; and its light
+# blue, which the first blue becomes in a page's dark mode.
 COLOURS: Final = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 3, 5, 6)]
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 
-# In a page the figure takes the page's colours, those of style.CSS, which differ by day and by night.
+# In a page the figure takes the page's colours (style.CSS), which differ in light and dark mode.
 _PAGE_COLOURS: Final = {
     to_hex(COLOURS[0]): f"var(--high, {BLUE})",
     INK: "currentColor",
@@ -74,21 +81,21 @@ _LOOK: Final[dict[str, Any]] = {
 
 
 class Picture(Figure):
-    """A figure that notebooks show as vectors, and that no global list of figures keeps alive."""
+    """A figure that notebooks show as SVG, and that pyplot's global list does not keep alive."""
 
     def _repr_svg_(self) -> str:
         return inline_svg(self, "")
 
 
 @contextmanager
-def look() -> Iterator[None]:
-    """The house style, for as long as a figure is drawn; the caller's settings come back after."""
+def house_style() -> Iterator[None]:
+    """matplotlib's settings for our figures; the caller's own are restored at the end."""
     with matplotlib.rc_context(cast(Any, _LOOK)):
         yield
 
 
 def picture(width: float, height: float) -> Picture:
-    """Inches."""
+    """An empty figure, in inches."""
     return Picture(figsize=(width, height), layout="constrained")
 
 
@@ -99,7 +106,7 @@ def caption(figure: Figure, text: str) -> None:
 
 
 def shortened(name: str, limit: int) -> str:
-    """With its middle left out: names of arms differ at their ends."""
+    """A name without its middle, if it is too long: names of arms differ at their ends."""
     if len(name) <= limit:
         return name
     front = (limit - 1) // 2
@@ -107,7 +114,7 @@ def shortened(name: str, limit: int) -> str:
 
 
 def error_bar(values: Iterable[float]) -> tuple[float, float]:
-    """What seaborn draws around a mean: our 95 % t interval. Its own default covers 75 % at n = 3."""
+    """The 95 % t interval, for seaborn's `errorbar`, whose own default covers 75 % at n = 3."""
     known = [float(v) for v in values]
     return t_interval(known) or (known[0], known[0])
 
@@ -125,14 +132,14 @@ def save(figure: Figure, path: Path) -> None:
         raise ValueError(f"{path}: a figure is written as {', '.join('.' + s for s in FIGURE_FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    with look():
+    with house_style():
         figure.savefig(path, metadata=dated[suffix])
 
 
 def inline_svg(figure: Figure, label: str) -> str:
-    """The figure as an element of a page, whose text colour and background it takes, by day and by night."""
+    """The figure as an element of a page, with the page's text colour and background, in light and dark mode."""
     out = io.StringIO()
-    with look():
+    with house_style():
         figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -140,7 +147,7 @@ def inline_svg(figure: Figure, label: str) -> str:
     for ours, theirs in _PAGE_COLOURS.items():
         svg = svg.replace(ours, theirs)
     width = figure.get_figwidth() * 96
-    # Smaller than that, its words cannot be read: a narrow page scrolls it.
+    # Smaller than that, its text could not be read; a narrow page scrolls it instead.
     size = f"width:100%;min-width:{SMALLEST * width:.0f}px;max-width:{width:.0f}px;height:auto"
     head = f'<svg role="img" aria-label="{label}" style="{size}"'
     return svg.replace("<svg", head, 1)

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: which choices nothing beats in both. Takes plain numbers, from a sweep or a search."""
+"""Accuracy against cost, with the Pareto front: `sweep_pareto` for a sweep's arms, `pareto_figure` for any numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import Bbox
 
 from analysis.cost import unit_of, with_hours
-from analysis.figures.look import COLOURS, Picture, caption, error_bar, look, n_seeds, picture, shortened
+from analysis.figures.look import COLOURS, Picture, caption, error_bar, house_style, n_seeds, picture, shortened
 from analysis.style import INK, MUTED, PAPER
 from analysis.table import READOUT_TITLES
 from experiments.store import schema
@@ -35,7 +35,7 @@ MOST_BARS: Final = 8  # with more points only those of the front have one
 
 
 def _scaled(hours: Sequence[float], unit: str) -> tuple[float, str]:
-    """Factor and title: hours, or minutes or seconds for short runs."""
+    """Factor and title of the cost axis: hours, or minutes or seconds for short runs."""
     device, longest = unit.removesuffix("-h"), max(hours)
     if longest < 1 / 30:
         return 3600.0, f"{device}-seconds"
@@ -110,19 +110,19 @@ def pareto_figure(
     cost_title: str = "per run",
     intervals: Sequence[tuple[float, float] | None] = (),
     marked: str | None = None,
-    said: str = "",
+    small_print: str = "",
 ) -> Picture:
-    """Accuracy (percent) against device hours; the line joins what nothing beats. The four sequences go together.
+    """Accuracy (percent) against device hours, with a line through the Pareto front. The sequences have equal lengths.
 
-    unit: `GPU-h` or `CPU-h`; intervals: low and high of an accuracy, None without; marked: a name to be ringed, such as
-    the baseline; said: more small print. `ValueError` for sequences of unequal length or names that stand twice.
+    unit: `GPU-h` or `CPU-h`; intervals: low and high of each accuracy, or None; marked: a name to be ringed, such as the
+    baseline; small_print: the beginning of the caption. `ValueError` for unequal lengths and repeated names.
     """
     if not len(hours) == len(accuracies) == len(names) or len(set(names)) < len(names):
         raise ValueError(
             f"pareto: {len(hours)} hours, {len(accuracies)} accuracies, {len(set(names))} different of {len(names)} names: "
             "give one of each for every point"
         )
-    with look():
+    with house_style():
         figure = picture(5.6, 3.8)
         ax = figure.subplots()
         ax.set_ylabel(accuracy_title)
@@ -130,7 +130,7 @@ def pareto_figure(
             ax.text(0.5, 0.5, "no finished run yet", transform=ax.transAxes, ha="center", color=MUTED, fontsize=8)
             ax.set_xticks([])
             ax.set_yticks([])
-            caption(figure, said)
+            caption(figure, small_print)
             return figure
         factor, title = _scaled(hours, unit)
         costs = [h * factor for h in hours]
@@ -163,17 +163,18 @@ def pareto_figure(
         ax.set_xlabel(f"{title} {cost_title}".strip())
         ax.margins(y=0.14)
         ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        caption(figure, f"{said}Blue: nothing is both cheaper and better.")
+        caption(figure, f"{small_print}Blue: nothing is both cheaper and better.")
         points = dict(zip(names, zip(costs, accuracies, strict=True), strict=True))
         unnamed = _name_points(figure, ax, points, [names[i] for i in front])
         if unnamed:
             caption(
-                figure, f"{said}Blue: nothing is both cheaper and better. Without a name for want of room: {unnamed}."
+                figure,
+                f"{small_print}Blue: nothing is both cheaper and better. Without a name for want of room: {unnamed}.",
             )
     return figure
 
 
-def sweep_pareto(manifest: Manifest, cells: pl.DataFrame, said: str = "") -> Picture:
+def sweep_pareto(manifest: Manifest, cells: pl.DataFrame, left_out: str = "") -> Picture:
     """The arms of a sweep: mean accuracy on its metric against the mean hours of a finished run."""
     metric, arms, hours, accuracies, intervals, counts = manifest["metric"], [], [], [], [], []
     priced = with_hours(cells).drop_nulls(["hours", metric]).filter(pl.col("arm") != schema.RANDOM_INIT)
@@ -196,5 +197,5 @@ def sweep_pareto(manifest: Manifest, cells: pl.DataFrame, said: str = "") -> Pic
         intervals=intervals,
         accuracy_title=f"{READOUT_TITLES[metric]}, %",
         marked=manifest["baseline"],
-        said=f"{manifest['label']}, test split. {said}{bars}",
+        small_print=f"{manifest['label']}, test split. {left_out}{bars}",
     )

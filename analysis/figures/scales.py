@@ -1,4 +1,4 @@
-"""Where the arms of a sweep stand on its axis, and which of them make a line."""
+"""`axis_scale`: the position of each arm on a sweep's axis. `series`: which arms are joined by a line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOGARITHMIC_FROM: Final = 4.0  # largest over smallest value
 
 @dataclass(frozen=True)
 class Scale:
-    """Where each arm stands on the axis. Positions are computed here, so that every tick is an arm."""
+    """The axis of a sweep. Positions are computed here rather than by matplotlib, so that every tick is an arm."""
 
     title: str
     positions: Mapping[str, float]  # arm -> x
@@ -43,7 +43,7 @@ def _placement(axis: str, ascending: Sequence[float]) -> Callable[[float], float
 
 
 def axis_scale(manifest: Manifest) -> Scale | None:
-    """Log2 where the values span a factor of 4; 1 - m for momenta, whose last digits matter. None without an axis."""
+    """The axis: log2 where values span a factor of 4, -log10(1 - m) for momenta near 1, else linear. None without one."""
     axis, values = manifest["axis"], manifest["axis_values"]
     if axis is None or len(set(values.values())) < 2:
         return None
@@ -55,7 +55,7 @@ def axis_scale(manifest: Manifest) -> Scale | None:
 
 
 def _without(config: Any, field: str) -> str:
-    """A config as text, without its seed and one field: what the arms of one line share."""
+    """A config as text, without its seed and one field. Arms of one line have the same."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -69,7 +69,7 @@ def _without(config: Any, field: str) -> str:
 
 
 def series(manifest: Manifest) -> dict[str, str]:
-    """Arm -> name of its line. One line without a name, unless the sweep crosses the axis with something else."""
+    """Arm -> name of its line; a single line without a name, unless the sweep also varies something else."""
     on_axis = [arm for arm in manifest["arms"] if arm in manifest["axis_values"]]
     values = [manifest["axis_values"][arm] for arm in on_axis]
     if len(set(values)) == len(values):

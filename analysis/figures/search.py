@@ -1,6 +1,6 @@
-"""The pictures of a search: history, importances, slices, contour, Pareto front, parallel coordinates.
+"""`figures`: those of a search: history, importances, slices, contour, Pareto front, parallel coordinates.
 
-They are drawn from the record alone. Every dot is a trial at one seed: differences of a point or two among them mean little.
+They are drawn from the record alone. Every dot is a trial at one seed, so differences of a point or two mean little.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.look import COLOURS, Picture, caption, look, picture
+from analysis.figures.look import COLOURS, Picture, caption, house_style, picture
 from analysis.search import UNITS, base_trial, best_so_far, by_number
 from analysis.style import INK, MUTED, PAPER
 from experiments.store import schema
 from experiments.store.schema import SearchRecord, TrialRecord
 
-# The fields of a search's space as axes of its pictures: each value a place in [0, 1], by the scale that it is drawn
-# on.
-
 
 @dataclass(frozen=True)
 class Axis:
-    """One field of the space as an axis: numbers in [0, 1] by its own scale, and the ticks to read them by."""
+    """One field of the space as an axis: `place` maps a value to [0, 1] on the field's own scale."""
 
     field: str
     options: tuple[str, ...]  # of a choice, else empty
@@ -108,7 +105,7 @@ def _values(record: SearchRecord, index: int = 0) -> dict[int, float]:
 def history(record: SearchRecord) -> Picture:
     """Every trial in the order of asking, the best so far, and the base's own values."""
     values = _values(record)
-    with look():
+    with house_style():
         figure = picture(5.4, 3.4)
         ax = figure.subplots()
         pruned = {
@@ -145,7 +142,7 @@ def history(record: SearchRecord) -> Picture:
 def importances(record: SearchRecord) -> Picture:
     """Each field's share of what explains the readout (PED-ANOVA), one panel per objective."""
     shown = record["importances"] or {record["metrics"][0]: {}}
-    with look():
+    with house_style():
         longest = max((len(shares) for shares in shown.values()), default=1)
         figure = picture(5.0 * len(shown), 1.3 + 0.34 * max(1, longest))
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
@@ -167,7 +164,7 @@ def slices(record: SearchRecord) -> Picture:
     axes = axes_of(record)
     columns = min(3, len(axes))
     rows = -(-len(axes) // columns)
-    with look():
+    with house_style():
         figure = picture(2.7 * columns + 0.6, 2.4 * rows + 0.5)
         panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
         for ax, axis in zip(panels, axes, strict=False):
@@ -212,7 +209,7 @@ def _ticks(ax: Axes, axis: Axis, *, vertical: bool = False) -> None:
 def contour(record: SearchRecord) -> Picture:
     """The readout over the two numeric fields that matter most."""
     pair = _pair(record)
-    with look():
+    with house_style():
         figure = picture(5.4, 4.2)
         ax = figure.subplots()
         points = _plane(record, pair)
@@ -255,7 +252,7 @@ def pareto(record: SearchRecord) -> Picture | None:
     if len(record["metrics"]) < 2:
         return None
     across, up = _values(record, 1), _values(record, 0)
-    with look():
+    with house_style():
         figure = picture(5.0, 3.6)
         ax = figure.subplots()
         ax.scatter([across[n] for n in up], list(up.values()), s=22, color=MUTED, linewidths=0, label="done")
@@ -283,7 +280,7 @@ def parallel(record: SearchRecord) -> Picture:
     """Each done trial as a line through its fields, coloured by its readout."""
     axes, values = axes_of(record), _values(record)
     trials = by_number(record)
-    with look():
+    with house_style():
         figure = picture(1.6 * len(axes) + 2.2, 3.6)
         ax = figure.subplots()
         scale = Normalize(min(values.values(), default=0), max(values.values(), default=1))

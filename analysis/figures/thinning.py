@@ -1,4 +1,4 @@
-"""Fewer arms and seeds where a figure cannot show all; always together with the words that say so."""
+"""`few`: fewer arms and seeds where a figure cannot show all, with the caption's text that says so."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Item = TypeVar("Item")
 
 
 class Few(NamedTuple):
-    """A sweep cut down. `said` is empty where nothing was left out."""
+    """Some arms and seeds of a sweep. `left_out`: the text for the caption, empty where all are there."""
 
     manifest: Manifest
     cells: pl.DataFrame
-    said: str
+    left_out: str
 
 
 def evenly(items: Sequence[Item], most: int) -> list[Item]:
@@ -33,20 +33,20 @@ def evenly(items: Sequence[Item], most: int) -> list[Item]:
 def few(manifest: Manifest, cells: pl.DataFrame, arms: int, seeds: int | None = None) -> Few:
     """At most so many trained arms (the baseline, and others evenly over the sweep's order) and seeds (the first).
 
-    The choice looks at no result. The untrained encoder stays, and is not counted.
+    The choice does not depend on results. The untrained encoder stays, and is not counted.
     """
     trained = [arm for arm in manifest["arms"] if arm != schema.RANDOM_INIT]
     chosen = {manifest["baseline"], *evenly([a for a in trained if a != manifest["baseline"]], arms - 1)}
     first = manifest["seeds"] if seeds is None else manifest["seeds"][:seeds]
-    said = [f"{len(chosen)} of {len(trained)} arms: the baseline and others evenly over the sweep's order"] * (
+    left_out = [f"{len(chosen)} of {len(trained)} arms: the baseline and others evenly over the sweep's order"] * (
         len(chosen) < len(trained)
     )
-    said += [f"the first {len(first)} of {len(manifest['seeds'])} seeds"] * (len(first) < len(manifest["seeds"]))
-    if not said:
+    left_out += [f"the first {len(first)} of {len(manifest['seeds'])} seeds"] * (len(first) < len(manifest["seeds"]))
+    if not left_out:
         return Few(manifest, cells, "")
     kept = [arm for arm in manifest["arms"] if arm in chosen or arm == schema.RANDOM_INIT]
     frame = cells.filter(pl.col("arm").is_in(kept) & pl.col("seed").is_in(first))
-    return Few(_restricted(manifest, kept, first), frame, f"Shown: {'; '.join(said)}. ")
+    return Few(_restricted(manifest, kept, first), frame, f"Shown: {'; '.join(left_out)}. ")
 
 
 def _restricted(manifest: Manifest, arms: Sequence[str], seeds: Sequence[int]) -> Manifest:

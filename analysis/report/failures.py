@@ -1,4 +1,4 @@
-"""Runs that are not done, grouped by what happened: forty runs that ran out of memory are one line."""
+"""Runs that are not done, grouped by their state and reason: forty runs that ran out of memory are one row."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Address = Callable[[str, str], str | None]  # run id and arm -> where the run ca
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with one state and one reason, numbers in it apart."""
+    """Runs with the same state and the same reason, apart from numbers in it."""
 
     state: str
     reason: str  # of the first
-    alike: bool  # the others' reasons differ in their numbers
+    alike: bool  # the reasons differ in their numbers
     arms: tuple[str, ...]  # of each run
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
@@ -38,7 +38,7 @@ def _pattern(reason: str) -> str:
 
 
 def groups(cells: pl.DataFrame) -> list[Group]:
-    """Failures first, larger groups first."""
+    """The groups, failures first, then by size."""
     found: dict[tuple[str, str], list[dict[str, object]]] = {}
     for row in cells.filter(pl.col("state") != schema.DONE).iter_rows(named=True):
         state = "diverged" if row["diverged"] else row["state"]
@@ -80,7 +80,7 @@ def _arms(group: Group) -> str:
 
 @dataclass(frozen=True)
 class Named:
-    """A run and where it can be looked at."""
+    """A run, and the address of its page if it has one."""
 
     run_id: str
     address: str | None
@@ -88,7 +88,7 @@ class Named:
 
 @dataclass(frozen=True)
 class FailureRow:
-    """A group in words; `more` runs are not named."""
+    """A group as a row of the page. `more`: how many of its runs are not named."""
 
     state: str
     runs: int
@@ -103,7 +103,7 @@ def failure_rows(cells: pl.DataFrame, address: Address) -> list[FailureRow]:
     """A row for each group; none when all is done."""
     rows = []
     for group in groups(cells):
-        missing = group.state == schema.MISSING  # no directory yet: nothing to look at
+        missing = group.state == schema.MISSING  # there is no directory to link to
         pairs = [] if missing else list(zip(group.runs, group.arms, strict=True))
         rows.append(
             FailureRow(

@@ -1,4 +1,4 @@
-"""All sweeps of a store on one page: question, answer, how far each is, what it cost, and the way to its report."""
+"""`write_all`: a report of every sweep, and a page of all sweeps with question, answer, progress, cost and link."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from urllib.parse import quote
 
 from analysis.ablation import ablation_table
-from analysis.frame import manifests, to_stderr
+from analysis.frame import Log, manifests, to_stderr
 from analysis.report.failures import failure_summary
 from analysis.report.page import page
 from analysis.report.report import cost, report
-from analysis.sources import Log, RunDirectories
+from analysis.sources import RunDirectories
 from analysis.tracked import known_server, pages_at
 from analysis.words import NOTHING
 from experiments.store import schema
@@ -40,7 +40,7 @@ class Entry:
 
 
 def file_name(label: str) -> str:
-    """Of the sweep's report: the label, with what a file system or a shell may take amiss replaced."""
+    """The file name of a sweep's report: its label, with unsafe characters replaced."""
     return re.sub(r"[^A-Za-z0-9.=@,+_-]", "-", label) + ".html"
 
 
@@ -55,10 +55,10 @@ def write_all(root: Path, folder: Path, server: str | None = None, log: Log = to
     for manifest in planned:
         label = manifest["label"]
         if manifest["store_version"] > schema.STORE_VERSION:
-            said = (
+            text = (
                 f"written in store version {manifest['store_version']}; this program reads up to {schema.STORE_VERSION}"
             )
-            entries.append(Entry(label, manifest.get("question", ""), said, NOTHING, "", NOTHING, "", None))
+            entries.append(Entry(label, manifest.get("question", ""), text, NOTHING, "", NOTHING, "", None))
             continue
         loaded = source.load(label, log)
         pages = None

@@ -1,6 +1,6 @@
-"""Pages from the templates beside this file: one file each, no script, no network. Every value is escaped by jinja2.
+"""`page`: an HTML page from a template beside this file, in one file, without scripts and network.
 
-`| safe` stands for what is markup already: the style sheets, matplotlib's SVG and the table that `formats` writes.
+jinja2 escapes every value; `| safe` marks what is markup already: style sheets, matplotlib's SVG, the table of `formats`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 
 def page(template: str, **values: object) -> str:
-    """A whole document. A name that the template uses and nobody gives is an error."""
+    """The whole document. Raises jinja2's UndefinedError for a value that the template needs and that is not given."""
     pages = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""One HTML file that answers a sweep's question: table, figures, runs, failures, cost, how it was made. Needs no network."""
+"""`report`: a sweep as one HTML file: answer, table, figures, runs, failures, cost, provenance. It needs no network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 import polars as pl
 
 from analysis.ablation import ablation_table
-from analysis.cost import in_vain, with_hours
+from analysis.cost import unfinished_with_hours, with_hours
 from analysis.figures.axis import axis_figure
 from analysis.figures.curves import (
     DIAGNOSTIC_KEYS,
@@ -32,10 +32,10 @@ from analysis.figures.look import Picture, inline_svg
 from analysis.figures.pareto import sweep_pareto
 from analysis.figures.thinning import few
 from analysis.formats import render, table_markup
-from analysis.frame import Loaded, to_stderr
+from analysis.frame import Loaded, Log, to_stderr
 from analysis.report.failures import failure_rows
 from analysis.report.page import page
-from analysis.sources import Log, Source
+from analysis.sources import Source
 from analysis.table import READOUT_TITLES, Row, Table
 from analysis.tracked import MlflowPages
 from analysis.words import NOTHING, count, duration
@@ -48,7 +48,7 @@ GRID_SEEDS: Final = 12
 
 @dataclass(frozen=True)
 class RunCell:
-    """The readout of a run, or why it has none; `run_id` of one that has a directory."""
+    """The readout of a run, or its state where it has none. `run_id`: of a run that has a directory."""
 
     text: str
     missing: bool
@@ -72,11 +72,11 @@ class RunGrid:
     shown: str  # what is left out, in words; empty where nothing is
     heads: tuple[str, ...]
     rows: tuple[RunRow, ...]
-    everything: dict[str, str | None]  # words and the page in MLflow of all runs
+    everything: dict[str, str | None]  # text -> address of a page of all runs in MLflow
 
 
 def run_grid(loaded: Loaded, pages: MlflowPages | None) -> RunGrid:
-    """Values lead to their run in MLflow where it is known; below each its run id, the name of its directory."""
+    """The table of all runs. Values link to their run in MLflow, if `pages` has it."""
     (manifest, cells, shown), metric = few(*loaded, MOST_ARMS, GRID_SEEDS), loaded.manifest["metric"]
     by_cell = {(row["arm"], row["seed"]): row for row in cells.iter_rows(named=True)}
 
@@ -126,7 +126,7 @@ def _downloads(table: Table) -> list[dict[str, str]]:
 
 
 def _table_markup(table: Table, pages: MlflowPages | None) -> str:
-    """Cells lead to MLflow: the arm to its runs, the comparison to the page that holds it against the baseline."""
+    """The table with links to MLflow: from an arm to its runs, from a comparison to the compare page with the baseline."""
 
     def address(row: Row, key: str) -> str | None:
         if pages is None:
@@ -139,13 +139,13 @@ def _table_markup(table: Table, pages: MlflowPages | None) -> str:
 
 
 def _drawn(figures: list[tuple[Picture, str]]) -> list[str]:
-    """As SVG elements, each with its label and caption for who cannot see it."""
+    """The figures as SVG elements, with label and caption as the text for screen readers."""
     labels = [f"{label}. {' '.join(figure.get_supxlabel().split())}" for figure, label in figures]
     return [inline_svg(figure, escape(label)) for (figure, _), label in zip(figures, labels, strict=True)]
 
 
 def _answers(loaded: Loaded, table: Table) -> list[tuple[Picture, str]]:
-    """The readout that was asked for, the others, and what they cost."""
+    """Figures of the results: the compared readout, the others, and the cost."""
     manifest, cells = loaded
     readable = [r for r in table.readouts if cells[r].is_not_null().any()]
     if not readable:
@@ -169,26 +169,28 @@ Figures = list[tuple[Picture, str]]
 
 
 def _training(source: Source, loaded: Loaded, log: Log) -> tuple[Figures, Figures]:
-    """Figures of the journals, and the curves per arm. Of large sweeps some runs only, as each figure says."""
-    manifest, cells, said = few(*loaded, MOST_LINES, MOST_SEEDS)
+    """Figures of the journals, and the curves per arm. Of large sweeps, some runs only, as each caption says."""
+    manifest, cells, left_out = few(*loaded, MOST_LINES, MOST_SEEDS)
     curves = source.curves(cells, KEYS, log)
     recorded = set(curves.drop_nulls("value")["key"])
     drawn = []
     if default_kind(manifest) == "four-way" and recorded.intersection(VALIDATION_KEYS):
-        drawn.append((four_way_figure(manifest, cells, curves, said), "training curves and final accuracy of each arm"))
+        drawn.append(
+            (four_way_figure(manifest, cells, curves, left_out), "training curves and final accuracy of each arm")
+        )
     if recorded.intersection((KNN_CURVE, LOSS_CURVE)):
-        drawn.append((curves_figure(manifest, curves, said=said), "validation kNN and loss over epochs"))
+        drawn.append((curves_figure(manifest, curves, left_out=left_out), "validation kNN and loss over epochs"))
     if recorded.issuperset(LOSS_KEYS):
-        drawn.append((loss_figure(manifest, curves, said), "the loss against its chance level"))
+        drawn.append((loss_figure(manifest, curves, left_out), "the loss against its chance level"))
     if recorded.intersection(DIAGNOSTIC_KEYS):
-        drawn.append((diagnostics_figure(manifest, curves, said), "gap, rank, key drift and uniformity over steps"))
+        drawn.append((diagnostics_figure(manifest, curves, left_out), "gap, rank, key drift and uniformity over steps"))
     key = next((k for k in VALIDATION_KEYS if k in recorded), None)
-    per_arm = [(arms_figure(manifest, curves, key, said), "a panel for each arm")] if key else []
+    per_arm = [(arms_figure(manifest, curves, key, left_out), "a panel for each arm")] if key else []
     return drawn, per_arm
 
 
 def _tally(cells: pl.DataFrame, column: str) -> str:
-    """`0123456 (15 runs)`; a run that was continued elsewhere counts at both."""
+    """`0123456 (15 runs)`; a run with two commits (or machines) counts for both."""
     tally = Counter(cells[column].explode().drop_nulls())
     return ", ".join(f"{name} ({count(n, 'run')})" for name, n in tally.most_common()) or NOTHING
 
@@ -196,17 +198,17 @@ def _tally(cells: pl.DataFrame, column: str) -> str:
 def cost(cells: pl.DataFrame) -> str:
     """`1.3 GPU-h in 12 finished runs (390 s each), 0.2 GPU-h in 3 unfinished runs`: all attempts of each, all devices."""
     finished = _by_device(with_hours(cells).drop_nulls("hours"))
-    others = _by_device(in_vain(cells))
-    told = [
+    others = _by_device(unfinished_with_hours(cells))
+    parts = [
         f"{_hours(sum(h))} {device}-h in {count(len(h), 'finished run')} ({duration(3600 * sum(h) / len(h))} each)"
         for device, h in finished.items()
     ]
-    told += [f"{_hours(sum(h))} {device}-h in {count(len(h), 'unfinished run')}" for device, h in others.items()]
-    return ", ".join(told) or NOTHING
+    parts += [f"{_hours(sum(h))} {device}-h in {count(len(h), 'unfinished run')}" for device, h in others.items()]
+    return ", ".join(parts) or NOTHING
 
 
 def _by_device(priced: pl.DataFrame) -> dict[str, list[float]]:
-    """GPU first; hours of each run."""
+    """Device -> hours of each of its runs, GPU first."""
     spent: dict[str, list[float]] = {}
     for hours, hardware in priced.select("hours", "hardware").iter_rows():
         spent.setdefault("GPU" if any(map(is_gpu, hardware)) else "CPU", []).append(hours)
@@ -235,7 +237,7 @@ def _provenance(loaded: Loaded, source: Source) -> dict[str, str]:
 def report(
     source: Source, loaded: Loaded, pages: MlflowPages | None = None, home: str | None = None, log: Log = to_stderr
 ) -> str:
-    """The whole page. Sections without content are left out; damaged journal lines are said to `log`.
+    """The whole page. Sections without content are left out; damaged journal lines are logged.
 
     pages: where the runs are in MLflow, None if no server is known; home: the address of the page of all sweeps.
     """

@@ -1,1 +1,1 @@
-"""The verbs of `python -m experiments`, one file for those that belong together."""
+"""The command line: the verbs of `python -m experiments`, and the commands of sweep files (`sweep`, `search`)."""

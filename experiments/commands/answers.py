@@ -1,10 +1,10 @@
-"""What the analysis says of runs, for commands that end with it: a sweep's table, a search's trials, the undecided arms.
+"""Results of the analysis that commands print or need.
 
-    show_table     printed when all runs of a sweep have ended, and after `evaluate`
-    show_search    printed when a search has ended
-    undecided      asked between the rounds of `--until-significant`
+    show_table     a sweep's table, when all its runs have ended and after `evaluate`
+    show_search    a search's best trials, when it has ended
+    undecided      the arms that need more seeds, between the rounds of `--until-significant`
 
-The analysis is imported when it is asked, so that a command that shows no table does not load polars.
+The analysis is imported when it is needed, so that a command that shows no table does not load polars.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def show_table(root: Path, label: str, readout: str | None = None) -> None:
-    """The table of a sweep, and the command that prints it again. `readout`: another than the sweep's own metric."""
+    """Print the table of a sweep, and the command that prints it again. `readout`: by default the sweep's metric."""
 
     def text() -> str:
         from analysis.ablation import ablation_table
@@ -30,7 +30,7 @@ def show_table(root: Path, label: str, readout: str | None = None) -> None:
 
 
 def show_search(root: Path, label: str) -> None:
-    """The best trials of a search, and the command that prints them again."""
+    """Print the best trials of a search, and the command that prints them again."""
 
     def text() -> str:
         from analysis.search import find_search, table
@@ -41,7 +41,7 @@ def show_search(root: Path, label: str) -> None:
 
 
 def _show(text: Callable[[], str], command: list[str]) -> None:
-    """What cannot be read is one line on stderr: the runs are safe, and the command goes on to its own end."""
+    """Print the text and the command. An error in making it is one line on stderr: the command's own work is done."""
     print(flush=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
@@ -56,7 +56,7 @@ def _show(text: Callable[[], str], command: list[str]) -> None:
 
 
 def undecided(root: Path, label: str) -> list[str]:
-    """The arms that are not told apart from the baseline yet. Raises ValueError where the sweep cannot be judged."""
+    """The arms that are not told apart from the baseline yet. Raises ValueError where there can be no table."""
     from analysis import ablation
     from analysis.frame import load_sweep
 

@@ -1,4 +1,4 @@
-"""`benchmark`: the benchmarks of a checkout, which are not part of an installed package."""
+"""`benchmark`: runs the benchmarks of a checkout, which are not part of the installed package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cancel`, `throttle`, `retry`: change what is queued or running, or ended early."""
+"""`cancel`, `throttle`, `retry`: the commands that change queued or running runs, and start again those that failed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def register(add: AddVerb) -> None:
 
 
 def cancel(options: argparse.Namespace, command: str) -> int:
-    """Running ones save and leave at their next step; the others are marked at once and not started any more."""
+    """Running runs save and end at their next step; the others are marked cancelled at once and not started again."""
     root, count = runs_root(), 0
     jobs: dict[str, list[str]] = {}  # cluster -> job ids
     for run in find(root, options.target, options.arm, tracked=run_id_of):
@@ -62,7 +62,7 @@ def cancel(options: argparse.Namespace, command: str) -> int:
         if state.state == schema.QUEUED and (job := status.get("job")):
             jobs.setdefault(status.get("cluster", DEFAULT), []).append(job)
         print(f"{run.name}  {ASKED if state.state == schema.RUNNING else _mark_cancelled(directory)}")
-    for cluster, ids in jobs.items():  # a job that begins in this moment finds the request
+    for cluster, ids in jobs.items():  # a job that begins right now finds the request
         from experiments.launch.pack import jobs_without_runs
 
         cluster_named(cluster).cancel(jobs_without_runs(root, ids))
@@ -72,7 +72,7 @@ def cancel(options: argparse.Namespace, command: str) -> int:
 
 
 def _mark_cancelled(run: RunDirectory) -> str:
-    """For a run that nobody works on; one that was begun in the meantime finds the request."""
+    """Mark a run cancelled that no process works on. Returns its state; one that has just begun finds the request."""
     try:
         with run.locked():
             status = run.status() or schema.Status()
@@ -85,14 +85,14 @@ def _mark_cancelled(run: RunDirectory) -> str:
 
 
 def throttle(options: argparse.Namespace, command: str) -> int:
-    """By the cluster's own throttle of arrays, while they run. Several arrays of one sweep share the number."""
+    """Limit the runs of a sweep by its cluster's throttle of arrays; several arrays share the limit."""
     if options.most < 1:
         raise ValueError(f"throttle {options.most}: must be at least 1; python -m experiments cancel stops runs")
     if not sweeps_named(root := runs_root(), options.target):
-        find(root, options.target, tracked=run_id_of)  # says what is near
+        find(root, options.target, tracked=run_id_of)  # raises ValueError, with the nearest name, for an unknown one
         raise ValueError(f"{options.target}: names runs, not a sweep; a throttle holds for a sweep")
     paths = [root / run.run_id for run in find(root, options.target, tracked=run_id_of)]
-    jobs: dict[str, dict[str, Path]] = {}  # cluster -> job -> a run that it has, had or will have
+    jobs: dict[str, dict[str, Path]] = {}  # cluster -> job -> a run of the job
     for path in paths:
         status = RunDirectory(path).status() or schema.Status()
         if job := status.get("job"):
@@ -105,7 +105,7 @@ def throttle(options: argparse.Namespace, command: str) -> int:
 
 
 def _throttle(cluster: Cluster, arrays: Sequence[Array], jobs: Mapping[str, Path], most: int) -> int:
-    """The exit code. Slurm counts jobs, we count runs: a job may have several."""
+    """Throttle the arrays of one cluster and return the exit code. The cluster counts jobs, each with several runs."""
     runs, code = {array_of(job): path for job, path in jobs.items()}, 0
     for array, share in shares(arrays, most).items():
         pack = (read_json(runs[array] / schema.ENVIRONMENT) or {}).get("pack", 1)
@@ -120,7 +120,7 @@ def _throttle(cluster: Cluster, arrays: Sequence[Array], jobs: Mapping[str, Path
 def shares(arrays: Sequence[Array], total: int) -> dict[str, int]:
     """A throttle for each array, so that together they run `total` at a time; at least one each.
 
-    Those that wait for another one get it whole: it has ended by then.
+    An array that waits for another one gets the whole number, as the other has ended by then.
     """
     now = [array.job for array in arrays if not array.behind]
     split = {job: max(1, total // len(now) + (n < total % len(now))) for n, job in enumerate(now)}
@@ -128,7 +128,7 @@ def shares(arrays: Sequence[Array], total: int) -> dict[str, int]:
 
 
 def retry(options: argparse.Namespace, command: str) -> int:
-    """The list, and with `--yes` the start."""
+    """List the runs that ended early, by cause; with `--yes`, start them again."""
     root = runs_root()
     runs = find(root, options.target, options.arm, tracked=run_id_of)
     states = states_of(root, [run.run_id for run in runs])
@@ -136,14 +136,14 @@ def retry(options: argparse.Namespace, command: str) -> int:
     if not wanted:
         print(f"{options.target}: nothing there failed, was lost, cancelled or stopped midway")
         return 0
-    _print_causes([ended_early(root, run, states[run.run_id]) for run in wanted])
+    _print_failures([ended_early(root, run, states[run.run_id]) for run in wanted])
     if options.yes:
         return retry_runs(root, wanted, command)
     print(f"--yes starts {'it' if len(wanted) == 1 else f'these {len(wanted)}'} again")
     return 0
 
 
-def _print_causes(ended: Sequence[Ended]) -> None:
+def _print_failures(ended: Sequence[Ended]) -> None:
     last = ""
     for cause, error, runs in grouped(ended):
         if cause != last:
@@ -158,7 +158,7 @@ def _print_causes(ended: Sequence[Ended]) -> None:
 
 
 def _named(runs: Sequence[Found]) -> str:
-    """`K=128 seed 0, 1; K=256 seed 0`, the first arms of many."""
+    """`K=128 seed 0, 1; K=256 seed 0`; of many, the first arms and seeds."""
     seeds: dict[str, list[str]] = {}
     for run in runs:
         seeds.setdefault(f"{run.arm} seed" if run.arm else "run", []).append(str(run.seed) if run.arm else run.run_id)

@@ -1,4 +1,15 @@
-"""Is everything there that runs need? One line for each question: ok, or the problem and its remedy."""
+"""`doctor`: checks whether everything that runs need is there. Each check is one line: ok, or the problem and its remedy.
+
+    findings    all checks: the store, the disk, MLflow, and with --cluster the cluster and its nodes
+    TestJob     a short job that shows what the nodes of a profile can do
+    work        what that job does
+
+The two sides talk by files, a question in one and its answer in another:
+
+    ping.json, re-ping.json          whether each side sees the other's files; the node's clock
+    re-signal.json                   the job got the signal that announces its time limit
+    requeue.json, re-requeue.json    the job asks to be requeued; the cluster's reply
+"""
 
 from __future__ import annotations
 
@@ -47,22 +58,20 @@ from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory
 from experiments.store.states import host
 
-# A short job that shows what the nodes of a profile can do: the login side asks by files, the node answers by files.
-#
-#     ping.json, re-ping.json    what either side sees of the other's files, and its clock
-#     re-signal.json             the job got the signal that announces its time limit
-#     requeue.json, re-requeue.json    the job is to ask for its requeue; what the cluster replied
-
-
 SECONDS = 10.0  # that the job waits for the next question
-REQUEUE_SECONDS = 40.0  # until a job that asked for it is back in the queue: its processes end first
-LOOK_SECONDS = 0.1
+REQUEUE_SECONDS = 40.0  # until a job that asked for it is back in the queue, after its processes have ended
+POLL_SECONDS = 0.1
+LITTLE_DISK = 10**9  # bytes
+MOST_RUNS = 1000  # run directories that are read
+SKEW_SECONDS = 10.0  # between two clocks; heartbeats are stale after schema.STALE_SECONDS
+HTTP_SECONDS = 5.0
+OK, PROBLEM, UNKNOWN = "ok", "problem", "unknown"
 PING, PONG, SIGNAL, REQUEUE = "ping.json", "pong.json", "signal.json", "requeue.json"
 
 
 def work(path: str) -> None:
-    """On the node: answer until nothing is asked any more."""
-    if (here := this_job()) is not None and here.process:  # of several processes of a run, one answers
+    """On the node: answer questions until none has come for `SECONDS`."""
+    if (here := this_job()) is not None and here.process:  # of a job's several processes the first answers
         return
     folder, signals = Path(path), list[int]()
     signal.signal(TIME_LIMIT_SIGNAL, lambda number, frame: signals.append(number))
@@ -78,7 +87,7 @@ def work(path: str) -> None:
             answered.add(SIGNAL)
             replace_json(folder / f"re-{SIGNAL}", {"signal": signals[0]}, sync=True)
             deadline = time.monotonic() + SECONDS
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _pong() -> dict[str, Any]:
@@ -97,8 +106,8 @@ def _requeue_answer() -> dict[str, Any]:
 
 
 @dataclass
-class Checkup:
-    """The login side. `job` is None until it is submitted."""
+class TestJob:
+    """The test job, from the login side. `job` is None until it is submitted."""
 
     root: Path
     profile: Profile
@@ -111,7 +120,7 @@ class Checkup:
 
     @contextmanager
     def submitted(self) -> Iterator[None]:
-        """The job is cancelled and its files are removed at the end. Raises Refused."""
+        """Submit the job; cancel it and remove its files at the end. Raises Refused."""
         code = Snapshot.of_this_code()
         self.folder.mkdir(parents=True)
         try:
@@ -132,15 +141,15 @@ class Checkup:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def phase(self) -> tuple[str, str]:
-        """Of the job, and the cluster's own word for it."""
+        """The job's phase, and the cluster's own name of its state."""
         return (self.cluster.phases(this_user()) or {}).get(self.job or "", ("", "GONE"))
 
     def begun(self, patience: float) -> bool:
-        """Wait until the job runs, or has ended."""
+        """Wait until the job runs or has ended. False if it still waits after `patience` seconds."""
         return self._until(lambda: self.phase()[0] != WAITING, patience)
 
     def ask(self, question: str, patience: float = SECONDS) -> dict[str, Any] | None:
-        """Put a question; None without an answer in time."""
+        """Ask the job a question; returns the answer, None if there is none in time."""
         replace_json(self.folder / question, {"time": time.time()}, sync=True)
         return self.answer(question, patience)
 
@@ -158,22 +167,22 @@ class Checkup:
         return self._until(lambda: self.phase()[0] == WAITING, REQUEUE_SECONDS)
 
     def last_line(self) -> str | None:
-        """Of what the job has printed."""
+        """The last line of the job's log."""
         log = self.cluster.log(self.folder, self.job or "")
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
         return lines[-1] if lines else None
 
-    def _until(self, true: Callable[[], bool], patience: float) -> bool:
+    def _until(self, condition: Callable[[], bool], patience: float) -> bool:
         deadline = time.monotonic() + patience
-        while not true():
+        while not condition():
             if time.monotonic() > deadline:
                 return False
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         return True
 
 
 def files_clock(folder: Path) -> float:
-    """Seconds by which the clock of the disk is ahead of ours."""
+    """Seconds by which the clock of the disk is ahead of this machine's."""
     mark = folder / "clock"
     mark.touch()
     ahead = mark.stat().st_mtime - time.time()
@@ -182,38 +191,31 @@ def files_clock(folder: Path) -> float:
     return ahead
 
 
-LITTLE_DISK = 10**9  # bytes
-LOOK_AT = 1000  # run directories
-SKEW_SECONDS = 10.0  # between two clocks; heartbeats are stale after schema.STALE_SECONDS
-HTTP_SECONDS = 5.0
-OK, PROBLEM, UNKNOWN = "ok", "problem", "unknown"
-
-
 @dataclass(frozen=True)
 class Finding:
-    """`essential`: without it runs cannot be trusted to end well."""
+    """The result of one check. `essential`: runs cannot do without what it checks."""
 
     what: str
     verdict: str
-    words: str
+    text: str
     remedy: str = ""
     essential: bool = True
 
     def __str__(self) -> str:
         remedy = f"; {self.remedy}" if self.remedy and self.verdict != OK else ""
-        return f"{self.verdict:<8} {self.what}: {self.words}{remedy}"
+        return f"{self.verdict:<8} {self.what}: {self.text}{remedy}"
 
 
-def examine(root: Path, profile: Profile | None, patience: float, tell: Callable[[Finding], None]) -> bool:
-    """Tell each finding as soon as it is known; returns whether everything essential is there."""
-    well = True
-    for finding in _all(root, profile, patience):
-        tell(finding)
-        well &= finding.verdict != PROBLEM or not finding.essential
-    return well
+def examine(root: Path, profile: Profile | None, patience: float, show: Callable[[Finding], None]) -> bool:
+    """Show each finding as soon as it is known. Returns whether everything essential is there."""
+    all_well = True
+    for finding in findings(root, profile, patience):
+        show(finding)
+        all_well &= finding.verdict != PROBLEM or not finding.essential
+    return all_well
 
 
-def _all(root: Path, profile: Profile | None, patience: float) -> Iterator[Finding]:
+def findings(root: Path, profile: Profile | None, patience: float) -> Iterator[Finding]:
     yield store(root)
     yield disk(root)
     yield mlflow(root, profile)
@@ -222,12 +224,12 @@ def _all(root: Path, profile: Profile | None, patience: float) -> Iterator[Findi
 
 
 def store(root: Path) -> Finding:
-    """Written, locked and read as runs do it."""
+    """Whether the folder of runs can be written, locked and read, in the way that runs do."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         _try_files(root)
         sweeps = len(all_manifests(root))
-        runs = sum(_try_run(path.parent) for path in islice(root.glob(f"*/{schema.CONFIG}"), LOOK_AT))
+        runs = sum(_try_run(path.parent) for path in islice(root.glob(f"*/{schema.CONFIG}"), MOST_RUNS))
     except OSError as error:
         remedy = "set MOCO_RUNS to a folder that can be written"
         return Finding("store", PROBLEM, f"{error.filename or root}: {error.strerror}", remedy)
@@ -269,7 +271,7 @@ def disk(root: Path) -> Finding:
 
 
 def mlflow(root: Path, profile: Profile | None) -> Finding:
-    """Not essential: what it misses is brought over by the next sync."""
+    """Whether MLflow can be reached. Not essential: the next sync writes what it has missed."""
     uri = Place.of(profile).tracking
     if profile is not None and profile.tracking_mode == "off":
         return Finding("MLflow", OK, f"off in profile {profile.name}")
@@ -292,9 +294,9 @@ def _server(uri: str) -> Finding:
     shown = uri.rpartition("@")[2]  # without a password
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HTTP_SECONDS) as answer:
-            words = f"{shown} answers"
+            text = f"{shown} answers"
             assert answer.status == 200
-            return Finding("MLflow", OK, words)
+            return Finding("MLflow", OK, text)
     except (OSError, ValueError) as error:  # a refusal, a wrong address, an HTTP error
         return Finding("MLflow", PROBLEM, f"{shown}: {error}", remedy, essential=False)
 
@@ -313,30 +315,30 @@ def cluster(root: Path, profile: Profile, patience: float) -> Iterator[Finding]:
         return
     reason = there.accounting()
     yield Finding("sacct", OK, "accounting is there" if reason is None else f"{reason}; nothing here needs it")
-    yield from _job(Checkup(root, profile), patience)
+    yield from _job(TestJob(root, profile), patience)
 
 
-def _job(job: Checkup, patience: float) -> Iterator[Finding]:
+def _job(job: TestJob, patience: float) -> Iterator[Finding]:
     try:
         with job.submitted():
             if not job.begun(patience):
-                words = (
+                text = (
                     f"job {job.job} still waits after {patience:.0f} s; nodes, signal, requeue and clocks not looked at"
                 )
-                yield Finding("nodes", UNKNOWN, words, "--patience SECONDS waits longer")
+                yield Finding("nodes", UNKNOWN, text, "--patience SECONDS waits longer")
                 return
             yield from _node(job)
     except ValueError as error:  # Slurm's refusal
         yield Finding("job", PROBLEM, str(error))
 
 
-def _node(job: Checkup) -> Iterator[Finding]:
+def _node(job: TestJob) -> Iterator[Finding]:
     asked = time.time()
     pong = job.ask(PING, patience=60.0)
     if pong is None:
         yield _unseen(job)
         return
-    heard = time.time()
+    answered_at = time.time()
     yield Finding("shared disk", OK, f"{pong['host']} sees {job.root}, and we see what it writes")
     copied = OK if pong["code"] else PROBLEM
     remedy = "is an environment or .pth file of the site put before PYTHONPATH?"
@@ -345,40 +347,38 @@ def _node(job: Checkup) -> Iterator[Finding]:
     )
     if job.profile.gpus_per_node:
         yield _gpus(pong["gpus"], job.profile.gpus_per_node)
-    yield _clocks(pong["time"], asked, heard, files_clock(job.folder))
+    yield _clocks(pong["time"], asked, answered_at, files_clock(job.folder))
     signalled = job.send_signal() is not None
     remedy = "runs would not save before the time limit; is a wrapper in `setup` catching SIGUSR2?"
     yield Finding("signal", OK if signalled else PROBLEM, "SIGUSR2 is delivered" if signalled else "no SIGUSR2", remedy)
     yield _requeue(job)
 
 
-def _unseen(job: Checkup) -> Finding:
+def _unseen(job: TestJob) -> Finding:
     line, (_, state) = job.last_line(), job.phase()
-    words = (
-        f"job {job.job} ended ({state}), it said: {line}" if line else f"job {job.job} ended ({state}) without a log"
-    )
+    text = f"job {job.job} ended ({state}), it said: {line}" if line else f"job {job.job} ended ({state}) without a log"
     remedy = (
         f"can the nodes see {job.root} and this Python? Set MOCO_RUNS, or runs_root in the profile, to a shared folder"
     )
-    return Finding("shared disk", PROBLEM, words, remedy)
+    return Finding("shared disk", PROBLEM, text, remedy)
 
 
 def _gpus(visible: str | None, wanted: int) -> Finding:
     count = len([gpu for gpu in (visible or "").split(",") if gpu.strip()])
-    words = f"{count} visible, {wanted} asked for"
-    return Finding("GPU", OK if count == wanted else PROBLEM, words, "look at gpus, gres and constraint of the profile")
+    text = f"{count} visible, {wanted} asked for"
+    return Finding("GPU", OK if count == wanted else PROBLEM, text, "look at gpus, gres and constraint of the profile")
 
 
-def _clocks(there: float, asked: float, heard: float, disk_ahead: float) -> Finding:
-    """The node looked at its clock between `asked` and `heard`; what is more than that is skew."""
-    node = max(asked - there, there - heard, 0.0)
+def _clocks(there: float, asked: float, answered_at: float, disk_ahead: float) -> Finding:
+    """The node read its clock between `asked` and `answered_at`, so a time outside these is skew."""
+    node = max(asked - there, there - answered_at, 0.0)
     skew = max(node, abs(disk_ahead))
-    words = f"node within {node:.1f} s of this machine, disk {disk_ahead:+.1f} s"
+    text = f"node within {node:.1f} s of this machine, disk {disk_ahead:+.1f} s"
     remedy = f"heartbeats count as stale after {schema.STALE_SECONDS:.0f} s; ask for NTP on all machines"
-    return Finding("clocks", OK if skew < SKEW_SECONDS else PROBLEM, words, remedy)
+    return Finding("clocks", OK if skew < SKEW_SECONDS else PROBLEM, text, remedy)
 
 
-def _requeue(job: Checkup) -> Finding:
+def _requeue(job: TestJob) -> Finding:
     remedy = "runs stop at their time limit and wait for the sweep's command, which goes on from their checkpoints"
     answer = job.ask(REQUEUE)
     if answer is None:
@@ -388,26 +388,23 @@ def _requeue(job: Checkup) -> Finding:
     return Finding("requeue", PROBLEM, answer["refused"] or "the job did not come back", remedy, essential=False)
 
 
-# `doctor`: is everything there that runs need?
-
-
 def register(add: AddVerb) -> None:
-    look = add(
+    verb = add(
         "doctor",
         help="look at store, MLflow and a cluster, and say what to do",
         allow_abbrev=False,
         description="Exit 1 when something essential is wrong. --cluster sends a job of a few seconds.",
     )
-    look.add_argument("--cluster", metavar="PROFILE", help=f"look at this one, too: {', '.join(profile_names())}")
-    look.add_argument("--patience", type=float, default=60.0, metavar="S", help="for the job to begin (default: 60)")
-    look.set_defaults(run=doctor)
+    verb.add_argument("--cluster", metavar="PROFILE", help=f"look at this one, too: {', '.join(profile_names())}")
+    verb.add_argument("--patience", type=float, default=60.0, metavar="S", help="for the job to begin (default: 60)")
+    verb.set_defaults(run=doctor)
 
 
 def doctor(options: argparse.Namespace, command: str) -> int:
     profile = load_profile(options.cluster) if options.cluster else None
 
-    def tell(finding: Finding) -> None:
+    def show(finding: Finding) -> None:
         first, *rest = paragraph(str(finding))
         print("\n".join([first, *(f"{'':<9}{line}" for line in rest)]), flush=True)
 
-    return 0 if examine(Place.of(profile).root, profile, options.patience, tell) else 1
+    return 0 if examine(Place.of(profile).root, profile, options.patience, show) else 1

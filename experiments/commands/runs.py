@@ -1,10 +1,9 @@
-"""`pretrain`, `evaluate`, `export`: one run here, more readouts of runs that exist, and their weights for other tools."""
+"""`pretrain`, `evaluate`, `export`: train one run here, add readouts to runs, write weights for other tools."""
 
 from __future__ import annotations
 
 import argparse
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.launch.grid import paragraph
@@ -14,7 +13,7 @@ from experiments.plan.parser import AddVerb, add_set
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Cell, make_cell
 from experiments.run import distributed
-from experiments.state.find import Found, find
+from experiments.state.find import find
 from experiments.state.state import state_of
 from experiments.store import schema
 from experiments.store.metrics import PROTOCOLS
@@ -96,7 +95,7 @@ def _protocols() -> str:
 
 
 def pretrain(options: argparse.Namespace, command: str) -> int:
-    """One run in this process, or in torchrun's; a finished one is only shown."""
+    """Train one run in this process, or in those of torchrun, and print its readouts; a finished one is only printed."""
     from dataclasses import replace
 
     from experiments.launch.launch import Launch
@@ -123,7 +122,7 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
             print(f"{busy}; nothing started")
             return 1
         except Exception as error:
-            if not isinstance(error, ValueError | Diverged):  # those say it in one line
+            if not isinstance(error, ValueError | Diverged):  # `run_here` has printed those in one line
                 traceback.print_exc()
             print(f"log: {root / cell.run_id / schema.LOG}")
             return 1
@@ -158,13 +157,10 @@ def export(options: argparse.Namespace, command: str) -> int:
 
 
 def _one_run(target: str) -> Path:
-    """The run directory that a name leads to. Raises ValueError where it leads to several."""
+    """The run directory of a name. Raises ValueError for a name of several runs."""
     root = runs_root()
     found = find(root, target, tracked=run_id_of)
     if len(found) > 1:
-        raise ValueError(f"{target}: names {len(found)} runs; choose one, by its run id: {_ids(found)}")
+        ids = ", ".join(f"{run.run_id} ({run.name})" for run in found[:6]) + (", ..." if len(found) > 6 else "")
+        raise ValueError(f"{target}: names {len(found)} runs; choose one, by its run id: {ids}")
     return root / found[0].run_id
-
-
-def _ids(found: Sequence[Found]) -> str:
-    return ", ".join(f"{run.run_id} ({run.name})" for run in found[:6]) + (", ..." if len(found) > 6 else "")

@@ -1,7 +1,11 @@
-"""The command line of a search: `main(SEARCH)` at the end of a file in `sweeps/`; and `adopt`, its winner as a baseline.
+"""The command line of a search, `main(SEARCH)` at the end of a file in `sweeps/`; and the verb `adopt`.
 
-Exit 0: the trials asked for are finished. 1: some are not. 2: wrong input, nothing was started. 130: interrupted, the same
-command goes on. `--dry-run` imports neither torch nor optuna.
+    run          the exit code of one command: reads the flags, then `carry_out`
+    carry_out    shows, searches, or confirms the best trials, as the flags say
+    adopt        prints the winner as a baseline
+
+Exit 0: the trials asked for are finished. 1: some are not. 2: wrong input, nothing was started. 130: interrupted, the
+same command goes on. `--dry-run` imports neither torch nor optuna.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from experiments.run.cluster import Profile, cluster_named, profile_names
 from experiments.run.machine import make_slots
 from experiments.search.address import STORAGE, address_of, named
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
-from experiments.search.space import words
+from experiments.search.space import describe
 from experiments.store import schema
 from experiments.store.files import now
 from experiments.store.run import runs_root
@@ -42,9 +46,9 @@ EPILOG = (
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The flags of a search under their own names. `profile` is that of `cluster`, None on this machine."""
+    """The flags of a search. `profile` is that of `cluster`, None on this machine."""
 
-    command: str  # what to type to get the same again
+    command: str  # that starts the same search again
     place: Place
     cluster: str = LOCAL
     profile: Profile | None = None
@@ -71,14 +75,14 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Workers:
-    """What a worker does: as a process here, and as an element of a Slurm array."""
+    """What a worker does: as a process of this machine (`here`), and as a job of an array (`element`)."""
 
     here: Work
     element: Callable[[str], object]
 
 
 def run(search: Search, arguments: Sequence[str], workers: Workers | None = None) -> int:
-    """The exit code. A user's mistake is one line on stderr. `workers`: None to train."""
+    """Run a command line and return the exit code. A user's mistake is one line on stderr. `workers`: None to train."""
     try:
         options = search_options(parser(search).parse_args(arguments), command_line(arguments))
         return carry_out(search, options, workers)
@@ -126,7 +130,7 @@ def parser(search: Search) -> Parser:
 
 
 def search_options(given: argparse.Namespace, command: str) -> SearchOptions:
-    """The flags as one value, with the profile that they name. Raises ValueError for wrong ones."""
+    """The flags, checked, with the profile of --cluster. Raises ValueError for wrong ones."""
     profile = cluster_profile(given.cluster)
     if profile is not None and profile.processes > 1:
         raise ValueError(
@@ -138,7 +142,7 @@ def search_options(given: argparse.Namespace, command: str) -> SearchOptions:
 
 
 def carry_out(search: Search, options: SearchOptions, workers: Workers | None = None) -> int:
-    """The exit code. Raises ValueError for wrong input, with nothing started."""
+    """Do what the flags say and return the exit code. Raises ValueError for wrong input, with nothing started."""
     base_name = options.baseline or (options.profile and options.profile.baseline) or search.base
     search = replace(
         search,
@@ -159,7 +163,10 @@ def carry_out(search: Search, options: SearchOptions, workers: Workers | None = 
 
 
 def _record(planned: Planned, path: Path, options: SearchOptions, address: str | None) -> SearchRecord:
-    """The record of the study that is there, or of a new one. Raises ValueError where they do not go together."""
+    """The record of the existing study, with the new flags, or of a new one.
+
+    Raises ValueError where the existing study has another space, metric, base or storage.
+    """
     new = planned.record(options.command, seed=options.sampler_seed, storage=named(address))
     old = read_record(path)
     if old is None:
@@ -200,7 +207,7 @@ def show(record: SearchRecord, path: Path, planned: Planned, profile: Profile | 
     width = max(map(len, record["space"]))
     for name, entry in record["space"].items():
         own = base.get(name, base.get(f"{name}.kind"))
-        lines.append(f"{name:<{width}}  {words(entry)}  (base: {own})")
+        lines.append(f"{name:<{width}}  {describe(entry)}  (base: {own})")
     lines += [
         "",
         f"judged by {', '.join(record['metrics'])} on the validation images; sampler {record['sampler']}, "
@@ -240,7 +247,7 @@ def _search(
 
 
 def _finished_cells(root: Path, sweep: str) -> list[schema.Cell]:
-    """Of a sweep's plan. Raises ValueError for a name that no sweep has."""
+    """The cells of a sweep, for --warm-start. Raises ValueError for an unknown sweep."""
     from experiments.tracking.sync import manifests
 
     return [cell for manifest in manifests(root, sweep)[:1] for cell in manifest["cells"]]
@@ -248,17 +255,17 @@ def _finished_cells(root: Path, sweep: str) -> list[schema.Cell]:
 
 def _here(record: SearchRecord, path: Path, options: SearchOptions, address: str | None, workers: Workers) -> int:
     from experiments.launch.launch import tracking
-    from experiments.search.launch import Crew, View, closing
+    from experiments.search.launch import LocalWorkers, View, closing
 
     left = record["budget"] - len(finished(record))
     device = record["base_config"]["train"]["device"]
     slots = make_slots(options.workers, min(left, options.workers or left), use_gpus=device != "cpu")
-    crew, view = Crew(path, slots, address, workers.here), View(path)
+    pool, view = LocalWorkers(path, slots, address, workers.here), View(path)
     view.skip_past()
     with tracking(options.place, record["label"]):
-        completed = crew.run(view)
+        completed = pool.run(view)
         record = closing(path, address)
-    for line in crew.failures if completed else []:
+    for line in pool.failures if completed else []:
         print(line)
     if not completed:
         print(f"interrupted: {len(finished(record))} of {record['budget']} trials finished; the same command goes on")
@@ -345,7 +352,7 @@ def register(add: AddVerb) -> None:
 
 
 def adopt(options: argparse.Namespace, command: str) -> int:
-    """Exit 0 also for a winner that was not confirmed, with a warning on stderr."""
+    """Print the winner as a baseline. Exit code 0 also for one that was not confirmed, with a warning on stderr."""
     from experiments.search.result import imports, source, winner
 
     root = runs_root()

@@ -1,4 +1,4 @@
-"""`status`, `logs`, `find`: where things stand; they change nothing."""
+"""`status`, `logs`, `find`: the commands that show sweeps and runs, and change nothing."""
 
 from __future__ import annotations
 
@@ -29,29 +29,26 @@ from experiments.store.schema import Cell, Manifest
 from experiments.store.states import AT_REST
 from experiments.tracking.lookup import run_id_of
 
-# Where a sweep stands, for eyes and for programs: what `status` prints. Changes nothing.
-
-
 LISTED = 10  # runs in words; the rest is counted
 BROKEN = (schema.FAILED, schema.LOST, schema.PREEMPTED)
 LIVE = (schema.QUEUED, schema.RUNNING)
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A sweep at a moment. `states`: by run id."""
+class SweepStatus:
+    """The states of a sweep's runs at a moment, by run id, and how `status` shows them."""
 
     root: Path
     manifest: Manifest
     states: dict[str, RunState]
 
     @staticmethod
-    def of(root: Path, manifest: Manifest) -> Standing:
-        return Standing(root, manifest, states_of(root, [cell["run_id"] for cell in manifest["cells"]]))
+    def of(root: Path, manifest: Manifest) -> SweepStatus:
+        return SweepStatus(root, manifest, states_of(root, [cell["run_id"] for cell in manifest["cells"]]))
 
     @property
     def live(self) -> bool:
-        """Something is yet to happen by itself."""
+        """Whether a run is queued or running."""
         return any(state.state in LIVE for state in self.states.values())
 
     def state(self, cell: Cell) -> RunState:
@@ -61,7 +58,7 @@ class Standing:
         return counts(self.state(cell) for cell in self.manifest["cells"])
 
     def lines(self) -> list[str]:
-        """Counts, the grid, and in words what runs and what went wrong."""
+        """Counts, the grid, and a line for each run that is running or has failed."""
         manifest = self.manifest
         keyed = {(cell["arm"], cell["seed"]): self.state(cell) for cell in manifest["cells"]}
         table = grid(manifest["arms"], manifest["seeds"], keyed, manifest["baseline"])
@@ -73,9 +70,9 @@ class Standing:
             *self._never_begun(),
         ]
 
-    def _listed(self, cells: Sequence[Cell], words: Any) -> Iterator[str]:
+    def _listed(self, cells: Sequence[Cell], describe: Any) -> Iterator[str]:
         for cell in cells[:LISTED]:
-            yield f"  {cell['arm']} seed {cell['seed']}  {words(self.state(cell))}"
+            yield f"  {cell['arm']} seed {cell['seed']}  {describe(self.state(cell))}"
         if len(cells) > LISTED:
             more = f"  and {len(cells) - LISTED} more {self.state(cells[-1]).state}"
             broken = self.state(cells[-1]).state in BROKEN
@@ -84,14 +81,14 @@ class Standing:
             )
 
     def _never_begun(self) -> Iterator[str]:
-        """Jobs that ended before their run began: what the first of them has to say."""
+        """Runs whose job ended before they began, with the last line of the first job's log."""
         cells = [c for c in self.manifest["cells"] if self.state(c).state == schema.MISSING and self.state(c).cause]
         yield from self._listed(cells, _reason)
         for cell in cells[:1]:
             yield from never_begun(self.root, cell["run_id"])
 
     def plain(self) -> dict[str, Any]:
-        """For `--json`. `job` only of runs that are not at rest: the others need not be read."""
+        """As JSON. `job` is given for queued and running runs only: the directories of others need not be read."""
         return {
             "label": self.manifest["label"],
             "baseline": self.manifest["baseline"],
@@ -106,14 +103,14 @@ class Standing:
 
 
 def never_begun(root: Path, run_id: str) -> list[str]:
-    """Why a job may have ended before its run began: its own last line, or the likely reason for there being none."""
+    """Why a job may have ended before its run began: the last line of its log, or why it may have none."""
     status = RunDirectory(root / run_id).status() or schema.Status()
     if not (job := status.get("job")):
         return []
     log = cluster_named(status.get("cluster", DEFAULT)).log(root / schema.SLURM_FOLDER, job)
-    said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
-    if said:
-        return [f"    job {job} said: {said[-1]}"]
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
+    if lines:
+        return [f"    job {job} said: {lines[-1]}"]
     text = f"job {job} left no log. Can the nodes see {root}? python -m experiments doctor --cluster NAME tells"
     return paragraph(text, "    ")
 
@@ -131,16 +128,17 @@ def _reason(state: RunState) -> str:
     return f"{state.state}: {state.reason}"
 
 
-# A page of text that is drawn again and again: in place on a terminal, as a new page where it changes elsewhere.
+AGAIN_SECONDS = 2.0  # between two pages of --watch
+FOLLOW_SECONDS = 0.5  # between two reads of logs --follow
 
-
-AGAIN_SECONDS = 2.0
-
-Page = Callable[[], tuple[list[str], bool]]  # its lines, and whether they may still change
+Page = Callable[[], tuple[list[str], bool]]  # makes the lines, and says whether they may still change
 
 
 def watch(page: Page, console: Console | None = None) -> int:
-    """Until nothing changes any more; returns the exit code."""
+    """Show a page again and again, until it cannot change any more: in place on a terminal, else when it has changed.
+
+    Returns the exit code.
+    """
     console = console or Console(highlight=False)
     try:
         _draw(page, console) if console.is_terminal else _print(page, console)
@@ -150,7 +148,7 @@ def watch(page: Page, console: Console | None = None) -> int:
 
 
 def _draw(page: Page, console: Console) -> None:
-    """Lines are cut at the edge, and the page at the bottom; the last one stays whole."""
+    """In place: lines are cut at the edge of the terminal and pages at its bottom; the last page is printed whole."""
     lines, live = page()
     with Live(_cut(lines), console=console, auto_refresh=False, transient=True) as drawn:
         while live:
@@ -177,9 +175,6 @@ def _print(page: Page, console: Console) -> None:
         time.sleep(AGAIN_SECONDS)
 
 
-FOLLOW_SECONDS = 0.5
-
-
 def register(add: AddVerb) -> None:
     state = add("status", help="where sweeps and runs stand", allow_abbrev=False)
     state.add_argument("target", nargs="?", metavar="ANY", help=f"{ANY}; without: all sweeps")
@@ -199,7 +194,7 @@ def register(add: AddVerb) -> None:
 
 
 def status(options: argparse.Namespace, command: str) -> int:
-    """All sweeps in a line each; one sweep as a grid; one run with its attempts."""
+    """Show all sweeps in a line each, one sweep as a grid, or one run with its attempts."""
     root = runs_root()
     if options.json:
         print(json.dumps(_plain(root, options.target), indent=1))
@@ -211,8 +206,8 @@ def status(options: argparse.Namespace, command: str) -> int:
 
 
 def _page(root: Path, target: str | None) -> tuple[list[str], bool]:
-    """What to print, and whether it may still change by itself."""
-    found = _standings(root, target)
+    """The lines to print, and whether they may still change."""
+    found = _sweep_statuses(root, target)
     if target is None:
         empty = [] if found else [f"no sweep in {root} yet; start one with python sweeps/queue_size.py"]
         lines = [f"{one.manifest['label']}  {one.summary()}" for one in found] + empty
@@ -224,14 +219,14 @@ def _page(root: Path, target: str | None) -> tuple[list[str], bool]:
     return [line for run in runs for line in _run_lines(root, run)], live
 
 
-def _standings(root: Path, target: str | None) -> list[Standing]:
+def _sweep_statuses(root: Path, target: str | None) -> list[SweepStatus]:
     manifests = all_manifests(root) if target is None else sweeps_named(root, target)
-    return [Standing.of(root, manifest) for manifest in manifests]
+    return [SweepStatus.of(root, manifest) for manifest in manifests]
 
 
 def _plain(root: Path, target: str | None) -> list[dict[str, Any]]:
-    """Sweeps as they stand; a run, or the runs of an arm, as cells of no sweep."""
-    found = [one.plain() for one in _standings(root, target)]
+    """For `--json`: sweeps, or for a target that is no sweep, its runs."""
+    found = [one.plain() for one in _sweep_statuses(root, target)]
     if found or target is None:
         return found
     runs = find(root, target, tracked=run_id_of)
@@ -268,7 +263,7 @@ def _run_lines(root: Path, run: Found) -> Iterator[str]:
 
 
 def _job_lines(root: Path, run: Found, state: RunState, job: Job) -> Iterator[str]:
-    """What the cluster's accounting adds, where there is one; and why a job may have ended before the run began."""
+    """The job, its accounting where the cluster has some, and why the job may have ended before the run began."""
     yield f"  job: {job.id}"
     if facts := _accounts([job]).get(job):
         yield f"  accounting: {', '.join(f'{name} {value}' for name, value in facts.items())}"
@@ -277,7 +272,7 @@ def _job_lines(root: Path, run: Found, state: RunState, job: Job) -> Iterator[st
 
 
 def logs(options: argparse.Namespace, command: str) -> int:
-    """The logs of the runs named, one after the other; `--follow` prints what comes until all have ended."""
+    """Print the logs of the runs, one after the other; with `--follow`, also new lines until all runs have ended."""
     root = runs_root()
     shown: dict[str, int] = defaultdict(int)
     found = find(root, options.target, options.arm, tracked=run_id_of)
@@ -294,7 +289,7 @@ def logs(options: argparse.Namespace, command: str) -> int:
 
 
 def _print_new(root: Path, run: Found, shown: dict[str, int], last: str, *, headed: bool) -> str:
-    """Print what the log has gained; returns the run whose lines stand last."""
+    """Print the new lines of a run's log. Returns the run whose lines were printed last."""
     log = _log(root / run.run_id)
     if log is None:
         return last
@@ -311,7 +306,7 @@ def _print_new(root: Path, run: Found, shown: dict[str, int], last: str, *, head
 
 
 def _log(run: Path) -> Path | None:
-    """The run's own; of a job that ended before its run began, the job's. It is looked for while nothing else is there."""
+    """The run's own log, or that of its job while there is none."""
     own = run / schema.LOG
     if own.exists():
         return own
@@ -339,14 +334,14 @@ class Job(NamedTuple):
 
 
 def _job(path: Path) -> Job | None:
-    """The job that has the run, or had it last."""
+    """The last job of the run."""
     directory = RunDirectory(path)
     records: list[schema.Status | schema.Attempt] = [directory.status() or {}, *reversed(directory.attempts())]
     return next((Job(one.get("cluster", DEFAULT), id) for one in records if (id := one.get("job"))), None)
 
 
 def _accounts(jobs: Iterable[Job | None]) -> dict[Job | None, Mapping[str, str]]:
-    """What the clusters' accounting knows of these jobs; each cluster is asked once."""
+    """The accounting of these jobs, where their cluster has some; each cluster is asked once."""
     by_cluster: dict[str, list[str]] = defaultdict(list)
     for job in filter(None, jobs):
         by_cluster[job.cluster].append(job.id)

@@ -47,7 +47,10 @@ NO_ROOM = {
 
 
 def run(sweep: Sweep, arguments: Sequence[str], work: Work | None = None) -> int:
-    """The exit code. A user's mistake is one line on stderr. `work`: what the local pool does with a run; None to train."""
+    """Run a command line and return the exit code. A user's mistake is one line on stderr.
+
+    work: what the local pool does with a run, None to train.
+    """
     try:
         return carry_out(sweep, launch_options(parser(sweep).parse_args(arguments), command_line(arguments), work))
     except ValueError as error:
@@ -95,7 +98,7 @@ def parser(sweep: Sweep) -> Parser:
 
 
 def launch_options(given: argparse.Namespace, command: str, work: Work | None = None) -> LaunchOptions:
-    """The flags as one value, with the profile that they name. Raises ValueError for wrong ones."""
+    """The flags, checked, with the profile of --cluster. Raises ValueError for wrong ones."""
     profile = cluster_profile(given.cluster, here=(LOCAL, DEBUG))
     flags = {name: value for name, value in vars(given).items() if name not in ("set", "only")}
     options = LaunchOptions(
@@ -115,7 +118,10 @@ def launch_options(given: argparse.Namespace, command: str, work: Work | None = 
 
 
 def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
-    """The exit code. Raises ValueError for wrong input, with nothing started."""
+    """Plan the sweep, do what the flags say, and return the exit code.
+
+    Raises ValueError for wrong input, with nothing started.
+    """
     if distributed.size() > 1:
         raise ValueError(
             f"WORLD_SIZE = {distributed.size()}: a sweep is started once; its runs have several processes each with a "
@@ -151,7 +157,7 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
 
 
 def _start_round(launch_plan: LaunchPlan) -> int:
-    """One round of `--until-significant`, seen to its end."""
+    """One round of `--until-significant`: start its runs and wait for them. Returns the exit code."""
     _ask_first(launch_plan)
     profile = launch_plan.options.profile
     if profile is None:
@@ -159,12 +165,12 @@ def _start_round(launch_plan: LaunchPlan) -> int:
     from experiments.launch.cluster import check_shared_disk, submit_and_follow, without_queued
 
     launch_plan = without_queued(launch_plan, force=False)
-    look = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
-    return submit_and_follow(launch_plan, wait=True, only_if=look)
+    disk_check = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
+    return submit_and_follow(launch_plan, wait=True, only_if=disk_check)
 
 
 def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
-    """Slurm is asked first: what it refuses is not begun."""
+    """Submit the sweep, after the checks that can refuse it. Returns the exit code."""
     from experiments.launch.cluster import check_shared_disk, check_shares, queued, submit_and_follow, without_queued
     from experiments.launch.preview import Preview
 
@@ -176,17 +182,20 @@ def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
         launch_plan.show(preview.text())
         return 0
     _ask_first(launch_plan)
-    look = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
+    disk_check = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
     write_manifest(launch_plan.root, launch_plan.planned, options.command)
     if options.force:
         _set_aside(launch_plan)
     if not launch_plan.to_run and not queued(launch_plan):
         return _nothing_to_start(launch_plan)
-    return submit_and_follow(launch_plan, wait=options.wait, only_if=look)
+    return submit_and_follow(launch_plan, wait=options.wait, only_if=disk_check)
 
 
 def _ask_first(launch_plan: LaunchPlan) -> None:
-    """Whatever needs a yes. Raises ValueError if there is none."""
+    """Ask for what needs confirmation: too many GPU hours, finished runs to be trained again.
+
+    Raises ValueError if the answer is no, or if there is nobody to ask.
+    """
     options = launch_plan.options
     if options.max_gpu_hours is not None:
         from experiments.launch.preview import check_hours
@@ -239,7 +248,7 @@ def _local(launch_plan: LaunchPlan) -> int:
 
 
 def _debug(launch_plan: LaunchPlan) -> int:
-    """The first run that is to go, in this process, with its real traceback."""
+    """Train the first run in this process, with the traceback of its error."""
     from experiments.launch.launch import Launch
 
     (cell,) = launch_plan.to_run

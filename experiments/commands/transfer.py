@@ -1,4 +1,4 @@
-"""`transfer`: what an encoder is worth for detection and segmentation."""
+"""`transfer`: fine-tune an encoder for detection and segmentation."""
 
 from __future__ import annotations
 

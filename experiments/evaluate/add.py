@@ -1,8 +1,13 @@
-"""What a finished run gains when it is judged once more: records at the end of its journal, then `results.json`.
+"""Evaluate finished runs by more protocols, and add the readouts to their directories.
 
-The journal only grows, and no key is written twice at a step, so what was sent to MLflow stays the beginning of what is to
-be sent. A kill at any instant leaves the run done: records that had not reached `results.json` are brought there by the next
-look (`known`), and a protocol whose headline is not in the journal is simply run again.
+    evaluate_weights    evaluates a file of weights; writes nothing
+    evaluate_run        evaluates a run by the protocols it lacks, and adds the readouts
+    missing, known      what a run lacks, what it has
+    evaluating          the lock that lets one process evaluate a run
+
+New readouts are appended to the journal and then written to `results.json`. No key is written twice at one step, so
+points that MLflow has stay valid. The run stays done if the process is killed in between: `complete` brings journal
+records that are not in `results.json` yet, and a protocol whose headline is not in the journal is run again.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.evaluate.weights import say, weights, weights_file
-from experiments.run import provenance
+from experiments.run import distributed, provenance
 from experiments.run.machine import hardware
 from experiments.run.readouts import readouts_of
 from experiments.run.stop import logging_to
@@ -35,17 +40,18 @@ if TYPE_CHECKING:
     from moco.data.splits import ImageData
 
 
-# Protocols looking at a network: its features are extracted once, and all that were asked for share them.
-
-
-DEFAULT = ("linear", "knn", "few_label")
+LOGGER = logging.getLogger("experiments.evaluate")
+DEFAULT = ("linear", "knn", "few_label")  # protocols
+GROUPS = ("test", "validation", "readout")
+PATIENCE = 60.0  # seconds to wait for another process that writes into the run
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Names as in the journal, values in percent where they say top1, map or recall; None does not exist.
+class ProtocolReadouts:
+    """The readouts of one protocol.
 
-    `by_epoch` are the curves of readouts that train. `device` as the config names it.
+    values: names as in the journal; percent where the name says top1, map or recall; None where it does not exist.
+    by_epoch: the curves of protocols that train. device: as the config names it.
     """
 
     values: dict[str, float | None]
@@ -54,19 +60,19 @@ class Judgement:
     device: str = "auto"
 
     def last(self) -> dict[str, float | None]:
-        """With the end of each curve."""
+        """The values, and the end of each curve."""
         ends = {name: value for values in self.by_epoch.values() for name, value in values.items()}
         return self.values | ends
 
 
-def judgements(
+def evaluate_weights(
     path: Path, protocols: Sequence[str], base: Config | None = None, device: str | None = None
-) -> Iterator[tuple[str, Judgement]]:
-    """Each protocol's readouts of the weights at or in `path`, one after the other. Several processes share the work.
+) -> Iterator[tuple[str, ProtocolReadouts]]:
+    """Yield each protocol with its readouts of a file of weights or a run directory. Several processes share the work.
 
-    `base` gives the images to a file of another tool; to one of ours, other images than its own. Raises ValueError for a
-    path without weights, a file that is not recognised, an unknown protocol; BackboneMovedError for a protocol that changed
-    the network, before its readouts are given.
+    The features are extracted once for all protocols. base: the config whose images are used, needed for a file of
+    another tool. Raises ValueError for a path without weights, a file that is not recognised and an unknown protocol,
+    and BackboneMovedError instead of the readouts of a protocol that changed the network.
     """
     from moco.distributed import group
     from moco.evaluation.frozen import unmoved
@@ -84,31 +90,26 @@ def judgements(
         features = features_for(list(chosen), query, data, config)
         for name, run in chosen.items():
             with unmoved(query):
-                alone, by_epoch = curves(dict(run(features, config.evaluation, config.train.seed)))
-            yield name, Judgement(alone, by_epoch, time.monotonic() - began, config.train.device)
+                values, by_epoch = curves(dict(run(features, config.evaluation, config.train.seed)))
+            yield name, ProtocolReadouts(values, by_epoch, time.monotonic() - began, config.train.device)
             began = time.monotonic()
 
 
 @lru_cache(maxsize=1)
 def images(data: Data) -> ImageData:
-    """Loaded once for the runs of a sweep that one process judges."""
+    """The images; loaded once for all runs of a sweep that one process evaluates."""
     from moco.data import load
 
     return load(data, say)
 
 
 def headlines(protocols: Sequence[str]) -> list[str]:
-    """The readouts that a table knows, in the order of the protocols."""
-    return [metric.key for one in protocols for metric in readouts_of(one)]
-
-
-LOGGER = logging.getLogger("experiments.evaluate")
-GROUPS = ("test", "validation", "readout")
-PATIENCE = 60.0  # seconds for whoever writes into the run at the same time
+    """The readouts of these protocols that tables show, in the order of the protocols."""
+    return [metric.key for name in protocols for metric in readouts_of(name)]
 
 
 def check_done(path: Path) -> RunDirectory:
-    """Raises ValueError for a run that has no weights to judge yet."""
+    """The run directory. Raises ValueError for a run that is not done: it has no final weights yet."""
     state = state_of(path)
     if state.state != schema.DONE:
         why = f" ({state.reason})" if state.reason else ""
@@ -117,13 +118,13 @@ def check_done(path: Path) -> RunDirectory:
 
 
 def missing(run: RunDirectory, protocols: Sequence[str]) -> list[str]:
-    """Those whose first headline the run does not have."""
+    """The protocols whose first headline the run does not have."""
     has = known(run)
     return [name for name in protocols if f"test/{readouts_of(name)[0].key}" not in has]
 
 
 def known(run: RunDirectory) -> dict[str, float]:
-    """All readouts of a run, as journal and results have them."""
+    """All readouts of a run, from its results and its journal."""
     results: Mapping[str, Any] = run.results() or {}
     of_results = {f"{group}/{name}": value for group in GROUPS for name, value in results.get(group, {}).items()}
     return of_results | {
@@ -134,30 +135,28 @@ def known(run: RunDirectory) -> dict[str, float]:
 def evaluate_run(
     path: Path, protocols: Sequence[str], device: str | None = None, *, wait: bool = False
 ) -> dict[str, float | None]:
-    """Judge the run by those protocols that it lacks and add what each says as soon as it has; returns the new values.
+    """Evaluate the run by the protocols that it lacks, and add the readouts of each as soon as they are there.
 
-    Of several processes each computes and rank 0 writes. Raises ValueError for a run that is not done or was trained anew
-    meanwhile, Busy if another process judges it; with `wait`, that one is waited for.
+    Returns the new values. Of several processes all compute and rank 0 writes. Raises ValueError for a run that is not
+    done or was trained again meanwhile, and Busy if another process evaluates it; `wait` waits for that one instead.
     """
-    from experiments.run import distributed as ranks
-
     run = check_done(path)
-    with judging(run, wait=wait), _heard(run):
+    with evaluating(run, wait=wait), _logged(run):
         todo = missing(run, protocols)
         if not todo:
             complete(run)
             return {}
-        weights, new = _stamp(run), dict[str, float | None]()
-        for name, judged in judgements(path, todo, device=device):
-            if ranks.rank() == 0:
-                add(run, judged, [name], weights)
-            new |= judged.last()
+        stamp, new = _stamp(run), dict[str, float | None]()
+        for name, evaluation in evaluate_weights(path, todo, device=device):
+            if distributed.rank() == 0:
+                add_readouts(run, evaluation, [name], stamp)
+            new |= evaluation.last()
     return new
 
 
 @contextmanager
-def _heard(run: RunDirectory) -> Iterator[None]:
-    """The run's log gets what is said meanwhile, and the traceback of an error that is not the user's."""
+def _logged(run: RunDirectory) -> Iterator[None]:
+    """Write log messages to the run's log, and the traceback of an error that is not the user's."""
     with logging_to(run.path / schema.LOG, "moco", LOGGER.name):
         try:
             yield
@@ -168,11 +167,12 @@ def _heard(run: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def judging(run: RunDirectory, *, wait: bool = False) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock when it dies. Raises Busy, also for ranks of other commands."""
-    from experiments.run import distributed as ranks
+def evaluating(run: RunDirectory, *, wait: bool = False) -> Iterator[None]:
+    """Hold the run's evaluation lock: one command at a time, of whose ranks rank 0 holds it. Raises Busy.
 
-    if ranks.rank():
+    The kernel frees the lock when the process dies. wait: for another command, instead of Busy.
+    """
+    if distributed.rank():
         yield
         return
     try:
@@ -190,55 +190,66 @@ def judging(run: RunDirectory, *, wait: bool = False) -> Iterator[None]:
 
 
 def _stamp(run: RunDirectory) -> tuple[int, int]:
+    """Changes when the run's weights are written again."""
     facts = (run.path / schema.ENCODER).stat()
     return facts.st_mtime_ns, facts.st_size
 
 
-def add(run: RunDirectory, judged: Judgement, protocols: Sequence[str], weights: tuple[int, int]) -> None:
-    """The journal first, whole lines and flushed to the disk; then the results, replaced at once."""
+def add_readouts(
+    run: RunDirectory, evaluation: ProtocolReadouts, protocols: Sequence[str], stamp: tuple[int, int]
+) -> None:
+    """Append to the journal, flushed to the disk; then replace the results in one step.
+
+    Raises ValueError if the run was trained again since `stamp` was taken.
+    """
     with run.locked(PATIENCE):
-        if run.results() is None or _stamp(run) != weights:
+        if run.results() is None or _stamp(run) != stamp:
             raise ValueError(f"{run.path}: was trained anew while it was judged; nothing was added")
         has = {(record["step"], name) for record in run.records() for name in record["values"]}
         with run.journal() as journal:
-            for line in lines(run, judged, protocols):
+            for line in lines(run, evaluation, protocols):
                 line["values"] = {n: v for n, v in line["values"].items() if (line["step"], n) not in has}
                 if line["values"]:
                     journal.append(line)
             journal.sync()
         _complete(run)
-    LOGGER.info("judged by %s in %.1f s: %s", ", ".join(protocols), judged.seconds, in_words(judged.values, protocols))
+    LOGGER.info(
+        "judged by %s in %.1f s: %s",
+        ", ".join(protocols),
+        evaluation.seconds,
+        headline_text(evaluation.values, protocols),
+    )
 
 
-def in_words(values: Mapping[str, float | None], protocols: Sequence[str]) -> str:
-    """The headlines: `retrieval_map 71.2  retrieval_recall1 93.1`."""
+def headline_text(values: Mapping[str, float | None], protocols: Sequence[str]) -> str:
+    """The headlines as text: `retrieval_map 71.2  retrieval_recall1 93.1`."""
     names = headlines(protocols)
     found = {name: values.get(f"test/{name}") for name in names}
     return "  ".join(f"{name} {value:.1f}" for name, value in found.items() if value is not None)
 
 
-def lines(run: RunDirectory, judged: Judgement, protocols: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Records as the trainer writes them: curves at the steps after the last, then all else at the last step.
+def lines(run: RunDirectory, evaluation: ProtocolReadouts, protocols: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Journal records in the trainer's format: curves at the steps after the last one, then all else at the last step.
 
-    The headlines come last: a run that has them has everything.
+    The headlines are in the last record, so a run that has them has everything.
     """
     records = run.records()
     step = (run.results() or schema.Results()).get("steps", max((record["step"] for record in records), default=0))
     epoch = max((record["epoch"] for record in records if record["step"] <= step), default=0.0)
-    for number, values in judged.by_epoch.items():
+    for number, values in evaluation.by_epoch.items():
         yield {"step": step + number, "epoch": number, "time": round(time.time(), 3), "values": _existing(values)}
     code = provenance.code()
     made = {
         "protocols": list(protocols),
-        "seconds": round(judged.seconds, 3),
+        "seconds": round(evaluation.seconds, 3),
         "commit": code.commit,
         "uncommitted": code.uncommitted,
         "host": host(),
-        "hardware": hardware(judged.device),
+        "hardware": hardware(evaluation.device),
         "job": provenance.job(),
     }
     now = round(time.time(), 3)
-    yield {"step": step, "epoch": epoch, "time": now, "values": _existing(judged.values), "judged": made}
+    yield {"step": step, "epoch": epoch, "time": now, "values": _existing(evaluation.values), "judged": made}
 
 
 def _existing(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -246,7 +257,7 @@ def _existing(values: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def complete(run: RunDirectory) -> None:
-    """Bring to the results what a killed process left in the journal alone."""
+    """Add to the results what a killed process had written to the journal only."""
     results: Mapping[str, Any] = run.results() or {}
     if any(name not in results.get(group, {}) for group, name in map(_parts, known(run))):
         with run.locked(PATIENCE):

@@ -1,6 +1,10 @@
-"""Readouts for the runs of a sweep, added by jobs of a cluster: an array whose elements take a few runs each.
+"""Evaluate the runs of a sweep on a cluster: an array of jobs, each of which takes several runs.
 
-A job that is killed leaves what it has added; the same command submits what is missing and no live job will add.
+    submit_and_print    what the command does
+    submit_missing      submits the readouts that are missing and that no job in the queue will add
+    work                what each job does
+
+Readouts that a job has added stay when it is killed; the same command submits the rest.
 """
 
 from __future__ import annotations
@@ -27,13 +31,14 @@ from experiments.store import schema
 from experiments.store.run import RunDirectory
 from experiments.tracking.job import LABEL, mirroring
 
-JUDGED = "judged"  # instead of an error
+EVALUATED = "judged"  # instead of an error
 RUNS_PER_JOB = 8  # where neither --max-parallel nor the profile says how many jobs there may be
 
 
-def submit_and_say(
+def submit_and_print(
     root: Path, label: str, paths: Sequence[Path], protocols: Sequence[str], profile: Profile, at_a_time: int | None
 ) -> None:
+    """`submit_missing`, with the jobs and the next commands printed."""
     jobs = submit_missing(root, label, paths, protocols, profile, at_a_time) if paths else {}
     if not jobs:
         print("nothing to submit")
@@ -51,7 +56,7 @@ def submit_and_say(
 def submit_missing(
     root: Path, label: str, paths: Sequence[Path], protocols: Sequence[str], profile: Profile, jobs: int | None
 ) -> dict[str, str]:
-    """Submit what the runs lack and no live job will add; returns run id -> job id, empty if nothing is left.
+    """Submit the readouts that are missing and that no job in the queue will add. Returns run id -> job id.
 
     Raises Refused, with nothing submitted, and ValueError for a profile of several processes.
     """
@@ -60,29 +65,32 @@ def submit_missing(
             f"profile {profile.name}: {profile.processes} processes per run; a readout of many runs takes one each: choose a "
             "profile with tasks_per_node = 1 and nodes = 1"
         )
-    profile = replace(profile, pack=1)  # which shares a GPU among runs that train; these come one after the other
+    profile = replace(profile, pack=1)  # a job evaluates its runs one after the other, so none share a GPU
     with one_at_a_time(root):
         lacks = {path: missing(RunDirectory(path), protocols) for path in paths}
-        left = _say_what_waits(lacks, awaited_readouts(root))
+        left = _without_waiting(lacks, awaited_readouts(root))
         if not left:
             return {}
         wanted = [name for name in protocols if any(name in names for names in left.values())]
         return _submit(root, label, list(left), wanted, profile, jobs)
 
 
-def _say_what_waits(
-    lacks: Mapping[Path, Sequence[str]], coming: Mapping[str, Mapping[str, str]]
+def _without_waiting(
+    lacks: Mapping[Path, Sequence[str]], on_the_way: Mapping[str, Mapping[str, str]]
 ) -> dict[Path, list[str]]:
-    """Say which readouts jobs in the queue will add; returns run -> those that none of them will."""
-    there: dict[str, dict[Path, list[str]]] = {}
+    """Print which readouts jobs in the queue will add. Returns run -> the readouts that are left, runs without any out.
+
+    lacks: run -> missing readouts; on_the_way: run id -> readout -> job.
+    """
+    waiting_runs: dict[str, dict[Path, list[str]]] = {}
     for path, names in lacks.items():
         for name in names:
-            if name in (bringing := coming.get(path.name, {})):
-                there.setdefault(array_of(bringing[name]), {}).setdefault(path, []).append(name)
-    for job, runs in there.items():
+            if name in (bringing := on_the_way.get(path.name, {})):
+                waiting_runs.setdefault(array_of(bringing[name]), {}).setdefault(path, []).append(name)
+    for job, runs in waiting_runs.items():
         protocols = ", ".join(dict.fromkeys(chain.from_iterable(runs.values())))
         print(f"{len(runs)} runs wait in job {job} already ({protocols}); scancel {job} ends it")
-    left = {path: [n for n in names if n not in coming.get(path.name, {})] for path, names in lacks.items()}
+    left = {path: [n for n in names if n not in on_the_way.get(path.name, {})] for path, names in lacks.items()}
     return {path: names for path, names in left.items() if names}
 
 
@@ -91,8 +99,8 @@ def _submit(
 ) -> dict[str, str]:
     code, cluster = Snapshot.of_this_code(), cluster_named(profile.cluster)
     submission = submission_of(root, label, profile, jobs, code)
-    looking = check_shared_disk(root, profile)  # last: what refuses before it leaves no job behind
-    submission = replace(submission, only_if=looking)
+    disk_check = check_shared_disk(root, profile)  # it may submit a job, so everything that can refuse comes before
+    submission = replace(submission, only_if=disk_check)
     count = jobs or profile.array_parallelism or math.ceil(len(paths) / RUNS_PER_JOB)
     shares = [share for n in range(count) if (share := paths[n::count])]
     try:
@@ -109,29 +117,37 @@ def _submit(
         return submitted
     except BaseException:
         cluster.withdraw(submission)
-        cluster.cancel([looking] if looking else [])
+        cluster.cancel([disk_check] if disk_check else [])
         raise
 
 
 def work(file: str) -> dict[str, str]:
-    """What an element does; returns run id -> what is wrong with it, if anything. Raises RunFailed if any failed."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the time limit: what is done by then is done
+    """What each job of the array does. `file`: the protocols in its first line, then one run directory per line.
+
+    Returns run id -> `EVALUATED` or the error. Raises RunFailed if any run has one.
+    """
+    signal.signal(
+        signal.SIGUSR2, signal.SIG_IGN
+    )  # warns of the time limit: nothing to save, each run is written as it ends
     head, *runs = Path(file).read_text().splitlines()
     results = {}
     for run in map(Path, runs):
-        outcome = report(run, head.split(), wait=True)  # for a job with other protocols
-        results[run.name] = outcome.get("error") or JUDGED
+        result = report(run, head.split(), wait=True)  # a job with other protocols may be at the same run
+        results[run.name] = result.get("error") or EVALUATED
         print(f"{run.name}: {results[run.name]}", flush=True)
     _bring_to_mlflow(Path(runs[0]).parent)
-    failed = [id for id, result in results.items() if result != JUDGED]
+    failed = [id for id, result in results.items() if result != EVALUATED]
     if failed:
         raise RunFailed(f"{len(failed)} of {len(runs)} runs: {', '.join(failed)}")
     return results
 
 
 def _bring_to_mlflow(root: Path) -> None:
-    """After the work. Of jobs that end together one brings the sweep over and one waits to do it again; the others leave,
-    for what they have added is there when the waiting one begins."""
+    """Sync the sweep after the work, if the environment asks for it.
+
+    Of jobs that end together, one syncs and one waits to sync again; the others leave, since what they have added is on
+    the disk before the waiting one begins.
+    """
     if not (label := os.environ.get(LABEL)):
         return
     slurm = root / schema.SLURM_FOLDER

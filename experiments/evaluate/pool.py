@@ -1,8 +1,8 @@
-"""The runs of a sweep, judged by as many processes as this machine has room for.
+"""Evaluate the runs of a sweep with several processes on this machine.
 
-Each slot has a process that takes run after run, so that it opens the images once; one that dies takes down the run it was
-at, and a new one goes on with the next. Ctrl-C ends them all: what is in the runs by then stays, and the same command does
-the rest.
+Each slot has one process that evaluates run after run, so the images are loaded once per process. A process that dies
+costs the run it was working on; a new one continues with the next run. Ctrl-C ends them all: readouts that are in the
+run directories by then stay, and the same command does the rest.
 """
 
 from __future__ import annotations
@@ -23,43 +23,46 @@ from experiments.launch.local import Pool
 from experiments.launch.process import Child, Work, how_it_ended, last_line
 from experiments.run.machine import Slot
 
-Judge = Callable[..., dict[str, Any]]  # (path, *arguments) -> {"values": ...} or {"error": ...}; importable
+Evaluate = Callable[..., dict[str, Any]]  # (path, *arguments) -> {"values": ...} or {"error": ...}; importable
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run: what was added to it, or why nothing was."""
+    """The result for one run: the readouts that were added, or the error."""
 
     run_id: str
     values: dict[str, float | None] | None
     error: str | None = None
 
 
-def serve(pipe: Connection, judge: Judge, arguments: Sequence[Any]) -> int:
-    """In the process: one run after the other. A launcher that is killed ends it after the run that it is at."""
+def serve(pipe: Connection, evaluate: Evaluate, arguments: Sequence[Any]) -> int:
+    """In the process: evaluate the paths that come through the pipe, until it is closed.
+
+    A launcher that is killed closes it too, so the process then ends after its current run.
+    """
     while True:
         try:
             path = pipe.recv()
         except EOFError:
             return 0
-        outcome = judge(path, *arguments)
+        outcome = evaluate(path, *arguments)
         with suppress(BrokenPipeError):
             pipe.send(outcome)
 
 
-class Judges:
-    """`outcomes` yields one for each run, in the order in which they end."""
+class EvaluationPool:
+    """One process per slot; `outcomes` yields one result for each run, in the order in which they end."""
 
     def __init__(
         self,
         slots: Sequence[Slot],
-        judge: Judge,
+        evaluate: Evaluate,
         arguments: Sequence[Any],
         preload: tuple[str, ...] = ("experiments.evaluate.add", "moco.train"),
     ) -> None:
-        self.judge, self.arguments = judge, arguments
+        self.evaluate, self.arguments = evaluate, arguments
         self.pool = Pool(slots, Work(serve, preload))
-        self._at_work: dict[Connection, tuple[Child, Path, Path]] = {}  # our end of its pipe: process, log, its run
+        self._at_work: dict[Connection, tuple[Child, Path, Path]] = {}  # our end of the pipe -> process, log, run
 
     def outcomes(self, paths: Sequence[Path]) -> Generator[Outcome, None, None]:
         todo = deque(paths)
@@ -75,12 +78,12 @@ class Judges:
                     assert isinstance(pipe, Connection)
                     outcome = self._receive(pipe)
                     if outcome is None:
-                        yield self._bury(pipe)
+                        yield self._collect_dead(pipe)
                         continue
                     if todo:
                         self._send(pipe, todo.popleft())
                     else:
-                        self._dismiss(pipe)
+                        self._release(pipe)
                     yield outcome
         finally:
             for child, log, _ in self._at_work.values():
@@ -89,13 +92,13 @@ class Judges:
                 log.unlink(missing_ok=True)
 
     def _start(self, slot: Slot, path: Path) -> OSError | None:
-        """A process that begins with the run at `path`; an error if there can be none."""
+        """Start a process, with the run at `path` as its first. Returns the error if no process can be started."""
         try:
             descriptor, name = tempfile.mkstemp(prefix="moco-evaluate-", suffix=".txt")
             os.close(descriptor)
             ours, theirs = Pipe()
             with theirs:
-                child = self.pool.start(slot, theirs, self.judge, self.arguments, log=Path(name))
+                child = self.pool.start(slot, theirs, self.evaluate, self.arguments, log=Path(name))
         except OSError as error:
             return error
         assert child is not None  # interrupts are exceptions here
@@ -106,7 +109,7 @@ class Judges:
     def _send(self, pipe: Connection, path: Path) -> None:
         child, log, _ = self._at_work[pipe]
         self._at_work[pipe] = child, log, path
-        with suppress(BrokenPipeError):  # it has died: the next look at its pipe finds that
+        with suppress(BrokenPipeError):  # it has died, which `_receive` finds
             pipe.send(path)
 
     def _receive(self, pipe: Connection) -> Outcome | None:
@@ -118,16 +121,17 @@ class Judges:
             return None
         return Outcome(path.name, received.get("values"), received.get("error"))
 
-    def _bury(self, pipe: Connection) -> Outcome:
+    def _collect_dead(self, pipe: Connection) -> Outcome:
+        """How a process that died ended, as the error of its run."""
         child, log, path = self._at_work[pipe]
         code = child.wait()
         killed = code is not None and code < 0
         error = f"was {how_it_ended(code)}" if killed else f"{how_it_ended(code)}: {last_line(log)}"
-        self._dismiss(pipe)
+        self._release(pipe)
         return Outcome(path.name, None, f"its process {error}")
 
-    def _dismiss(self, pipe: Connection) -> None:
-        """A process ends with its pipe."""
+    def _release(self, pipe: Connection) -> None:
+        """Close the pipe, which ends the process."""
         child, log, _ = self._at_work.pop(pipe)
         pipe.close()
         child.wait()

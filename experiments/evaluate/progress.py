@@ -1,4 +1,4 @@
-"""How far a sweep's readouts are: a bar on a terminal, plain lines elsewhere. A judged run leaves one line that stays."""
+"""Progress of `evaluate` on a sweep: a bar on a terminal, plain lines elsewhere, and one line for each run that ends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
-from experiments.evaluate.add import in_words
+from experiments.evaluate.add import headline_text
 from experiments.evaluate.pool import Outcome
 from experiments.launch.progress import Total, clock
 
 
 class Progress(Total):
-    """`names`: of all runs that are judged, by run id."""
+    """`names`: run id -> the name to print, for every run to be evaluated."""
 
     def __init__(
         self,
@@ -33,13 +33,14 @@ class Progress(Total):
             self.print(f"judging {self.total} runs of {self.title} by {', '.join(self.protocols)}")
         return super().__enter__()
 
-    def told(self, outcome: Outcome) -> None:
+    def one_done(self, outcome: Outcome) -> None:
+        """Count a run and print its headlines or its error."""
         self.count_one_ended()
         name = self.names[outcome.run_id]
-        words = outcome.error or in_words(outcome.values or {}, self.protocols) or "has them all by now"
+        text = outcome.error or headline_text(outcome.values or {}, self.protocols) or "has them all by now"
         if self.plain:
             left = self.left()
-            self.print(f"{self.count()}  {name}  {words}" + (f"  {clock(left)} left" if left else ""))
+            self.print(f"{self.count()}  {name}  {text}" + (f"  {clock(left)} left" if left else ""))
         else:
-            sign, style = ("✗", "red") if outcome.error else ("✓", "green")
-            self.console.print(Text(f"{sign} ", style=style).append(f"{name}  ", style="bold").append(words, style=""))
+            mark, style = ("✗", "red") if outcome.error else ("✓", "green")
+            self.console.print(Text(f"{mark} ", style=style).append(f"{name}  ", style="bold").append(text, style=""))

@@ -1,7 +1,7 @@
-"""`python -m experiments evaluate`: a file is judged and that is printed; a run, or all runs of a sweep, gain readouts.
+"""`python -m experiments evaluate`: add readouts to a run or to all runs of a sweep, or print those of a file of weights.
 
-Exit 0: all finished runs that were meant have the readouts. 1: some could not be judged, they are listed. 2: wrong input,
-nothing was added. 130: interrupted, the same command goes on; of a file nothing is kept but what is printed.
+Exit 0: every finished run that was named has the readouts. 1: some could not be evaluated, they are listed. 2: wrong
+input, nothing was added. 130: interrupted, the same command continues; for a file, only what was printed remains.
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from experiments.evaluate.add import DEFAULT, check_done, complete, evaluate_run, headlines, judgements, known, missing
-from experiments.evaluate.pool import Judges
+from experiments.evaluate.add import (
+    DEFAULT,
+    check_done,
+    complete,
+    evaluate_run,
+    evaluate_weights,
+    headlines,
+    known,
+    missing,
+)
+from experiments.evaluate.pool import EvaluationPool
 from experiments.evaluate.progress import Progress
 from experiments.evaluate.worker import report
 from experiments.launch.launch import tracking_off
@@ -35,22 +44,19 @@ from experiments.store.states import child_environment
 from experiments.tracking.lookup import run_id_of
 from moco.config import Config
 
-ShowTable = Callable[[Path, str, str], None]  # prints the table of the sweep with that label, by that readout
+ShowTable = Callable[[Path, str, str], None]  # (root, label, readout): prints a sweep's table
 
-WIDTH = len("readout/retrieval_within_test_recall1")  # of the names in a column that is printed bit by bit
+WIDTH = len("readout/retrieval_within_test_recall1")  # of the column of names, where rows are printed as they come
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """The flags of `evaluate` under their own names. `profile` is that of --cluster, None on this machine.
-
-    Raises ValueError, in one line, for a readout that is not there and for --set without --baseline.
-    """
+    """The flags of `evaluate`, checked. `profile` is that of --cluster, None on this machine."""
 
     target: str
     place: Place
     protocols: tuple[str, ...]
-    base: Config | None  # gives the images, where they are not the run's own
+    base: Config | None  # of --baseline: its images are used instead of the run's own
     baseline: str | None
     cluster: str | None
     profile: Profile | None
@@ -59,6 +65,7 @@ class EvaluateOptions:
 
     @staticmethod
     def of(given: argparse.Namespace) -> EvaluateOptions:
+        """Raises ValueError, in one line, for an unknown protocol or profile, and for --set without --baseline."""
         protocols = tuple(dict.fromkeys(given.protocol or DEFAULT))
         for name in protocols:
             readouts_of(name)
@@ -112,12 +119,12 @@ def _only_here(options: EvaluateOptions) -> None:
 
 
 def _file(path: Path, options: EvaluateOptions) -> int:
-    """Nothing is written, so each protocol's readouts are printed as soon as they are there."""
+    """Print the readouts of a file of weights, each protocol's as soon as they are there; nothing is written."""
     _only_here(options)
     try:
-        for _, judged in judgements(path, options.protocols, options.base, options.device):
+        for _, evaluated in evaluate_weights(path, options.protocols, options.base, options.device):
             if distributed.rank() == 0:
-                print_readouts(judged.last(), WIDTH)
+                print_readouts(evaluated.last(), WIDTH)
     except KeyboardInterrupt:
         print("interrupted: of a file nothing is kept but what is printed above", file=sys.stderr)
         return INTERRUPTED
@@ -125,7 +132,7 @@ def _file(path: Path, options: EvaluateOptions) -> int:
 
 
 def _run(path: Path, options: EvaluateOptions) -> int:
-    """Other images than its own are no readout of the run: they are only printed."""
+    """Add readouts to one run and print them. Readouts on other images than the run's own are only printed."""
     _only_here(options)
     if options.base is not None:
         return _file(path, options)
@@ -141,7 +148,7 @@ def _run(path: Path, options: EvaluateOptions) -> int:
     there = {f"test/{name}": has[f"test/{name}"] for name in headlines(options.protocols) if f"test/{name}" in has}
     there = {name: value for name, value in there.items() if name not in new}
     if new:
-        _say_added(path, {**there, **new}, options.place)
+        _print_added(path, {**there, **new}, options.place)
     else:
         print_readouts(there)
         print(f"the run has them already; to compute them again: evaluate {path / schema.ENCODER}")
@@ -149,10 +156,13 @@ def _run(path: Path, options: EvaluateOptions) -> int:
 
 
 def _cut_short(run: RunDirectory, before: Mapping[str, float], error: BaseException, place: Place) -> int:
-    """What was added before the error is said, and then the error is no wrong input. Raises what is not one line."""
+    """After an error: print what had been added. Returns exit code 1 for Busy, and for a ValueError after an addition.
+
+    Raises every other error again: a ValueError with nothing added is wrong input.
+    """
     added = {} if distributed.rank() else {name: value for name, value in known(run).items() if name not in before}
     if added:
-        _say_added(run.path, added, place)
+        _print_added(run.path, added, place)
     if isinstance(error, Busy):
         print(f"{error}; {'no more' if added else 'nothing'} was added")
     elif isinstance(error, ValueError) and added:
@@ -162,7 +172,7 @@ def _cut_short(run: RunDirectory, before: Mapping[str, float], error: BaseExcept
     return 1
 
 
-def _say_added(path: Path, readouts: Mapping[str, float | None], place: Place) -> None:
+def _print_added(path: Path, readouts: Mapping[str, float | None], place: Place) -> None:
     print_readouts(readouts)
     print(f"added to {path}", flush=True)
     _bring_to_mlflow(replace(place, root=path.parent), [path.name])
@@ -199,11 +209,11 @@ def _sweep(found: Sequence[Found], options: EvaluateOptions, show_table: ShowTab
         print(f"{have} of {len(done)} finished runs have {', '.join(protocols)} already")
     paths = [root / run_id for run_id in todo]
     if profile is not None:
-        from experiments.evaluate.cluster import submit_and_say
+        from experiments.evaluate.cluster import submit_and_print
 
-        submit_and_say(root, label, paths, protocols, profile, options.max_parallel)
+        submit_and_print(root, label, paths, protocols, profile, options.max_parallel)
         return 0
-    code = _judge_all(label, todo, paths, options) if todo else 0
+    code = _evaluate_all(label, todo, paths, options) if todo else 0
     if code != INTERRUPTED:
         _bring_to_mlflow(options.place, list(todo))
         show_table(root, label, headlines(protocols)[0])
@@ -211,7 +221,7 @@ def _sweep(found: Sequence[Found], options: EvaluateOptions, show_table: ShowTab
 
 
 def _finished(root: Path, found: Sequence[Found]) -> list[Found]:
-    """Each run once. Raises ValueError without any that is done."""
+    """The finished runs, each once; the others are counted on the terminal. Raises ValueError if none is finished."""
     runs = list({run.run_id: run for run in found}.values())
     states = {run.run_id: state_of(root / run.run_id).state for run in runs}
     done = [run for run in runs if states[run.run_id] == schema.DONE]
@@ -224,20 +234,20 @@ def _finished(root: Path, found: Sequence[Found]) -> list[Found]:
     return done
 
 
-def _judge_all(label: str, names: dict[str, str], paths: Sequence[Path], options: EvaluateOptions) -> int:
+def _evaluate_all(label: str, names: dict[str, str], paths: Sequence[Path], options: EvaluateOptions) -> int:
     slots = make_slots(options.max_parallel, len(paths), use_gpus=options.device != "cpu")
-    judges, failed, judged = Judges(slots, report, (options.protocols, options.device)), {}, 0
+    pool, failed, evaluated = EvaluationPool(slots, report, (options.protocols, options.device)), {}, 0
     with Progress(label, names, options.protocols) as view:
-        outcomes = judges.outcomes(paths)
+        outcomes = pool.outcomes(paths)
         try:
             for outcome in outcomes:
-                view.told(outcome)
-                judged += outcome.error is None
+                view.one_done(outcome)
+                evaluated += outcome.error is None
                 if outcome.error is not None:
                     failed[outcome.run_id] = outcome.error
         except KeyboardInterrupt:
             outcomes.close()
-            print(f"interrupted: {judged} of {len(paths)} runs judged; the same command goes on from there")
+            print(f"interrupted: {evaluated} of {len(paths)} runs judged; the same command goes on from there")
             return INTERRUPTED
     if failed:
         print(f"{len(failed)} of {len(paths)} runs could not be judged:")
@@ -247,7 +257,7 @@ def _judge_all(label: str, names: dict[str, str], paths: Sequence[Path], options
 
 
 def _bring_to_mlflow(place: Place, run_ids: Iterable[str]) -> None:
-    """Every sweep that has one of these runs, in a process of its own; the runs are safe without it."""
+    """Sync every sweep that has one of these runs, each in a process of its own. A sync that fails loses nothing."""
     wanted = set(run_ids)
     labels = [m["label"] for m in all_manifests(place.root) if any(c.run_id in wanted for c in cells_of(m))]
     if tracking_off() or not labels:

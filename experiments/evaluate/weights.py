@@ -1,4 +1,11 @@
-"""The network in a file: ours with its config, or another tool's, recognised by its keys."""
+"""The network in a file of weights: one of this suite, with its config, or another tool's, recognised by its keys.
+
+    weights_file    the file that a path means
+    weights         its config, and a function that builds the network
+    architecture    its kind of encoder and image size
+
+torch is imported when a file is read.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +40,10 @@ def weights_file(path: Path) -> Path:
 
 
 def weights(file: Path, base: Config | None) -> tuple[Config, Callable[[int], Projector]]:
-    """How to evaluate the file, and its network for a number of classes.
+    """The config to evaluate the file with, and a function from the number of classes to its network.
 
-    `base` gives the images, and for a file of another tool their pixel statistics, too. Raises ValueError.
+    base: the config whose images are used instead of the file's own; a file of another tool has none, so it needs one.
+    Raises ValueError for weights that do not fit.
     """
     from moco import checkpoint
 
@@ -46,9 +54,9 @@ def weights(file: Path, base: Config | None) -> tuple[Config, Callable[[int], Pr
 
 
 def architecture(file: Path, config: Config) -> tuple[ResNet | ViT, int]:
-    """What kind of encoder is in the file, and for images of which side.
+    """The kind of encoder in the file, and the side of its images in pixels.
 
-    `config` is what `weights` says of the file: of one of another tool it knows the images alone.
+    config: as `weights` returns it; for a file of another tool only its image size is used.
     """
     from moco import checkpoint
     from moco.model import part_of_batch
@@ -66,7 +74,7 @@ def _ours(state: dict[str, Any], file: Path, base: Config | None) -> tuple[Confi
         return own, partial(_built, state, own, file)
     _check_side(file, own.data.image_size if isinstance(own.encoder, ViT) else None, base)
     config = replace(own, data=base.data, evaluation=base.evaluation)
-    if isinstance(own.head, Classifier):  # of other classes than these images have
+    if isinstance(own.head, Classifier):  # its classes are not those of these images
         return config, partial(_built_bare, state, own, file)
     return config, partial(_built, state, config, file)
 
@@ -95,7 +103,7 @@ def _built_bare(state: dict[str, Any], own: Config, file: Path, classes: int) ->
 
 def _check_classes(head: dict[str, Any], file: Path, classes: int) -> None:
     """Raises ValueError for a classifier whose classes are not those of the images."""
-    known = len(next(reversed(head.values())))  # its bias
+    known = len(next(reversed(head.values())))  # the last entry is the bias, one value per class
     if known != classes:
         raise ValueError(
             f"{file}: its classifier knows {known} classes, the images have {classes}: not the data it was trained on; "

@@ -1,4 +1,4 @@
-"""A finished run judged, and what became of it: for processes that take one run after the other, here and in jobs."""
+"""`report`: evaluate one finished run and return its readouts or its error. Used by the pool and by jobs of a cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from experiments.store.run import Busy
 
 
 def report(path: Path, protocols: Sequence[str], device: str | None = None, *, wait: bool = False) -> dict[str, Any]:
-    """What became of one run; never raises for a trouble that is the run's own. `wait` for who judges it already."""
+    """The run with its new readouts (`values`), or with what went wrong (`error`): one bad run must not end a sweep.
+
+    `wait`: for another process that evaluates the run, instead of an error.
+    """
     try:
         return {"run": str(path), "values": evaluate_run(path, protocols, device, wait=wait)}
     except (ValueError, Busy) as error:

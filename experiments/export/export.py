@@ -1,4 +1,4 @@
-"""`python -m experiments export`: a run's encoder for the tools people use next, with a card that says what it is."""
+"""`python -m experiments export`: a run's encoder as files for other tools, with a model card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from moco.config.plain import from_plain
 
 
 def export(run: Path, targets: Sequence[str], out: Path) -> list[Path]:
-    """The files and the card. Raises ValueError for a run that is not done, or a target that has no such network."""
+    """Write the encoder for each target, and the card. Returns the paths, the card last.
+
+    Raises ValueError for a run that is not done, an unknown target, and a target that has no such network.
+    """
     from moco import checkpoint
     from moco.weights.write import TARGETS, exportable
     from moco.weights.write import export as write

@@ -1,4 +1,4 @@
-"""What an exported encoder is: method, data, how its recipe differs from the paper's, what it reads out, how to load it."""
+"""`card_of`: the model card of an exported encoder: method, data, difference to named recipes, readouts, how to load it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from experiments.store.summary import t_interval
 from moco.config import Absent, Config, CrossEntropy, InfoNCE, ResNet, ViT
 from moco.config.plain import flatten
 
-# The lines that load an exported encoder in each tool, as the model card shows them; `net(images)` gives the
-# features.
+WITHOUT = ("train.seed",)  # fields that are not part of a recipe
 
 
 def loading(target: str, file: str, config: Config) -> str:
+    """The Python lines that load the file in a tool, as the card shows them; `net(images)` gives the features."""
     if target == "detectron2":
         return _detectron2(file, config)
     build = _vit(target, config.encoder, config.data.image_size) if isinstance(config.encoder, ViT) else None
@@ -36,7 +36,7 @@ def loading(target: str, file: str, config: Config) -> str:
 
 
 def _own(config: Config) -> str:
-    """No other tool has a ResNet-8."""
+    """With our own package: no other tool has a ResNet-8."""
     return (
         "import safetensors.torch, moco.encoders\nfrom moco.config import ResNet\n"
         f"net = moco.encoders.build_encoder({config.encoder!r}, {config.data.image_size}).backbone"
@@ -91,9 +91,6 @@ def _detectron2(file: str, config: Config) -> str:
     )
 
 
-WITHOUT = ("train.seed",)  # no part of a recipe
-
-
 def papers() -> tuple[str, ...]:
     """The baselines that are a paper's own recipe."""
     return tuple(name for name in baselines() if name.startswith("imagenet_"))
@@ -143,8 +140,8 @@ def _words(config: Config, part: str) -> str:
     """`queue (size 1024)`: a part of the config with its fields."""
     value = getattr(config, part)
     fields = {name.partition(".")[2]: v for name, v in flatten(config).items() if name.startswith(f"{part}.")}
-    told = ", ".join(f"{name} {v}" for name, v in fields.items() if name != "kind" and v is not None)
-    return f"{type(value).__name__} ({told})" if told else type(value).__name__
+    shown = ", ".join(f"{name} {v}" for name, v in fields.items() if name != "kind" and v is not None)
+    return f"{type(value).__name__} ({shown})" if shown else type(value).__name__
 
 
 def _data(config: Config) -> list[str]:
@@ -181,7 +178,7 @@ def _code(attempt: schema.Attempt) -> str:
 
 
 def nearest(config: Config, names: Sequence[str]) -> tuple[str, dict[str, tuple[Any, Any]]]:
-    """The named recipe with the fewest differences, and those: field -> (here, there)."""
+    """The named recipe with the fewest differences, and the differences: field -> (here, there)."""
     found = {name: difference(config, baselines()[name]()) for name in names}
     name = min(found, key=lambda one: len(found[one]))
     return name, {field: values for field, values in found[name].items() if field not in WITHOUT}
@@ -200,7 +197,7 @@ def _plain(value: Any) -> str:
 
 
 def _readouts(run: Path) -> Iterator[str]:
-    """One row each, over the finished seeds of the same arm; never more than was run."""
+    """A row for each readout of the run, with the mean over the finished seeds of the same arm."""
     own = (RunDirectory(run).results() or schema.Results()).get("test", {})
     arm, done = siblings(run)
     others = [(RunDirectory(run.parent / one.run_id).results() or schema.Results()).get("test", {}) for one in done]
@@ -223,7 +220,7 @@ def _order(readout: str) -> tuple[int, str]:
 
 
 def siblings(run: Path) -> tuple[str | None, list[Found]]:
-    """The arm and its finished runs, the run itself among them, in the first sweep that planned it."""
+    """The run's arm and that arm's finished runs, in the first sweep that has it; no arm and the run alone if none."""
     for manifest in all_manifests(run.parent):
         cells = cells_of(manifest)
         arm = next((cell.arm for cell in cells if cell.run_id == run.name), None)

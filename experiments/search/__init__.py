@@ -1,10 +1,14 @@
-"""Optuna searches: what is searched is data (`definition`, `space`), the run directories and the record are the truth.
+"""Optuna searches. A search is defined by data; each trial is an ordinary run; the run directories and the search's
+record are the truth, and the Optuna study can be lost.
 
-    definition, space        what is searched, as data
-    address                  where its study is kept; no optuna needed to ask
-    trial, study, storage    one trial is one run; Optuna is asked and told here, and nowhere else
-    launch, worker           who works through the trials: processes of this machine, or a Slurm array
-    result, export           what comes after: fresh seeds for the best trials, a baseline of the winner, the history as files
+    space, definition    the search space; a search, and the check of it
+    address, storage     where the study is kept: a journal file or a database
+    study                the Optuna study: new points, results, trials whose worker died
+    trial                one trial as a run
+    worker               the loop of one worker: ask, train, tell
+    launch               starts and follows workers, on this machine or as an array of jobs
+    export               the study as the search's record, plain JSON
+    result               the best trials at fresh seeds, and the winner as a baseline
 
-optuna is imported in this room only, and only when it is needed: a sweep file's `--dry-run` does without.
+optuna is imported in this room only, and only when it is needed: the `--dry-run` of a search does without.
 """

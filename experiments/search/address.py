@@ -1,4 +1,4 @@
-"""Which storage a search is to use, and what is wrong with its address before anybody connects. Imports no optuna."""
+"""The address of a search's storage, checked before anything connects to it. Imports no optuna."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 from experiments.store.mlflow import without_login
 
-# The address of a database; without it, and without --storage, a journal beside the runs.
-STORAGE = "MOCO_SEARCH_STORAGE"
+STORAGE = "MOCO_SEARCH_STORAGE"  # a database's address; without it and --storage, a journal file beside the runs
 JOURNAL = "journal"
 SQLITE_ON_NODES = (
     "a SQLite file is no storage for several nodes: its locks do not hold on shared disks, and it breaks; leave --storage out "
@@ -17,19 +16,19 @@ SQLITE_ON_NODES = (
 
 
 def address_of(option: str | None, *, nodes: bool) -> str | None:
-    """What --storage or the environment say; None is a journal. `nodes`: jobs on several machines will use it."""
+    """The address from --storage or the environment; None is a journal file. `nodes`: several machines will use it."""
     address = option or os.environ.get(STORAGE) or None
     check_address(address, nodes=nodes)
     return address
 
 
 def named(address: str | None) -> str:
-    """Fit to be printed and kept: without user and password."""
+    """The address without user and password, for messages and the record."""
     return JOURNAL if address is None else without_login(address)
 
 
 def check_address(address: str | None, *, nodes: bool) -> None:
-    """Raises ValueError for an address that can be known to be wrong. `nodes`: jobs on several machines will use it."""
+    """Raises ValueError for an address of another kind, and for a SQLite file that several machines would use."""
     if address is None:
         return
     kind = urlsplit(address).scheme.partition("+")[0]

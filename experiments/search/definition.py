@@ -1,6 +1,11 @@
-"""A search as data: what is varied, what it is judged by, how many runs it may cost. Imports neither torch nor optuna.
+"""A search as data. Imports neither torch nor optuna.
 
-`plan` checks it against the base config; the record that it makes is all that a worker and the analysis need.
+    Search     what is varied, which metrics decide, how many trials it may take
+    plan       checks a search against its base config
+    Planned    a checked search; its `record` is all that workers and the analysis need
+    changes    why the trials of an earlier record do not count for a new one
+
+A search file makes one `Search` and calls `experiments.main` with it.
 """
 
 from __future__ import annotations
@@ -26,8 +31,8 @@ from experiments.search.space import (
     Space,
     as_text,
     configured,
+    describe,
     to_plain,
-    words,
 )
 from experiments.store import schema
 from experiments.store.files import now
@@ -44,14 +49,15 @@ PRUNERS = ("median", "hyperband", "wilcoxon", "none")
 HOURS = "gpu_hours"
 DIRECTIONS = {**dict.fromkeys(schema.AT_END, "maximize"), HOURS: "minimize"}
 LIMITS = ("memory_gb", "hours")
-DURING_TRAINING = schema.KNN20  # the one readout that a pruner can look at
+DURING_TRAINING = schema.KNN20  # the one readout that a pruner can use
 
 
 @dataclass(frozen=True)
 class Search:
-    """`metric`: a readout of the validation images, or several objectives, such as (KNN20, "gpu_hours").
+    """A search over config fields.
 
-    `budget` is a number of finished trials. `limits`: what a trial may need, such as {"memory_gb": 40, "hours": 2}.
+    metric: a readout of the validation images, or several objectives, such as (KNN20, "gpu_hours").
+    budget: number of finished trials. limits: what a trial may need, such as {"memory_gb": 40, "hours": 2}.
     """
 
     name: str
@@ -79,7 +85,7 @@ class Planned:
     base: Config
 
     def record(self, command: str, *, seed: int, storage: str) -> SearchRecord:
-        """As it is before the first trial."""
+        """The record of the search before its first trial."""
         search = self.search
         return SearchRecord(
             store_version=schema.STORE_VERSION,
@@ -114,7 +120,7 @@ def plan(search: Search, base_name: str, assignments: Sequence[str]) -> Planned:
     base = apply(preset, assignments)
     base = replace(base, data=resolve(base.data))
     try:
-        _check_words(search)
+        _check_choices(search)
         _check_pruner(search, base)
         _check_space(search.space, base)
     except ValueError as error:
@@ -122,7 +128,7 @@ def plan(search: Search, base_name: str, assignments: Sequence[str]) -> Planned:
     return Planned(search, label_of(search.name, base_name, base, preset), base_name, base)
 
 
-def _check_words(search: Search) -> None:
+def _check_choices(search: Search) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_]+", search.name):
         raise ValueError("a name has letters, digits and _ only")
     for metric in search.metrics:
@@ -133,9 +139,9 @@ def _check_words(search: Search) -> None:
             )
     if search.metrics[0] == HOURS or len(set(search.metrics)) != len(search.metrics):
         raise ValueError(f"metric = {', '.join(search.metrics)}: name a readout first, and each objective once")
-    for word, known, name in ((search.sampler, SAMPLERS, "sampler"), (search.pruner, PRUNERS, "pruner")):
-        if word not in known:
-            raise ValueError(f"{name} = {word}: must be one of {', '.join(known)}")
+    for chosen, known, name in ((search.sampler, SAMPLERS, "sampler"), (search.pruner, PRUNERS, "pruner")):
+        if chosen not in known:
+            raise ValueError(f"{name} = {chosen}: must be one of {', '.join(known)}")
     for limit, allowed in search.limits.items():
         if limit not in LIMITS or allowed <= 0:
             raise ValueError(f"limits {limit} = {allowed}: must be above 0, of {', '.join(LIMITS)}")
@@ -185,7 +191,7 @@ def _check_field(name: str, base: Config) -> None:
 def _dimensions(
     name: str, entry: Dimension | Given, space: Space, seen: list[str]
 ) -> Iterator[tuple[dict[str, str], Dimension]]:
-    """What the field may be drawn from, each with the setting that it is drawn under."""
+    """Each dimension that the field may be drawn from, with the setting of the other field that selects it."""
     if not isinstance(entry, Given):
         yield {}, entry
         return
@@ -225,7 +231,10 @@ def _ends(dimension: Dimension) -> list[str]:
 
 
 def _try(base: Config, texts: dict[str, str]) -> None:
-    """Does the base take these? Two fields that only fit together are no mistake: such points are left out as they come."""
+    """Raises ValueError if the base config cannot have these values.
+
+    Fields that fit only in some combinations are no error here: during the search such points are skipped.
+    """
     try:
         config = configured(base, texts)
     except ValueError as error:
@@ -234,12 +243,12 @@ def _try(base: Config, texts: dict[str, str]) -> None:
 
 
 def changes(old: SearchRecord, new: SearchRecord) -> list[str]:
-    """What makes the trials of `old` no evidence for `new`, a line each."""
+    """Why the trials of `old` are no evidence for `new`, a line each; empty where they are."""
     lines = []
     for name in dict.fromkeys([*old["space"], *new["space"]]):
         before, after = old["space"].get(name), new["space"].get(name)
         if before != after:
-            was, now_is = (words(entry) if entry else "not in the space" for entry in (before, after))
+            was, now_is = (describe(entry) if entry else "not in the space" for entry in (before, after))
             lines.append(f"{name}: {was}; now {now_is}")
     if old["metrics"] != new["metrics"]:
         lines.append(f"metric: {', '.join(old['metrics'])}; now {', '.join(new['metrics'])}")

@@ -1,4 +1,4 @@
-"""The study as plain JSON, for everyone who must not need Optuna: status, find, the tables and figures, MLflow."""
+"""`export`: the Optuna study as the search's record, plain JSON, which status, tables, figures and MLflow read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FEWEST_FOR_IMPORTANCE = 4  # done trials
 
 
 def export(study: Study, *, final: bool = False, failure: str | None = None) -> SearchRecord:
-    """Write the record anew; call it with the study's lock held. `final`: with the importances, which take a moment."""
+    """Write the record. The study's lock must be held. `final`: with the importances, which take a second."""
     record = read_record(study.path) or study.record
     known = {t["number"]: t for t in record["trials"] if t["state"] not in (schema.RUNNING, schema.QUEUED)}
     trials = [known.get(frozen.number) or _trial(study, frozen) for frozen in study.trials()]
@@ -64,7 +64,7 @@ def _trial(study: Study, frozen: FrozenTrial) -> TrialRecord:
 
 
 def _run(study: Study, frozen: FrozenTrial, held: Held | None) -> dict[str, Any]:
-    """The run directory of the trial; a waiting one has none yet."""
+    """The fields about the trial's run; empty for a waiting trial, which has none yet."""
     if held is None:
         return {}
     config = frozen.user_attrs.get("config") or to_plain(study.config(held.settings))
@@ -80,7 +80,7 @@ def _value(index: int) -> Callable[[FrozenTrial], float]:
 
 
 def importances(study: Study, record: SearchRecord) -> dict[str, dict[str, float]]:
-    """PED-ANOVA's share of each parameter, for each metric; nothing where there are too few done trials to say."""
+    """PED-ANOVA's share of each parameter, for each metric. Empty where too few trials are done."""
     done = [t for t in study.trials() if t.state == TrialState.COMPLETE]
     if len(done) < FEWEST_FOR_IMPORTANCE:
         return {}

@@ -1,4 +1,13 @@
-"""The workers of a search as the elements of one Slurm array; each asks, trains and tells until the budget is spent."""
+"""Start a search's workers, on this machine or as an array of jobs, and follow them by the record that they write.
+
+    begin, closing           before the first worker and after the last: make the study, put it in order
+    warm_start               adds a finished run to the study
+    LocalWorkers             workers as processes of this machine
+    submit_workers, follow   workers as jobs
+    View                     prints a line for each trial that ends
+
+What a worker does is in `experiments.search.worker`.
+"""
 
 from __future__ import annotations
 
@@ -36,36 +45,39 @@ from experiments.store.search_record import arm_of, finished, read_record
 from moco.config import Config
 from moco.config.plain import from_plain, run_id
 
-# Before the first worker and after the last: the study is made, warmed up, and brought in order.
+WORKER_POLL_SECONDS = 0.2
+WORKER = Work(run_worker, preload=("experiments.search.worker", "moco.train"))
+SHOWN_STATES = (schema.DONE, schema.PRUNED, schema.FAILED)
 
 
 def begin(path: Path, record: SearchRecord, address: str | None, cells: Sequence[schema.Cell]) -> SearchRecord:
-    """The study as it is when the workers come. Raises ValueError, with nothing written, for a storage that is away."""
+    """Make the study, or open it, and add the finished runs among `cells`. Returns the record.
+
+    Raises ValueError, with nothing written, for a storage that cannot be reached.
+    """
     study = Study(path, record, address)
     with study.locked():
         replace_json(path, record)
         study.begin()
-        study.close_ghosts()
+        study.fail_lost_trials()
         if cells:
-            told = sum(warm_start(study, cell) for cell in cells)
-            print(f"warm start: {told} of {len(cells)} runs are finished and lie in the space", flush=True)
+            added = sum(warm_start(study, cell) for cell in cells)
+            print(f"warm start: {added} of {len(cells)} runs are finished and lie in the space", flush=True)
         return export(study)
 
 
 def closing(path: Path, address: str | None) -> SearchRecord:
-    """When all workers have gone: nothing is left running, and the importances are there."""
-    from experiments.store.search_record import read_record
-
+    """After the last worker: fail trials that are left running, and write the record with the importances."""
     record = read_record(path)
     assert record is not None
     study = Study(path, record, address)
     with study.locked():
-        study.close_ghosts()
+        study.fail_lost_trials()
         return export(study, final=True, failure=study.failure())
 
 
 def warm_start(study: Study, cell: schema.Cell) -> bool:
-    """Tell the study of a finished run; False for one that is not, is known, or lies outside the space."""
+    """Add a finished run to the study. Returns False for one that is unfinished, known, or outside the space."""
     config: Config = from_plain(Config, cell["config"])
     run = RunDirectory(study.path.parent.parent / cell["run_id"])
     known = {t.user_attrs[HELD]["run_id"] for t in study.trials() if HELD in t.user_attrs}
@@ -83,7 +95,7 @@ def warm_start(study: Study, cell: schema.Cell) -> bool:
         return drawn[asked.name]
 
     texts = settings(study.space, draw)
-    if not _is(config, study.config(texts)):
+    if not _same_but_seed(config, study.config(texts)):
         return False
     held = {"run_id": cell["run_id"], "settings": texts, "lock": "", "host": "", "job": None}
     facts = {"state": schema.DONE, "hours": hours, "memory_gb": memory}
@@ -102,71 +114,64 @@ def warm_start(study: Study, cell: schema.Cell) -> bool:
     return True
 
 
-def _is(config: Config, other: Config) -> bool:
-    """The same but for the seed: nothing outside the space differs."""
+def _same_but_seed(config: Config, other: Config) -> bool:
+    """Whether the configs are equal but for the seed."""
     return run_id(config) == run_id(replace(other, train=replace(other.train, seed=config.train.seed)))
-
-
-# The workers of a search on this machine: started, followed by the record that they write, stopped by Ctrl-C.
-
-
-WORKER_LOOK_SECONDS = 0.2
-WORKER = Work(run_worker, preload=("experiments.search.worker", "moco.train"))
-SHOWN = (schema.DONE, schema.PRUNED, schema.FAILED)
 
 
 @dataclass
 class View:
-    """Says in a line what each trial came to, once."""
+    """Prints a line for each trial that has ended, once."""
 
     path: Path
-    told: set[int] = field(default_factory=set)
+    shown: set[int] = field(default_factory=set)
     seen: float = 0.0
 
     def skip_past(self) -> None:
-        """What ended before this launch is not news."""
+        """Count the trials that have ended so far as shown."""
         record = read_record(self.path)
-        self.told = {t["number"] for t in record["trials"] if t["state"] in SHOWN} if record else set()
+        self.shown = {t["number"] for t in record["trials"] if t["state"] in SHOWN_STATES} if record else set()
 
-    def look(self) -> SearchRecord | None:
+    def update(self) -> None:
+        """Read the record if it has changed, and print what is new."""
         changed = self.path.stat().st_mtime if self.path.exists() else 0.0
         if changed == self.seen:
-            return None
+            return
         self.seen = changed
         record = read_record(self.path)
         if record is not None:
             for trial in record["trials"]:
-                if trial["state"] in SHOWN and trial["number"] not in self.told:
-                    self.told.add(trial["number"])
-                    print(line(record, trial, len(finished(record))), flush=True)
-        return record
+                if trial["state"] in SHOWN_STATES and trial["number"] not in self.shown:
+                    self.shown.add(trial["number"])
+                    print(trial_line(record, trial, len(finished(record))), flush=True)
 
 
-def line(record: SearchRecord, trial: TrialRecord, count: int) -> str:
+def trial_line(record: SearchRecord, trial: TrialRecord, count: int) -> str:
+    """`3/24  trial-2  done  knn20_top1 71.2  1m 12s  optim.lr=0.05`. `count`: finished trials."""
     so_far = f"{count}/{record['budget']}"
     head = f"{so_far:<8}{arm_of(trial['number']):<10}"
-    words = ["diverged" if trial.get("diverged") else trial["state"]]
+    parts = ["diverged" if trial.get("diverged") else trial["state"]]
     if trial.get("values"):
-        words.append(", ".join(f"{m} {v:.4g}" for m, v in zip(record["metrics"], trial["values"] or [], strict=True)))
+        parts.append(", ".join(f"{m} {v:.4g}" for m, v in zip(record["metrics"], trial["values"] or [], strict=True)))
     elif trial.get("reason"):
-        words.append(f"({trial['reason']})")
+        parts.append(f"({trial['reason']})")
     if (hours := trial.get("hours")) is not None:
-        words.append(clock(hours * 3600))
-    words.append(" ".join(f"{name}={value}" for name, value in trial.get("settings", {}).items()))
-    return head + "  ".join(words)
+        parts.append(clock(hours * 3600))
+    parts.append(" ".join(f"{name}={value}" for name, value in trial.get("settings", {}).items()))
+    return head + "  ".join(parts)
 
 
-class Crew:
-    """One process per slot."""
+class LocalWorkers:
+    """The workers of a search on this machine, one process per slot."""
 
     def __init__(self, path: Path, slots: Sequence[Slot], address: str | None, work: Work = WORKER) -> None:
         storage = {} if address is None else {STORAGE: address}
         slots = [replace(slot, environment={**slot.environment, **storage}) for slot in slots]
         self.path, self.pool = path, Pool(slots, work)
-        self.failures: list[str] = []  # how those of the last round ended that did not end well
+        self.failures: list[str] = []  # of the last round's workers, a line each
 
     def run(self, view: View) -> bool:
-        """Until the budget is spent or nothing comes of going on. Returns False if it was interrupted."""
+        """Run rounds of workers until the budget is spent, or a round finishes no trial. Returns False if interrupted."""
         before = -1
         with self.pool.stoppable():
             while not self.pool.interrupts and before < (done := self._finished()) < self._record()["budget"]:
@@ -175,9 +180,10 @@ class Crew:
         return not self.pool.interrupts
 
     def _round(self, view: View) -> None:
-        """Workers leave when enough is under way; where one of them died on the last trials, another round makes up for it."""
+        """Start the workers and wait for them. They leave when enough trials are running; if one of them then dies, its
+        trial is left to the next round."""
         self.failures, logs = [], dict[Child, Path]()
-        folder = self.path.parent / read_label(self.path)
+        folder = self.path.with_suffix("")
         for slot in self.pool.slots:
             log = folder / f"worker-{slot.number}.txt"
             child = None if self.pool.interrupts else self.pool.start(slot, [str(self.path)], log=log)
@@ -187,9 +193,9 @@ class Crew:
             for child, code in self.pool.collect():
                 if code != 0:
                     self.failures.append(f"a worker {how_it_ended(code)}: {last_line(logs[child])}")
-            view.look()
-            time.sleep(WORKER_LOOK_SECONDS)
-        view.look()
+            view.update()
+            time.sleep(WORKER_POLL_SECONDS)
+        view.update()
 
     def _record(self) -> SearchRecord:
         record = read_record(self.path)
@@ -201,10 +207,6 @@ class Crew:
         return record["budget"] if record["failure"] else len(finished(record))
 
 
-def read_label(path: Path) -> str:
-    return path.name.removesuffix(".json")
-
-
 def submit_workers(
     path: Path,
     record: SearchRecord,
@@ -213,11 +215,14 @@ def submit_workers(
     address: str | None,
     element: Callable[[str], object] = work,
 ) -> list[str]:
-    """`element`: what each of the array's does. Returns the job ids. Raises Refused with nothing submitted."""
+    """Submit an array of `count` workers and return the job ids. Raises Refused with nothing submitted.
+
+    element: what each job does.
+    """
     root, code = path.parent.parent, Snapshot.of_this_code()
-    look = check_shared_disk(root, profile)
+    disk_check = check_shared_disk(root, profile)
     code.write(root)
-    submission = replace(submission_of(root, record["label"], profile, None, code), only_if=look)
+    submission = replace(submission_of(root, record["label"], profile, None, code), only_if=disk_check)
     if address is not None:
         submission = replace(submission, environment={**submission.environment, STORAGE: address})
     jobs = cluster_named(profile.cluster).submit(submission, element, [path] * count)
@@ -229,21 +234,21 @@ def submit_workers(
 
 
 def follow(path: Path, jobs: list[str], cluster: Cluster) -> bool:
-    """Say what trials come to until no worker is in the queue. Returns False at Ctrl-C, which leaves the jobs alone."""
+    """Print trials as they end, until no worker is in the queue. Returns False at Ctrl-C, which leaves the jobs alone."""
     view = View(path)
     view.skip_past()
     try:
         while not _ended(jobs, cluster):
-            view.look()
+            view.update()
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         return False
-    view.look()
+    view.update()
     return True
 
 
 def _ended(jobs: list[str], cluster: Cluster) -> bool:
-    """Absent from one answer is no proof: it takes two, for a controller that restarts lacks jobs for a moment."""
+    """Whether all jobs have ended, by two answers of the queue: a controller that restarts lacks jobs for a moment."""
 
     def all_gone() -> bool:
         phases = cluster.phases(this_user())

@@ -1,4 +1,10 @@
-"""What comes after a search: its best trials as a sweep at fresh seeds, and its winner as a baseline to paste."""
+"""After a search: its best trials as a sweep at fresh seeds, and its winner as a baseline to paste.
+
+    parse, best, confirmation    `--confirm 5x3`: the best trials and the base at fresh seeds, as an ordinary sweep
+    winner, source, imports      `adopt`: the winning trial, as Python for experiments/plan/baselines.py
+
+Neither needs optuna: both read the record of the search and the run directories.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +25,8 @@ from experiments.store.search_record import arm_of, front, ranked
 from moco.config import Config
 from moco.config.plain import from_plain, run_id
 
-# `--confirm 5x3`: the best trials and the base once more, at seeds that the search has not seen. An ordinary sweep.
-
-
-BASE = "base"
+BASE = "base"  # arm of the confirmation
+INDENT = "    "
 
 
 def sweep_name(record: SearchRecord) -> str:
@@ -38,13 +42,21 @@ def parse(text: str) -> tuple[int, int]:
 
 
 def best(record: SearchRecord, count: int) -> list[TrialRecord]:
-    """The best by the search's own numbers, or its Pareto front; the base has an arm of its own."""
-    base = _base_id(record)
+    """The best trials by the search's own numbers, or its Pareto front. The base is left out: it is an arm by itself."""
+    base = _id(record["base_config"])
     candidates = ranked(record) if len(record["metrics"]) == 1 else front(record)
-    return [trial for trial in candidates if _seedless(trial) != base][:count]
+    return [trial for trial in candidates if _id(trial["config"]) != base][:count]
+
+
+def _id(plain: Mapping[str, Any]) -> str:
+    """The run id of a config at seed 0: equal for configs that differ in their seed only."""
+    config: Config = from_plain(Config, plain)
+    return run_id(replace(config, train=replace(config.train, seed=0)))
 
 
 def confirmation(record: SearchRecord, winners: list[TrialRecord], seeds: int) -> Sweep:
+    """A sweep of the base and the winning trials, at `seeds` seeds that the search has not used."""
+
     def arms(base: Config) -> dict[str, Config]:
         return {BASE: base, **{arm_of(t["number"]): from_plain(Config, t["config"]) for t in winners}}
 
@@ -63,31 +75,19 @@ def confirmation(record: SearchRecord, winners: list[TrialRecord], seeds: int) -
     )
 
 
-def _base_id(record: SearchRecord) -> str:
-    return _id(from_plain(Config, record["base_config"]))
-
-
-def _seedless(trial: TrialRecord) -> str:
-    return _id(from_plain(Config, trial["config"]))
-
-
-def _id(config: Config) -> str:
-    return run_id(replace(config, train=replace(config.train, seed=0)))
-
-
-INDENT = "    "
-
-
 @dataclass(frozen=True)
 class Winner:
-    """`means`: arm -> its readouts at fresh seeds; empty where nothing was confirmed."""
+    """A trial, and by arm the readouts at fresh seeds (`means`), empty where nothing was confirmed."""
 
     trial: TrialRecord
     means: Mapping[str, list[float]]
 
 
 def winner(root: Path, record: SearchRecord, number: int | None) -> Winner:
-    """The trial asked for; else the best at fresh seeds; else the search's best. Raises ValueError where that is open."""
+    """Trial `number`; without one, the best at fresh seeds, or else the search's best.
+
+    Raises ValueError for a trial that is not there, a search with no done trial, and several objectives without a number.
+    """
     done = {t["number"]: t for t in ranked(record)}
     fresh = confirmed(root, record)
     if number is not None:
@@ -113,7 +113,7 @@ def _best(done: Mapping[int, TrialRecord]) -> str:
 
 
 def confirmed(root: Path, record: SearchRecord) -> dict[str, list[float]]:
-    """arm -> validation readouts at the seeds of the newest confirmation; arms that lack a seed are left out."""
+    """arm -> validation readouts at the seeds of the newest confirmation. Arms that lack a seed are left out."""
     named = [m for m in all_manifests(root) if m["name"] == sweep_name(record)]
     if not named:
         return {}
@@ -128,7 +128,7 @@ def confirmed(root: Path, record: SearchRecord) -> dict[str, list[float]]:
 
 
 def source(record: SearchRecord, chosen: Winner) -> str:
-    """Python, fit for experiments/plan/baselines.py, with the numbers behind it; ends with a newline."""
+    """A function for experiments/plan/baselines.py, with its evidence in the docstring; ends with a newline."""
     name, trial = f"{record['base']}_{record['name'].removeprefix('search_')}", chosen.trial
     winning: Config = from_plain(Config, trial["config"])
     changes = differences(baseline_config(record["base"]), winning, "base")
@@ -160,7 +160,7 @@ def _mean(values: list[float]) -> str:
 
 
 def differences(old: Any, new: Any, name: str, depth: int = 1) -> str:
-    """An expression that makes `new` out of the value called `name`, which is `old`."""
+    """A Python expression for `new`, given that the variable `name` holds `old`."""
     if type(old) is not type(new):
         return repr(new)
     meant = [f.name for f in fields(new) if not f.metadata.get("cosmetic") and f.name != "seed"]
@@ -178,7 +178,7 @@ def differences(old: Any, new: Any, name: str, depth: int = 1) -> str:
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Apart from the seed, and from paths, workers and the like."""
+    """Whether they are equal but for the seed and cosmetic fields."""
     return old == new or (type(old) is type(new) and is_dataclass(new) and differences(old, new, "same") == "same")
 
 
@@ -187,7 +187,7 @@ def _value(old: Any, new: Any, name: str, depth: int) -> str:
 
 
 def imports(text: str) -> str:
-    """The classes of the config that the pasted text needs."""
+    """The import line of the config classes that the text needs."""
     import moco.config as config
 
     names = [n for n in vars(config) if isinstance(getattr(config, n), type) and f"{n}(" in text.partition("return")[2]]

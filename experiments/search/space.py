@@ -1,4 +1,4 @@
-"""What a search varies: config fields, as after --set, and where their values are drawn from. Imports no optuna.
+"""What a search varies: config fields, named as after --set, and the range of each. Imports no optuna.
 
     Log(1e-2, 1.0)            a number, uniform in its logarithm        learning rates, weight decays, temperatures
     Float(0.2, 1.0)           a number, uniform
@@ -8,7 +8,12 @@
     Choice("sgd", "adamw")    one of these
     Given("optim", {"sgd": Log(0.01, 1), "adamw": Log(1e-4, 1e-2)})     only where another field has that value
 
-Numbers get four significant digits, so that what is reported is what was trained, to the last digit.
+    settings          draws a point of the space
+    configured        the base config at a point
+    point             the inverse: the point at which a config lies
+    to_plain, from_plain, describe    a space as JSON, and in text
+
+Numbers are rounded to four significant digits, so that the value reported is the value trained.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a sampler is asked for: a number within bounds, both included, or one of `options`."""
+    """One parameter as a sampler draws it: a number within bounds, both included, or one of `options`."""
 
     name: str  # of Optuna's parameter
     low: float = 0
@@ -127,7 +132,10 @@ Dimension = Float | Int | Choice
 
 @dataclass(frozen=True)
 class Given:
-    """`field` is another field of the space, with a `Choice`; a value that is not among the cases leaves the base's."""
+    """A dimension that depends on another field of the space, which must be a `Choice`.
+
+    Where that field's value is not among the cases, this field keeps the base's value.
+    """
 
     field: str
     cases: Mapping[Any, Dimension]
@@ -141,7 +149,7 @@ KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Float, Log, C
 
 
 def _rounded(value: float) -> float:
-    """Without the dust of 1 - 0.9."""
+    """Without the rounding error of, say, 1 - 0.9."""
     return float(f"{value:.12g}")
 
 
@@ -153,7 +161,7 @@ def as_text(value: Any) -> str:
 
 
 def settings(space: Space, draw: Callable[[Drawn], Any]) -> dict[str, str]:
-    """field -> value of a point of the space. `draw` is asked in the order of the space, for what is not ruled out."""
+    """field -> value of a new point. `draw` is called in the order of the space, for the fields that apply."""
     texts: dict[str, str] = {}
     for field, entry in space.items():
         if (found := _here(field, entry, texts)) is not None:
@@ -163,7 +171,7 @@ def settings(space: Space, draw: Callable[[Drawn], Any]) -> dict[str, str]:
 
 
 def _here(field: str, entry: Dimension | Given, texts: Mapping[str, str]) -> tuple[Dimension, Drawn] | None:
-    """What the field is drawn from when other fields are `texts`; None where it is not drawn."""
+    """The dimension of a field, given the fields before it, and the parameter to draw; None where it is not drawn."""
     if not isinstance(entry, Given):
         return entry, entry.drawn(field)
     value = texts.get(entry.field, "")
@@ -175,7 +183,7 @@ def _here(field: str, entry: Dimension | Given, texts: Mapping[str, str]) -> tup
 
 
 def configured(base: Config, texts: Mapping[str, str]) -> Config:
-    """The base with these settings. A kind that the base has already keeps the base's other fields."""
+    """The base with these settings. Where the base has the chosen kind already, its other fields stay."""
     plain = flatten(base)
     kept = [f for f, text in texts.items() if plain.get(f"{f}.kind") == text]
     order = sorted((f for f in texts if f not in kept), key=lambda field: field.count("."))
@@ -183,7 +191,7 @@ def configured(base: Config, texts: Mapping[str, str]) -> Config:
 
 
 def point(space: Space, config: Config) -> dict[str, Any] | None:
-    """What a sampler would have had to draw for the fields of `config`; None where they lie outside the space."""
+    """The parameters that a sampler would have to draw to get `config`; None where it lies outside the space."""
     plain, drawn = flatten(config), dict[str, Any]()
     texts: dict[str, str] = {}
     for field, entry in space.items():
@@ -216,7 +224,7 @@ def _same(option: str, value: Any) -> bool:
 
 
 def to_plain(space: Space) -> dict[str, dict[str, Any]]:
-    """As JSON has it; two spaces are the same if these are."""
+    """The space as JSON; equal spaces have equal JSON."""
     return {field: _plain(entry) for field, entry in space.items()}
 
 
@@ -242,10 +250,10 @@ def _entry(plain: Mapping[str, Any]) -> Dimension | Given:
     return made
 
 
-def words(plain: Mapping[str, Any]) -> str:
-    """`log 0.01 to 1`; of an entry as `to_plain` gives it."""
+def describe(plain: Mapping[str, Any]) -> str:
+    """An entry of `to_plain` in text: `log 0.01 to 1`."""
     if plain["kind"] == "given":
-        return "; ".join(f"{words(case)} if {plain['field']}={value}" for value, case in plain["cases"].items())
+        return "; ".join(f"{describe(case)} if {plain['field']}={value}" for value, case in plain["cases"].items())
     if plain["kind"] == "choice":
         return f"one of {', '.join(plain['options'])}"
     return f"{plain['kind']} {plain['low']:g} to {plain['high']:g}"

@@ -1,7 +1,7 @@
-"""Where an Optuna study is kept: a journal file beside the runs, or a database by its address.
+"""`open_storage`: where an Optuna study is kept, a journal file beside the runs or a database.
 
-The journal is a file of lines with a lock that works on a shared disk. A writer that dies half way through a line would
-poison it: the next line would stand behind the rest and nobody could read on. So each append looks at the file's end first.
+The journal is a file of lines, with a lock that works on a shared disk. After a writer died in the middle of a line, the
+next line would follow on the same one, and nobody could read on. So each append checks the file's end first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONNECT_SECONDS = 10  # to a database server
 
 
 def quiet() -> None:
-    """Errors only: what a search has to say it says itself. Parts that Optuna calls experimental are used on purpose."""
+    """Let Optuna log errors only: a search prints its own lines. Its experimental parts are used on purpose."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\..*")
@@ -34,7 +34,7 @@ def quiet() -> None:
 
 
 class MendingJournal(JournalFileBackend):
-    """Cuts off a line that a dead writer left half written, before it appends and under the lock; keeps a backup."""
+    """A journal that cuts off a half-written last line before it appends, under the lock, and keeps a backup."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), lock_obj=JournalFileOpenLock(str(path)))
@@ -54,7 +54,7 @@ class MendingJournal(JournalFileBackend):
             self._lock.release()
 
     def check(self) -> str | None:
-        """Mend the whole file if it needs it; returns what was done, in a sentence."""
+        """Mend the whole file. Returns a sentence on what was done, None if nothing was wrong."""
         self._lock.acquire()
         try:
             return mend(self.path)
@@ -71,7 +71,7 @@ def _torn(path: Path) -> bool:
 
 
 def mend(path: Path) -> str | None:
-    """Leave whole lines only; nobody may be writing. Of a torn line with another behind it, the other is saved."""
+    """Remove half-written lines; the lock must be held. A whole line that follows one on the same line is kept."""
     content = path.read_bytes()
     kept = [line for raw in content.splitlines(keepends=True) for line in [_whole(raw)] if line is not None]
     text = b"".join(kept)
@@ -122,7 +122,7 @@ def open_storage(address: str | None, journal: Path) -> BaseStorage:
 
 
 def _sentence(error: BaseException, address: str) -> str:
-    """The driver's own words, in one line and without a password."""
+    """The driver's message, in one line and without a password."""
     cause = error.__cause__ or getattr(error, "orig", None) or error
     text = str(cause) or type(cause).__name__
     first = " ".join(text.splitlines()[0].split())

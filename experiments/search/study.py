@@ -1,8 +1,9 @@
-"""One Optuna study: trials are asked, held by a worker, reported and told. Whoever changes it holds the search's lock file.
+"""`Study`: the Optuna study of a search. A process that changes it holds the search's lock file.
 
-A trial is *held* by a worker's lock file. One whose holder has died is failed and its point is asked once more; one whose
-Slurm job waits to be started again is kept for it. Samplers are made anew for every trial, seeded by the trial's number: the
-same search with one worker asks for the same points, however often it was interrupted.
+A running trial belongs to a worker (`Held`), which holds a lock file of its own. If the worker dies, the trial fails and
+its point is drawn once more; if the worker is a job that waits to be started again, the trial is kept for it. A new
+sampler is made for every trial, seeded by the trial's number, so a search with one worker draws the same points however
+often it is interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from moco.config import Config
 from moco.config.plain import from_plain as config_from_plain
 from moco.config.plain import run_id
 
-RETRIES = 1  # of a point whose worker died: a second death may be the point's own doing
+RETRIES = 1  # of a point whose worker died; a second death may be caused by the point itself
 FAILURES_IN_A_ROW = 5  # after which the workers give up
 HELD, END, SOURCE, AGAIN_OF = "held", "end", "source", "again_of"
 WARM, BASE, AGAIN = "warm start", "base", "again"
@@ -41,7 +42,7 @@ UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
 @dataclass(frozen=True)
 class Held:
-    """Kept with a trial from the moment it is asked: the run, and who works on it. `lock`: the worker's file."""
+    """A trial's run and the worker that holds it, kept with the trial. `lock`: the name of the worker's directory."""
 
     run_id: str
     settings: dict[str, str]
@@ -54,7 +55,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a trial ended; `state` is that of its run. `values`, one per metric, only of a done one."""
+    """How a trial ended. `state`: of its run; `values`: one per metric, for a done trial only."""
 
     state: str
     values: tuple[float, ...] | None = None
@@ -65,12 +66,8 @@ class Ended:
     constraints: Mapping[str, float] | None = None
 
 
-def directions_of(record: SearchRecord) -> list[StudyDirection]:
-    return [StudyDirection.MAXIMIZE if d == "maximize" else StudyDirection.MINIMIZE for d in record["directions"]]
-
-
 class Study:
-    """The study of a record. `folder` holds the workers' locks; it lies beside the record, as the journal does."""
+    """The study of a record. `folder`, beside the record, holds the workers' locks."""
 
     def __init__(self, path: Path, record: SearchRecord, address: str | None) -> None:
         self.path, self.record = path, record
@@ -83,7 +80,7 @@ class Study:
             storage=self.storage,
             study_name=record["study"],
             load_if_exists=True,
-            directions=directions_of(record),
+            directions=[StudyDirection[direction.upper()] for direction in record["directions"]],
             sampler=optuna.samplers.RandomSampler(),
             pruner=make_pruner(record["pruner"], self.base),
         )
@@ -103,10 +100,10 @@ class Study:
     def config(self, texts: Mapping[str, str]) -> Config:
         return configured(self.base, texts)
 
-    # What follows is called with the lock held.
+    # The methods below are called with the lock held.
 
     def begin(self) -> None:
-        """Once for a study: the base's own values are its first trial, if they lie in the space."""
+        """Of a new study: make the base's own values the first trial, if they lie in the space."""
         if self.trials():
             return
         own = point(self.space, self.base)
@@ -114,12 +111,12 @@ class Study:
             self.study.enqueue_trial(own, user_attrs={SOURCE: BASE})
 
     def counted(self) -> int:
-        """Trials that are finished or under way; those of a warm start were not asked for."""
+        """Trials of the budget that are finished or running, without those of a warm start."""
         ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         return sum(t.state in ended and t.user_attrs.get(SOURCE) != WARM for t in self.trials())
 
     def failure(self) -> str | None:
-        """Why going on is of no use; None if it is."""
+        """Why the search has to give up, None if it need not: too many trials in a row failed."""
         ended = [t for t in self.trials() if t.state not in UNFINISHED and t.user_attrs.get(SOURCE) != WARM]
         last = ended[-FAILURES_IN_A_ROW:]
         broken = [
@@ -130,7 +127,7 @@ class Study:
         return f"{len(broken)} trials in a row failed, the last one: {broken[-1].user_attrs[END].get('reason')}"
 
     def ask(self, lock: str, job: JobFacts) -> tuple[Trial, Config]:
-        """A new point. Raises ValueError for one whose fields do not fit each other, which is then told as failed."""
+        """A new trial and its config. Raises ValueError, with the trial failed, for fields that do not fit each other."""
         self.study.sampler = make_sampler(self.record, self.space, len(self.trials()))
         trial = self.study.ask()
         texts = settings(self.space, lambda asked: suggest(trial, asked))
@@ -143,7 +140,7 @@ class Study:
         return trial, config
 
     def held_by_job(self, job: str | None) -> tuple[Trial, Held] | None:
-        """The trial that this job worked on before it was put back into the queue."""
+        """The running trial that this job held before it was put back into the queue."""
         for frozen in self.trials():
             held = held_of(frozen)
             if job is not None and frozen.state == TrialState.RUNNING and held is not None and held.job == job:
@@ -154,7 +151,7 @@ class Study:
         trial.set_user_attr(HELD, asdict(held))
 
     def tell(self, trial: Trial, ended: Ended) -> None:
-        """Into the storage, the facts before the state. A run that diverged says that its point is bad: pruned, not failed."""
+        """Write how the trial ended, its facts before its state. A diverged run counts as pruned: its point is bad."""
         if ended.constraints:
             for name, excess in ended.constraints.items():
                 trial.set_constraint(name, excess)
@@ -168,7 +165,7 @@ class Study:
             self.study.tell(trial, state=TrialState.FAIL)
 
     def ask_again(self, frozen: FrozenTrial, reason: str, *, counts: bool = True) -> None:
-        """Fail a trial that lost its worker and put its point into the queue. `counts`: towards `RETRIES`."""
+        """Fail a trial that lost its worker, and queue its point again. `counts`: as one of the `RETRIES`."""
         tries = frozen.user_attrs.get("tries", 0) + counts
         trial = Trial(self.study, frozen._trial_id)
         self.tell(trial, Ended("again" if tries <= RETRIES else schema.LOST, reason=reason))
@@ -176,8 +173,8 @@ class Study:
             attributes = {SOURCE: AGAIN, AGAIN_OF: frozen.number, "tries": tries}
             self.study.enqueue_trial(dict(frozen.params), user_attrs=attributes)
 
-    def close_ghosts(self) -> bool:
-        """Fail the trials of dead workers. Returns whether all others that run have a holder for certain."""
+    def fail_lost_trials(self) -> bool:
+        """Fail the running trials whose worker has died. Returns whether every other one is known to have a worker."""
         certain = True
         for frozen in self.trials():
             if frozen.state != TrialState.RUNNING:
@@ -189,18 +186,19 @@ class Study:
         return certain
 
     def _fate(self, held: Held | None) -> tuple[bool, str]:
+        """Whether the worker of a running trial has died, and why; (False, UNKNOWN) where that cannot be told yet."""
         if held is None:
             return True, "its worker died while it was asking"
         if lock_is_held(self.folder / held.lock, held.host):
             return False, ""
         if held.job is None:
             return True, f"its worker on {held.host} has ended without a word (killed, or out of memory?)"
-        phase, word = QUEUE.phase(held.job, held.cluster, held.owner)
+        phase, own_state = QUEUE.phase(held.job, held.cluster, held.owner)
         if phase == WAITING:
             return False, ""
         if phase in (GONE, ENDED):
-            return True, f"job {held.job} ended" + (f": {word}" if word else "")
-        return False, UNKNOWN  # it may be coming or going; the next look tells
+            return True, f"job {held.job} ended" + (f": {own_state}" if own_state else "")
+        return False, UNKNOWN  # it may be about to start or to end
 
 
 UNKNOWN = "unknown"
@@ -212,7 +210,7 @@ def held_of(frozen: FrozenTrial) -> Held | None:
 
 
 def lock_is_held(path: Path, by: str) -> bool:
-    """By a living worker: the kernel knows of this machine's, a fresh heartbeat speaks for another's."""
+    """Whether the worker lives: by its lock on this machine, by a fresh heartbeat on another (`by`: its host)."""
     worker = RunDirectory(path)
     if worker.is_locked():
         return True
@@ -237,7 +235,7 @@ def suggest(trial: Trial, asked: Drawn) -> Any:
 
 
 def make_sampler(record: SearchRecord, space: Mapping[str, Any], number: int) -> optuna.samplers.BaseSampler:
-    """Seeded by the study's seed and the trial's number, so that no two workers draw the same at random."""
+    """A sampler seeded by the study's seed and the trial's number, so that no two workers draw the same points."""
     from experiments.search.space import Given
 
     seed = (record["seed"] * 1_000_003 + number) % 2**32
@@ -249,7 +247,7 @@ def make_sampler(record: SearchRecord, space: Mapping[str, Any], number: int) ->
             return optuna.samplers.GPSampler(seed=seed)
         case "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        case "qmc":  # one sequence for all trials: which of its points is next, the storage knows
+        case "qmc":  # one sequence for all trials; the storage counts its points
             return optuna.samplers.QMCSampler(seed=record["seed"], scramble=True, warn_independent_sampling=False)
     conditional = any(isinstance(entry, Given) for entry in space.values())
     return optuna.samplers.TPESampler(seed=seed, group=conditional and not several)

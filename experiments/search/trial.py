@@ -1,4 +1,4 @@
-"""One trial as an ordinary run: trained in its run directory, or read from it where it has been before. Imports no optuna."""
+"""`TrialRun`: one trial as an ordinary run, trained in its run directory or read from it. Imports no optuna."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from experiments.state.state import RunState, state_of
 from experiments.store import schema
 from experiments.store.run import Busy, RunDirectory
 
-LOOK_SECONDS = 0.5  # between two looks at a run that another process works on
+POLL_SECONDS = 0.5  # while another process works on the run
 VALIDATION = "validation/knn20_top1"
 
-Report = Callable[[int, float], str | None]  # epoch, percent -> why the run is to end here, if it is
+Report = Callable[[int, float], str | None]  # epoch, percent -> why the run should be pruned, None to continue
 
 
 @dataclass
 class Evaluations:
-    """The held-out readouts of a run's journal as they come, each once."""
+    """The validation readouts in a run's journal; `new` yields each once, as (epoch, percent)."""
 
     run: RunDirectory
     offset: int = 0
@@ -48,14 +48,14 @@ class Evaluations:
 
 @dataclass
 class TrialRun:
-    """A trial's run directory; `report` hears of its evaluations and may end it."""
+    """A trial's run. `report` gets its evaluations and may prune it; `on_signal` gets the name of a signal."""
 
     root: Path
     cell: Cell
     environment: Mapping[str, Any]
     report: Report
     stopped: Callable[[], bool] = lambda: False
-    heard: Callable[[str], None] = lambda name: None
+    on_signal: Callable[[str], None] = lambda name: None
     evaluations: Evaluations = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,14 +63,14 @@ class TrialRun:
         self.evaluations = Evaluations(self.run)
 
     def carry_out(self) -> RunState:
-        """Train it, or wait for who does; a run that exists is only read. Returns its state at the end."""
-        while not is_told(state := state_of(self.run.path)) and not self.stopped():
+        """Train the run, or wait for the process that does; a final one is only read. Returns its state at the end."""
+        while not is_final(state := state_of(self.run.path)) and not self.stopped():
             if state.state == schema.RUNNING:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
                 continue
             enqueue(self.root, self.cell, dict(self.environment))
             try:
-                attempt(self.run.path, on_status=self._look, on_signal=self.heard)
+                attempt(self.run.path, on_status=self._watch, on_signal=self.on_signal)
             except Busy:
                 continue
             gc.collect()  # the next trial needs the memory
@@ -79,17 +79,17 @@ class TrialRun:
             self.report(epoch, value)
         return state_of(self.run.path)
 
-    def _look(self, status: schema.Status) -> None:
-        """In the run's own process, whenever it has written its status."""
+    def _watch(self, status: schema.Status) -> None:
+        """Called by the run whenever it has written its status: report new evaluations, request pruning if wanted."""
         if status["state"] != schema.RUNNING:
             return
         for epoch, value in self.evaluations.new():
-            why = self._heard(epoch, value)
+            why = self._try_report(epoch, value)
             if why is not None:
                 self.run.request_prune(why)
 
-    def _heard(self, epoch: int, value: float) -> str | None:
-        """A storage that is away for a moment must not end the run; it is told at the end."""
+    def _try_report(self, epoch: int, value: float) -> str | None:
+        """Report an evaluation. A storage that cannot be reached must not end the run, whose result it gets at the end."""
         try:
             return self.report(epoch, value)
         except Exception as error:
@@ -97,22 +97,22 @@ class TrialRun:
             return None
 
 
-def is_told(state: RunState) -> bool:
-    """A run of before that says all: done, pruned, diverged, or not wanted. One that failed otherwise is tried again."""
+def is_final(state: RunState) -> bool:
+    """Whether an existing run decides its trial: done, pruned, diverged or cancelled. Other failures are tried again."""
     return state.state in (schema.DONE, schema.PRUNED, schema.CANCELLED) or (
         state.state == schema.FAILED and state.diverged
     )
 
 
 def measured(run: RunDirectory) -> tuple[dict[str, float], float | None, float | None]:
-    """Validation readouts in percent, device-hours, peak memory in GB; None where the run does not say."""
+    """Validation readouts in percent, device-hours, and peak memory in GB; None where the run has no record of it."""
     results = run.results() or schema.Results()
     seconds = results.get("seconds")
     return dict(results.get("validation", {})), None if seconds is None else seconds / 3600, peak_memory_gb(run)
 
 
 def peak_memory_gb(run: RunDirectory) -> float | None:
-    """Of the GPU where there is one, else of the run's processes: the largest in the journal, GB of 10^9 bytes."""
+    """The largest memory in the journal, in GB of 10^9 bytes: the GPU's where there is one, else the processes'."""
     for key in ("system/gpu_memory_mb", "system/memory_mb"):
         found = [float(value) for r in run.records() if (value := r.get("system", {}).get(key)) is not None]
         if found:

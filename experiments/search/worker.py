@@ -1,9 +1,9 @@
-"""A worker of a search: ask, train in an ordinary run directory, report at its evaluations, tell; until the budget is spent.
+"""`SearchWorker`: draw a point, train it as a run, report its evaluations, write its result; until the budget is spent.
 
     python -m experiments.search.worker RECORD
 
-Several of them share one study, on this machine or as the elements of a Slurm array. A signal is passed on to the run, which
-saves; what the worker held is then asked again by another, or kept for it where Slurm starts it once more.
+Several workers share one study, as processes of this machine or as jobs of an array. On a signal the run saves its state;
+its point is then drawn again by another worker, or the trial is kept for this job if the cluster starts it again.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from experiments.store.states import handling, host
 from moco.config import Config
 from moco.config.plain import run_id
 
-LINGER_SECONDS = 1.0  # while it is not certain that every trial under way has somebody
-INVALID_IN_A_ROW = 100  # points whose fields do not fit each other
+LINGER_SECONDS = 1.0  # while a running trial may have lost its worker
+INVALID_IN_A_ROW = 100  # points whose fields do not fit each other, after which the search gives up
 
 Objective = Callable[["SearchWorker", Trial, Cell], Ended]
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 
 def work(path: str) -> str:
-    """What an element of a Slurm array does. Raises RunFailed when the search has given up."""
+    """What a job of the array does. Raises RunFailed when the search has given up."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not submitit's handler, which would act between two bytecodes
     worker = SearchWorker.on(Path(path))
     if not worker.work():
@@ -70,7 +70,7 @@ def work(path: str) -> str:
 
 @dataclass
 class SearchWorker:
-    """`objective` is a training, unless a test says otherwise. `limit`: leave after so many trials."""
+    """One worker. `objective`: what a trial does (`train`); `limit`: leave after so many trials."""
 
     study: Study
     objective: Objective
@@ -78,7 +78,7 @@ class SearchWorker:
     signal: str | None = None
     failure: str | None = None
     name: str = ""
-    told: int = 0
+    trials_ended: int = 0
     held_run: RunDirectory | None = None
 
     @classmethod
@@ -95,54 +95,54 @@ class SearchWorker:
         return self.study.path.parent.parent
 
     def work(self) -> bool:
-        """Until nothing is left to ask. Returns False if the search has given up."""
-        with handling(STOP_SIGNALS, self._told_to_stop), self._seat():
-            while self.signal is None and (self.limit is None or self.told < self.limit):
+        """Work until no trial is left. Returns False if the search has given up."""
+        with handling(STOP_SIGNALS, self._on_stop_signal), self._registered():
+            while self.signal is None and (self.limit is None or self.trials_ended < self.limit):
                 found = self._next()
                 if found is None:
                     break
                 self._carry_out(*found)
             with self.study.locked():
                 export(self.study, final=self._is_last(), failure=self.failure)
-        self._go_back()
+        self._requeue()
         self.study.close()
         return self.failure is None
 
     def _is_last(self) -> bool:
-        """The importances take a second: once is enough."""
+        """Whether no other trial is running; the last worker writes the importances, which take a second."""
         return not any(frozen.state == TrialState.RUNNING for frozen in self.study.trials())
 
-    def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
+    def _on_stop_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
 
-    def hear(self, name: str) -> None:
-        """Of a signal that came while a run had the handlers."""
+    def on_signal(self, name: str) -> None:
+        """A signal came while a run had the signal handlers."""
         self.signal = name
 
     def is_stopped(self) -> bool:
         return self.signal is not None
 
     @contextmanager
-    def _seat(self) -> Iterator[None]:
-        """The worker's own lock and heartbeat: how others know that it lives."""
+    def _registered(self) -> Iterator[None]:
+        """Hold the worker's own lock and heartbeat, by which others know that it lives."""
         self.name = f"{host()}-{os.getpid()}-{uuid4().hex[:6]}"
-        seat = RunDirectory(self.study.folder / self.name)
-        seat.path.mkdir(parents=True)
-        with seat.locked(), beating(seat):
+        directory = RunDirectory(self.study.folder / self.name)
+        directory.path.mkdir(parents=True)
+        with directory.locked(), beating(directory):
             yield
         for name in (schema.LOCK, schema.HEARTBEAT):
-            (seat.path / name).unlink(missing_ok=True)
-        seat.path.rmdir()
+            (directory.path / name).unlink(missing_ok=True)
+        directory.path.rmdir()
 
     def _next(self) -> tuple[Trial, Cell] | None:
-        """The trial that this job held before, else a new one; None when no more are wanted."""
+        """The trial that this job held before it was requeued, else a new one; None when no more are wanted."""
         invalid = 0
         while self.signal is None and invalid < INVALID_IN_A_ROW:
             with self.study.locked():
                 own = self.study.held_by_job(provenance.job())
                 if own is not None:
                     return self._resume(*own)
-                certain = self.study.close_ghosts()
+                certain = self.study.fail_lost_trials()
                 self.failure = self.study.failure()
                 if self.failure is None and self.study.counted() < self._budget():
                     try:
@@ -158,7 +158,7 @@ class SearchWorker:
         return None
 
     def _budget(self) -> int:
-        """Of the record as it is now: a later launch may have raised it."""
+        """The budget of the record as it is now, since a later launch may have raised it."""
         return (read_record(self.study.path) or self.study.record)["budget"]
 
     def _resume(self, trial: Trial, held: Held) -> tuple[Trial, Cell]:
@@ -173,27 +173,27 @@ class SearchWorker:
         print(f"{now()} {cell.arm}: {cell.run_id}", flush=True)
         try:
             ended = self.objective(self, trial, cell)
-        except Exception as error:  # of the machine or of ours: this trial has failed, the search goes on
+        except Exception as error:  # this trial has failed; the search continues
             traceback.print_exc()
             ended = Ended(schema.FAILED, reason=f"{type(error).__name__}: {error}".splitlines()[0])
         print(f"{now()} {cell.arm}: {ended.state} {ended.values or ended.reason or ''}", flush=True)
         with self.study.locked():
             if ended.state == schema.PREEMPTED:
-                self._let_go(trial, ended)
+                self._release(trial, ended)
             else:
                 self.study.tell(trial, ended)
-                self.told += 1
+                self.trials_ended += 1
             export(self.study)
 
-    def _let_go(self, trial: Trial, ended: Ended) -> None:
-        """A job may be started again by Slurm and then finds its trial; here, the point goes back into the queue."""
+    def _release(self, trial: Trial, ended: Ended) -> None:
+        """Give up a trial after a signal. A job that is started again finds its trial; otherwise the point is queued."""
         self.signal = self.signal or signal.SIGTERM.name
         if provenance.job() is None:
             frozen = next(t for t in self.study.trials() if t.number == trial.number)
             self.study.ask_again(frozen, ended.reason or "stopped", counts=False)
 
-    def _go_back(self) -> None:
-        """A job whose time is up asks Slurm for more, unless its run made no progress."""
+    def _requeue(self) -> None:
+        """A job at its time limit asks to be requeued, unless its run made no progress."""
         here = provenance.job()
         if here is None or self.signal != signal.SIGUSR2.name:
             return
@@ -204,10 +204,10 @@ class SearchWorker:
 
 
 def train(worker: SearchWorker, trial: Trial, cell: Cell) -> Ended:
-    """The objective: the held-out readouts of an ordinary run."""
+    """The objective: train a run; its values are the metrics of the search on the validation images."""
     record, study = worker.study.record, worker.study
     environment = surroundings(record["command"], cell.config.train.device)
-    run = TrialRun(worker.root, cell, environment, reporting(trial, record), worker.is_stopped, worker.hear)
+    run = TrialRun(worker.root, cell, environment, reporting(trial, record), worker.is_stopped, worker.on_signal)
     worker.held_run = run.run
     state = run.carry_out()
     if state.state in (schema.PREEMPTED, schema.QUEUED, schema.MISSING, schema.RUNNING):  # a signal came
@@ -226,16 +226,17 @@ def train(worker: SearchWorker, trial: Trial, cell: Cell) -> Ended:
 
 @cache
 def surroundings(command: str, device: str) -> Mapping[str, Any]:
-    """Asked once a worker: it lists every package."""
+    """`provenance.environment`, once for each worker: it lists every package."""
     return provenance.environment(command, device)
 
 
 def excess(limits: Mapping[str, float], used: Mapping[str, float | None]) -> dict[str, float]:
-    """Measured minus allowed; what was not measured says nothing."""
+    """Measured minus allowed, for what was measured."""
     return {name: value - allowed for name, allowed in limits.items() if (value := used[name]) is not None}
 
 
 def reporting(trial: Trial, record: schema.SearchRecord) -> Callable[[int, float], str | None]:
+    """The `Report` of a trial: passes evaluations on to Optuna and returns why to prune, if it should."""
     single = len(record["metrics"]) == 1 and record["metrics"][0] == schema.KNN20
 
     def report(epoch: int, percent: float) -> str | None:

@@ -23,6 +23,7 @@ COMPARED: Final = 60  # runs on the compare page; it slows down with many
 # Without it the UI opens on its pages for language models, where nobody finds a training run.
 TRAINING: Final = "workflowType=machine_learning"
 VIEW: Final = "moco"  # the experiment's tag mlflow.sharedViewState.moco holds the columns of the page of runs
+SERVER_LOG: Final = "mlflow-server.log"  # in the folder of runs: what the server of `ui` or `serve` prints
 
 
 def quiet() -> None:

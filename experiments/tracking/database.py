@@ -1,6 +1,9 @@
-"""A database for MLflow: its address without the password, its tables made once, an older schema only on request.
+"""A database for MLflow's records.
 
-The password goes to the database's own library by the environment (PGPASSWORD), so that no command line, log or MLflow
+    Store       its address, and the password apart from it
+    prepare     makes MLflow's tables in an empty database; updates an older schema only on request
+
+The password reaches the database's own library by the environment (PGPASSWORD), so that no command line, log or MLflow
 message can show it.
 """
 
@@ -24,7 +27,7 @@ FORMS = "postgresql://USER@HOST/DATABASE or sqlite:///FILE"
 
 @dataclass(frozen=True)
 class Store:
-    """`uri` has no password. `shown` is what the user typed, without it, too."""
+    """A database. Neither `uri`, for SQLAlchemy, nor `shown`, for messages, has the password."""
 
     uri: str
     shown: str
@@ -43,10 +46,10 @@ class Store:
         login, at, place = parts.netloc.rpartition("@")
         user, colon, password = login.partition(":")
         query = parse_qsl(parts.query)
-        words = [value for key, value in query if key == "password"]
+        passwords = [value for key, value in query if key == "password"]
         rest = urlencode([(key, value) for key, value in query if key != "password"], safe="/", quote_via=quote)
         clean = f"{user}{at}{place}{parts.path}" + (f"?{rest}" if rest else "")
-        secret = unquote(password) if colon else next(iter(words), None)
+        secret = unquote(password) if colon else next(iter(passwords), None)
         return cls(f"{DRIVER}://{clean}", f"postgresql://{clean}", secret)
 
     @property
@@ -60,7 +63,7 @@ def _without_login(text: str) -> str:
 
 
 def keep_password_aside(store: Store) -> None:
-    """From here on libpq finds it in the environment, and so do the processes that we start."""
+    """Put the password into the environment, for libpq here and in the processes that we start."""
     if store.password is not None:
         os.environ[PASSWORD] = store.password
 
@@ -125,7 +128,10 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _alone(engine: Any, uri: str) -> Iterator[None]:
-    """Two that migrate at a time destroy a fresh database; SQLite's is guarded by a lock beside the file."""
+    """Hold a lock: two processes that migrate a fresh database at the same time destroy it.
+
+    PostgreSQL's own advisory lock, or a file beside SQLite's.
+    """
     if uri.startswith("sqlite:"):
         file = Path(engine.url.database)
         with exclusive(file.with_name(f"{file.name}.lock")):

@@ -1,9 +1,10 @@
-"""A job that reaches MLflow from its node mirrors the sweep while it runs (tracking_mode "direct").
+"""Sync a sweep from within its jobs, where nodes reach MLflow themselves (tracking_mode "direct").
 
-    python -m experiments.tracking.job RUNS LABEL
+    mirroring    in a job: starts the process below, and ends it with the job
+    mirror       the process: python -m experiments.tracking.job RUNS LABEL
 
-One job does it for all: it holds a lock on the shared disk, the others wait for it. Whoever ends last has the last look.
-What is cut short is brought over by the next sync, and nothing is sent twice: that is `tracking.sweep`'s doing.
+One job syncs for all: it holds a lock on the shared disk, and the others wait for it. The last job to end syncs last.
+What a kill cuts short is written by the next sync, and nothing is sent twice (`tracking.push`).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from experiments.store import schema
 from experiments.store.states import child_environment
 
 LABEL = "MOCO_MIRROR"  # the sweep's label, in the environment of a job that is to mirror it
-WAIT_SECONDS = 5.0  # between two tries to become the one
-END_SECONDS = 120.0  # for the last look; a job must not hang on a server
+WAIT_SECONDS = 5.0  # between two tries to get the lock
+END_SECONDS = 120.0  # for the last sync; a job must not hang on a server
 
 
 @contextmanager
 def mirroring(root: Path) -> Iterator[None]:
-    """Of a job: mirror in a process beside it, if the environment asks for it."""
+    """Sync the sweep in a process beside the job, if the environment asks for it; wait for its last sync."""
     label = os.environ.get(LABEL)
     if not label:
         yield
@@ -46,7 +47,7 @@ def mirroring(root: Path) -> Iterator[None]:
 
 
 def _start(root: Path, label: str) -> subprocess.Popen[bytes]:
-    """It is born deaf to SIGTERM and asks for it when it is ready: a short job has ended before that."""
+    """Start the process, with SIGTERM blocked until it waits for it: a short job may end before the process is ready."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
         with (root / schema.SLURM_FOLDER / "mirror.log").open("a") as log:
@@ -62,22 +63,25 @@ def _start(root: Path, label: str) -> subprocess.Popen[bytes]:
 
 
 def mirror(root: Path, label: str) -> None:
-    """Until SIGTERM, or until the job is gone."""
+    """Follow the sweep once the lock is ours, until SIGTERM or until the job is gone.
+
+    A job that ends while another one holds the lock leaves the last sync to that one.
+    """
     from experiments.tracking.sync import sync
 
     parent = os.getppid()
     with (root / schema.SLURM_FOLDER / f".{label}.mirror").open("a") as lock:
-        while not _is_the_one(lock):
-            told = signal.sigtimedwait([signal.SIGTERM], WAIT_SECONDS) is not None
-            if (told or os.getppid() != parent) and not _is_the_one(lock):
-                return  # the one is at it still, and looks once more before it goes
-            if told:
+        while not _try_lock(lock):
+            signalled = signal.sigtimedwait([signal.SIGTERM], WAIT_SECONDS) is not None
+            if (signalled or os.getppid() != parent) and not _try_lock(lock):
+                return  # another job holds the lock, and syncs once more before it ends
+            if signalled:
                 print(sync(root, label), flush=True)
                 return
         print(sync(root, label, follow=True), flush=True)
 
 
-def _is_the_one(lock: TextIO) -> bool:
+def _try_lock(lock: TextIO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Which run an MLflow run shows, where MLflow is the user's own server or database."""
+"""`run_id_of`: the run that an MLflow id belongs to, where MLflow is the user's own server or database."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def run_id_of(runs_root: Path, mlflow_id: str, address: str | None = None) -> st
         return None
     try:
         tags: dict[str, str] = open_store(runs_root, address).get_run(mlflow_id).data.tags
-    except Exception:  # mlflow's, its database's and its transport's: it is one of several places to look at
+    except Exception:  # mlflow's, its database's and its transport's; the caller has other places to search
         return None
     return tags.get("moco.run_id")

@@ -1,7 +1,12 @@
-"""What MLflow is to hold of one run: a pure function of the run directory, so a lost store can be built again, equal.
+"""One run as MLflow should show it: a pure function of the run directory, so that a lost store can be rebuilt.
 
-Only records that a resume cannot make void are shown: while a run may still go on, those up to its last checkpoint
-(why that makes a sync repeatable stands at the curves below).
+    points, curves_csv    the curves: MLflow's points, and the table of all records
+    mirror_of             the whole run: params, tags, points, files, data, weights
+    MirrorCache           mirrors that are read again only when a file of theirs has changed
+
+Points, once sent, stay valid, and those of a later sync begin with those of an earlier one; so the number of points
+sent is all that a sync must remember (`Sent`). That is why a run that may still continue shows its records up to the
+last checkpoint only: a resume repeats the later ones.
 """
 
 from __future__ import annotations
@@ -25,13 +30,7 @@ from experiments.store.states import device_seconds
 from moco.config import Config
 from moco.config.plain import canonical_json, flatten, from_plain
 
-# The curves of a run: the points that MLflow gets, how many it has, and the table of all of them.
-#
-# A point, once sent, stays true, and the points of a later look begin with those of an earlier one. So how many were
-# sent is all that a sync has to remember.
-
-
-POINTS_PER_KEY = 2_000  # a longer history is thinned: charts show no more, and the UI slows down
+POINTS_PER_KEY = 2_000  # longer histories are thinned: charts show no more, and the UI slows down
 
 Record = Mapping[str, Any]
 
@@ -47,16 +46,16 @@ class Point:
 
 
 def mirrored() -> tuple[str, ...]:
-    """The keys of a journal that MLflow gets."""
+    """The keys of a journal that MLflow gets: documented metrics, those that a run declares among them."""
     return (*schema.METRICS, *schema.SYSTEM_METRICS)
 
 
 def points(records: Iterable[Record], total_steps: int | None) -> tuple[Point, ...]:
     """The finite values of the documented metrics, thinned to about `POINTS_PER_KEY` for each.
 
-    A run's steps fall in that many equal bins and the first value of a bin is kept, and the last step's: a choice that
-    later records cannot change. A run with fewer steps than bins keeps all. A key repeated at one step replaces the
-    earlier one, as the trainer has it.
+    The steps of a run are divided into that many equal bins, and the first value in each bin is kept, a choice that later
+    records cannot change. The last step has a bin of its own. A run with fewer steps than bins keeps all. A key that is
+    repeated at one step replaces the earlier value, as in the trainer.
     """
     kept: list[Point] = []
     place: dict[tuple[str, int], int] = {}
@@ -79,7 +78,7 @@ def points(records: Iterable[Record], total_steps: int | None) -> tuple[Point, .
 
 
 def values_of(record: Record) -> Mapping[str, Any]:
-    """What was measured, and what the machine did meanwhile."""
+    """The metrics of a record, and its system metrics."""
     return {**record["values"], **record["system"]} if "system" in record else record["values"]
 
 
@@ -90,7 +89,7 @@ def _bin(step: int, total_steps: int | None) -> int:
 def curves_csv(records: Sequence[Record], most_bytes: int) -> str:
     """All records as a table: step, epoch, time (UTC seconds), then every key in order of appearance.
 
-    A value that is absent is an empty cell. If that is more than `most_bytes`, every second row goes, then every fourth,
+    An absent value is an empty cell. A table of more than `most_bytes` is thinned to every second row, then every fourth,
     until it fits; the last row stays.
     """
     keys = list(dict.fromkeys(key for record in records for key in values_of(record)))
@@ -112,10 +111,10 @@ def _csv(keys: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 @dataclass(frozen=True)
 class Sent:
-    """How much of a run has reached the store, kept there in one tag, written with the points themselves.
+    """How many points the store has of a run: a tag there, written together with the points.
 
-    `time_ms` of the last point proves that the journal still begins with what was sent. It does not after `--force`, or
-    when a failed run was sent to its end and then tried again from its checkpoint.
+    `time_ms` is that of the last point, to check that the journal still begins with what was sent. It does not after
+    `--force`, nor where a failed run was sent to its end and then resumed from its checkpoint.
     """
 
     count: int = 0
@@ -146,7 +145,7 @@ STATUS = {
     schema.DONE: FINISHED,
     schema.FAILED: FAILED,
     schema.LOST: FAILED,
-}  # all others, KILLED: cancelled, preempted (to go on when the sweep is started again), pruned by a search
+}  # all others are KILLED: cancelled, preempted (until the sweep is started again), pruned by a search
 ENDED = (FINISHED, FAILED, KILLED)
 
 
@@ -160,7 +159,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file for MLflow: one that exists, or text that is made when it is needed. `stamp` changes when it does."""
+    """A file for MLflow: a path, or a function that makes its text. `stamp` changes when the content does."""
 
     name: str
     stamp: str
@@ -169,7 +168,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Weights:
-    """The final encoder of a run, and what it takes to use it. Sides in pixels; mean and std of a pixel in 0..1."""
+    """The final encoder of a run, and what it takes to use it. image_size in pixels; mean and std for pixels in 0..1."""
 
     path: Path
     stamp: str
@@ -181,7 +180,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Mirror:
-    """One run of MLflow, as it should be. `end_ms` is None while it has not ended."""
+    """A run as MLflow should show it. `end_ms` is None until the run has ended."""
 
     name: str
     status: str
@@ -231,7 +230,7 @@ def milliseconds(iso: str) -> int:
 
 
 def _end(run: RunDirectory, last: schema.Attempt) -> int:
-    """When the last attempt ended; one that was killed lived until its last heartbeat."""
+    """When the last attempt ended, in milliseconds; one that was killed, at its last heartbeat."""
     if last["event"] == "end":
         return milliseconds(last["time"])
     heartbeat = run.path / schema.HEARTBEAT
@@ -239,12 +238,12 @@ def _end(run: RunDirectory, last: schema.Attempt) -> int:
 
 
 def _final_records(run: RunDirectory, state: str) -> tuple[Sequence[Record], tuple[str, ...]]:
-    """The records that no resume will repeat, and what is wrong with the journal, a line each.
+    """The records that no resume will repeat, and the damaged lines of the journal, a message each.
 
-    Of a failed run these are all: the end of its curves is what one wants to see.
+    All records of a failed run count as final: the end of its curves shows why it failed.
 
-    A checkpoint becomes current after its records are in the journal and before the next one is made, so the time of
-    the file parts them. Should clocks disagree, a record sent too early is found out by `Sent`: the run is sent anew.
+    A checkpoint is written after the records up to it and before the next one, so records older than the checkpoint's
+    file are final. If clocks disagree and a record is sent too early, `Sent` notices, and the run is sent again.
     """
     path = run.path / schema.JOURNAL
     records, damaged = read_journal(path)
@@ -257,15 +256,15 @@ def _final_records(run: RunDirectory, state: str) -> tuple[Sequence[Record], tup
 
 
 def _params(config: Config, cell: schema.Cell) -> dict[str, str]:
-    """What defines the run. Cosmetic fields stay out: they may differ between attempts, and a param is set only once
-    (the artifact config.json has them). So does `train.seed`, which is `seed`."""
+    """What defines the run. Cosmetic fields are left out: they may differ between attempts, and MLflow sets a param once
+    (the artifact config.json has them). `train.seed` is left out because `seed` is there."""
     flat = {"arm": cell["arm"], "seed": cell["seed"], **flatten(config, cosmetic=False)}
     del flat["train.seed"]
     return {key: _text(value)[:MAX_PARAM] for key, value in flat.items() if value not in (None, "")}
 
 
 def _text(value: Any) -> str:
-    """Lists as `(0.55, 1.0)`: what reads as JSON, the compare page breaks into a line for each number."""
+    """A value as text. Lists are `(0.55, 1.0)`: MLflow's compare page breaks JSON lists into a line for each number."""
     if isinstance(value, list):
         return f"({', '.join(map(_text, value))})"
     return value if isinstance(value, str) else json.dumps(value)
@@ -299,7 +298,7 @@ def _tags(
 
 
 def _spent(run: RunDirectory, state: RunState, attempts: list[schema.Attempt]) -> dict[str, str | None]:
-    """What a reader would have to fetch results.json for, and what all attempts took."""
+    """Seconds, steps and readout records of results.json as tags, and the device seconds of all attempts."""
     results = (run.results() if state.state == schema.DONE else None) or schema.Results()
     found: dict[str, Any] = {
         "seconds": results.get("seconds"),
@@ -317,7 +316,8 @@ def _trial(manifest: schema.Manifest, cell: schema.Cell) -> str | None:
 
 
 def _artifacts(run: RunDirectory, state: str, *, with_curves: bool) -> tuple[Artifact, ...]:
-    """Checkpoints and weights stay where they are (tag moco.run_dir), and so does a file that is too large."""
+    """The run's small files and the table of its curves. Weights and files that are too large stay where they are
+    (tag moco.run_dir)."""
     files = {name: run.path / name for name in schema.RUN_ARTIFACTS}
     sizes = {name: file.stat().st_size for name, file in files.items() if file.exists()}
     found = [Artifact(n, stamp(files[n]), files[n]) for n, size in sizes.items() if 0 < size <= MAX_ARTIFACT_BYTES]
@@ -351,7 +351,7 @@ def _weights(path: Path, config: Config, state: RunState) -> Weights | None:
 
 
 def _data_set(config: Config) -> DataSet:
-    """The digest tells apart what is trained on: a folder's own fingerprint, else that of the data's description."""
+    """The data set, with a folder's fingerprint as its digest, or the hash of the data's config."""
     data = config.data
     described = json.dumps(json.loads(canonical_json(config))["data"], sort_keys=True)
     digest = data.fingerprint or hashlib.sha256(described.encode()).hexdigest()
@@ -359,20 +359,19 @@ def _data_set(config: Config) -> DataSet:
     return DataSet(data.name, digest[:16], "local", json.dumps({"uri": source}))
 
 
-# Looks at run directories that cost next to nothing where nothing has changed.
-#
-# A process that follows a sweep looks every few seconds, beside the training. So a directory is read again only when
-# a file in it has changed that its mirror is made from; of a run that goes on that is its checkpoint, not its
-# journal, as what lies behind the checkpoint is not shown.
-
-
+# A process that follows a sweep reads it every few seconds, beside the training. So a directory is read again only when
+# one of these files has changed. The journal of a running run is not among them: only what is before its last checkpoint
+# is shown.
 WHILE_IT_RUNS = (schema.CONFIG, schema.ATTEMPTS, schema.CHECKPOINT)
 AT_REST = (*WHILE_IT_RUNS, schema.JOURNAL, schema.HEARTBEAT, schema.ENCODER, *schema.RUN_ARTIFACTS)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was found in a run directory, and what it was made from. `problems`: what cannot be shown, a line each."""
+class CachedMirror:
+    """The mirror of a run, and the signature of the files it was made from.
+
+    problems: what cannot be shown, a message each.
+    """
 
     state: str
     mirror: Mirror | None
@@ -381,33 +380,32 @@ class Look:
 
 
 @dataclass
-class Looks:
-    """The last look at every planned cell, by label, run id and arm."""
+class MirrorCache:
+    """The mirror of every planned cell, as it was last read, by label, run id and arm."""
 
-    known: dict[tuple[str, str, str], Look] = field(default_factory=dict)
+    known: dict[tuple[str, str, str], CachedMirror] = field(default_factory=dict)
 
-    def at(self, runs_root: Path, manifest: schema.Manifest, cell: schema.Cell) -> Look:
+    def get(self, runs_root: Path, manifest: schema.Manifest, cell: schema.Cell) -> CachedMirror:
         key = (manifest["label"], cell["run_id"], cell["arm"])
         path = runs_root / cell["run_id"]
         state = state_of(path)
-        signature = (*_facts(state), _files(path, state))
+        facts = state.state, state.reason, state.diverged, state.total_steps
+        signature = (*facts, _files(path, state))
         before = self.known.get(key)
         if before is None or before.signature != signature:
-            self.known[key] = _look(runs_root, manifest, cell, state, signature)
+            self.known[key] = _read(runs_root, manifest, cell, state, signature)
         return self.known[key]
 
 
-def _look(runs_root: Path, manifest: schema.Manifest, cell: schema.Cell, state: RunState, signature: Hashable) -> Look:
+def _read(
+    runs_root: Path, manifest: schema.Manifest, cell: schema.Cell, state: RunState, signature: Hashable
+) -> CachedMirror:
     try:
         mirror = mirror_of(runs_root, manifest, cell)
-        return Look(state.state, mirror, signature, mirror.problems if mirror else ())
+        return CachedMirror(state.state, mirror, signature, mirror.problems if mirror else ())
     except (ValueError, KeyError, OSError) as error:  # a damaged run hides nothing but itself
         problem = f"{cell['run_id']} ({cell['arm']} seed={cell['seed']}) is not in MLflow: {error}"
-        return Look(state.state, None, signature, (problem,))
-
-
-def _facts(state: RunState) -> tuple[Hashable, ...]:
-    return state.state, state.reason, state.diverged, state.total_steps
+        return CachedMirror(state.state, None, signature, (problem,))
 
 
 def _files(path: Path, state: RunState) -> tuple[Hashable, ...]:

@@ -1,7 +1,7 @@
-"""The final encoder of a run as MLflow's logged model: always with its signature and where its weights are.
+"""The final encoder of a run as MLflow's logged model: its signature, and the path of its weights.
 
-`MOCO_UPLOAD_MODELS=1` uploads the weights too, as a traced program that `mlflow.pytorch.load_model` reads without our
-code. It takes seconds and megabytes a run, so it is off unless asked for.
+With `MOCO_UPLOAD_MODELS=1` the weights are uploaded too, as a traced program that `mlflow.pytorch.load_model` reads
+without our code. That takes seconds and megabytes for each run, so it is off by default.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def push_model(client: MlflowClient, experiment: str, run: Run, mirror: Mirror) 
 
 
 def _existing(client: MlflowClient, experiment: str, run: Run) -> LoggedModel | None:
-    """One that an earlier sync made, and was killed before it said so."""
+    """The model of an earlier sync that was killed before it set its tag."""
     found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run.info.run_id}'")
     return next((model for model in found if model.name == NAME), None)
 
@@ -100,12 +100,12 @@ def _describe(weights: Weights, model: LoggedModel, run: Run) -> Any:
 
 
 def _preparation(weights: Weights) -> dict[str, Any]:
-    """What has to be done to pixels in 0..1 before they go in."""
+    """How pixels in 0..1 are normalised for the encoder."""
     return {"mean": list(weights.mean), "std": list(weights.std)}
 
 
 def signature(side: int, features: int = -1) -> Any:
-    """Normalised images (N, 3, side, side) to features (N, D), float32; -1 where a size is not known or free."""
+    """From normalised images (N, 3, side, side) to features (N, D), float32; -1 is a free or unknown size."""
     from mlflow.models import ModelSignature
 
     def tensor(name: str, shape: list[int]) -> str:

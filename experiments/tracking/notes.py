@@ -1,4 +1,10 @@
-"""The Markdown notes that MLflow shows: of a sweep, and of each of its runs."""
+"""Markdown for MLflow.
+
+    run_note, sweep_note    the notes of a run and of a sweep: question, answer so far, how to reproduce it
+    names_markdown          all names that stand in MLflow (`python -m experiments names`, NAMES.md)
+
+Notes stay within MLflow's limit (`MAX_NOTE`): a long table is cut, the command never is.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +35,7 @@ class Row:
 
 
 def rows(manifest: schema.Manifest, mirrors: Mapping[Key, Mirror]) -> list[Row]:
-    """Of every arm, baseline first and the others in order; a run without a value is missing, not 0."""
+    """A row for each arm, the baseline first. A run without a value is missing, not 0."""
     cells: dict[str, list[schema.Cell]] = {arm: [] for arm in manifest["arms"]}
     for cell in manifest["cells"]:
         cells[cell["arm"]].append(cell)
@@ -47,7 +53,7 @@ def _row(arm: str, cells: Sequence[schema.Cell], mirrors: Mapping[Key, Mirror], 
 
 
 def table(manifest: schema.Manifest, arms: Sequence[Row], room: int) -> str:
-    """The sweep's table, as many arms as fit into `room` characters; how many are left out is said."""
+    """The sweep's table: as many arms as fit into `room` characters, and the number of those left out."""
     text = f"| arm | runs done | {manifest['metric']}, % | against {cell_text(manifest['baseline'])}, same seeds |\n"
     text += "|---|---|---|---|\n"
     for i, row in enumerate(arms):
@@ -59,40 +65,40 @@ def table(manifest: schema.Manifest, arms: Sequence[Row], room: int) -> str:
 
 
 def _line(row: Row, baseline: Row) -> str:
-    told = [f"{len(row.values)}/{row.planned}"]
-    told += [f"{count} {word}" for count, word in ((row.failed, "failed"), (row.diverged, "diverged")) if count]
+    parts = [f"{len(row.values)}/{row.planned}"]
+    parts += [f"{count} {state}" for count, state in ((row.failed, "failed"), (row.diverged, "diverged")) if count]
     name = cell_text(row.arm) + (" (baseline)" if row is baseline else "")
     own, difference = summarise(list(row.values.values())), summarise(paired(row.values, baseline.values))
     against = f"{difference.mean:+.2f} (n={difference.n})" if difference and row is not baseline else ""
-    return f"| {name} | {', '.join(told)} | {own.text() if own else '-'} | {against} |\n"
+    return f"| {name} | {', '.join(parts)} | {own.text() if own else '-'} | {against} |\n"
 
 
 def cell_text(text: str) -> str:
-    """A name that cannot break out of its cell."""
+    """Text for a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 
 def command_for(command: str, arm: str | None = None) -> str:
-    """The command that makes the sweep's runs, or those of one arm; flags that concern a single launch are left out."""
-    words = shlex.split(command)
+    """The command that trains the sweep's runs, or those of one arm, without the flags in `ONE_OFF` and --only."""
+    arguments = shlex.split(command)
     kept: list[str] = []
     skipping = False
-    for word in words:
-        skipping = word == "--only" or (skipping and not word.startswith("--"))
-        if not skipping and word not in ONE_OFF and not word.startswith("--only="):
-            kept.append(word)
+    for argument in arguments:
+        skipping = argument == "--only" or (skipping and not argument.startswith("--"))
+        if not skipping and argument not in ONE_OFF and not argument.startswith("--only="):
+            kept.append(argument)
     return shlex.join([*kept, *(["--only", arm] if arm is not None else [])])
 
 
 def reproduce(command: str, commit: str | None, uncommitted: str | None) -> str:
-    """What to type, from the commit on, as a block of code."""
+    """The commands that reproduce it, from `git checkout` on, as a code block."""
     lines = [f"git checkout {commit}"] if commit else []
     lines += [f"git apply {schema.DIFF}  # an artifact of this run"] if uncommitted else []
     return "```\n" + "\n".join([*lines, command]) + "\n```"
 
 
 def run_note(manifest: schema.Manifest, cell: schema.Cell, mirror: Mirror, arms: Sequence[Row] | None) -> str:
-    """The question, what this run answers, how to make it again; and the sweep's table once the sweep has ended."""
+    """The question, this run's result, the command that reproduces it, and once the sweep has ended its table."""
     result = mirror.last(f"test/{manifest['metric']}")
     answer = f"`{manifest['metric']}` **{result:.2f} %**" if result is not None else mirror.tags.get("moco.state", "")
     tags = mirror.tags
@@ -112,7 +118,7 @@ def run_note(manifest: schema.Manifest, cell: schema.Cell, mirror: Mirror, arms:
 def sweep_note(manifest: schema.Manifest, arms: Sequence[Row], commits: Iterable[str]) -> str:
     """The question, how to reproduce it, and the answer so far.
 
-    A table that is too long for MLflow ends with how many arms are left out; the command is never cut.
+    A table that is too long for MLflow is cut; the command never is.
     """
     different = sorted(set(commits))
     mixed = f"Runs of {len(different)} commits: {', '.join(c[:12] for c in different)}." if len(different) > 1 else ""
@@ -127,9 +133,6 @@ def sweep_note(manifest: schema.Manifest, arms: Sequence[Row], commits: Iterable
     ]
     text = "\n\n".join(part for part in head if part) + "\n\n"
     return text + table(manifest, arms, MAX_NOTE - len(text))
-
-
-# The names that stand in MLflow, as Markdown, made from `schema.py`: `python -m experiments names`.
 
 
 HEAD = """# Names in MLflow

@@ -1,7 +1,7 @@
-"""One run to MLflow: the store is compared with what it is to hold, and the difference is written.
+"""`push`: make one run in MLflow equal to its mirror, by writing the difference.
 
-Every step can be cut short by a kill and is finished by the next sync: params and tags are compared, points are sent in
-batches that carry their own count, files and the model carry a stamp that is set when they are there.
+A kill at any point is repaired by the next sync: params and tags are compared, points are sent in batches together with
+their count, and files and the model have a stamp that is set after they are written.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ BATCH = 900  # metrics in one request; the server's limit is 1000 metrics, tags 
 MAX_PARAMS, MAX_TAGS = 100, 100  # in one request
 SENT, FILES = "moco.sent", "moco.files"
 BOOKKEEPING = (SENT, FILES, MODEL)  # written with what they count, not with the other tags
-OURS = ("moco.", "best.", "importance.")  # tags of these beginnings go when they do not hold any more
+OURS = ("moco.", "best.", "importance.")  # tags with these prefixes are deleted when the mirror has them no more
 
 
 @dataclass
 class Tally:
-    """What a sync did."""
+    """What a sync has written so far."""
 
     runs: set[str] = field(default_factory=set)  # MLflow ids of the runs that were written to
     points: int = 0
@@ -36,9 +36,9 @@ class Tally:
 
 
 def push(client: MlflowClient, experiment: str, mirror: Mirror, run: Run | None, tally: Tally) -> str:
-    """Make one MLflow run equal to its mirror; returns its id.
+    """Make one MLflow run equal to its mirror, and return its id.
 
-    A run whose beginning is not the journal's any more is replaced.
+    run: what MLflow has, None to create it. A run whose points are not the beginning of the journal's is replaced.
     """
     if run is not None and not _continues(run, mirror):
         client.delete_run(run.info.run_id)
@@ -81,8 +81,8 @@ def _push_data(client: MlflowClient, run: Run, mirror: Mirror, tally: Tally) -> 
 
 
 def _push_points(client: MlflowClient, run: Run, mirror: Mirror, tally: Tally) -> None:
-    """Batches are written before the count that they carry; after a kill in between, the same batch is sent again and
-    the store drops it, as a point is its own primary key."""
+    """Send the points that are missing. MLflow writes a batch's points before the count in its tag; after a kill in
+    between, the batch is sent again, and the store drops it since a point is its own primary key."""
     from mlflow.entities import Metric, RunTag
 
     sent = Sent.parse(run.data.tags.get(SENT)).count
@@ -99,7 +99,7 @@ def _push_points(client: MlflowClient, run: Run, mirror: Mirror, tally: Tally) -
 
 
 def _push_files(client: MlflowClient, run: Run, mirror: Mirror, tally: Tally) -> None:
-    """Before the status: a run that says it has ended has its files."""
+    """Called before `_push_status`, so that a run that has ended in MLflow has its files."""
     if not mirror.artifacts or run.data.tags.get(FILES) == digest(mirror.artifacts):
         return
     for artifact in mirror.artifacts:
@@ -119,7 +119,7 @@ def _upload(client: MlflowClient, id: str, artifact: Artifact) -> None:
 
 
 def _push_status(client: MlflowClient, run: Run, mirror: Mirror, tally: Tally) -> None:
-    """A run that goes on keeps the end that it once had: MLflow cannot take it back."""
+    """A run that continues keeps the end time it once had: MLflow cannot remove it."""
     ended = mirror.status in ENDED
     if run.info.status == mirror.status and (not ended or run.info.end_time == mirror.end_ms):
         return

@@ -1,7 +1,11 @@
-"""`python -m experiments serve`: one MLflow server for a team, on PostgreSQL or a SQLite file.
+"""MLflow servers: the child process, and `python -m experiments serve` for a team, on PostgreSQL or a SQLite file.
 
-Who can reach the port can read and delete every result, so without `--auth` only this machine can. The database's
-password is taken out of the command line at once (the process starts itself anew without it) and goes on by environment.
+    running    an `mlflow server` as a child process, stopped with all its processes
+    serve      the command
+
+Anyone who can reach the port can read and delete every result, so without `--auth` it must be a loopback address. The
+database's password is taken out of the command line at once (the process restarts itself without it), and reaches the
+server by the environment.
 """
 
 from __future__ import annotations
@@ -23,14 +27,10 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from experiments.store import schema
-from experiments.store.mlflow import quiet
+from experiments.store.mlflow import SERVER_LOG, quiet
 from experiments.tracking.database import PASSWORD, Store, keep_password_aside, prepare
 
-# An `mlflow server` as a child process: its store's password by environment only, stopped with all its processes.
-
-
 START_SECONDS, STOP_SECONDS = 300.0, 10.0
-SERVER_LOG = "mlflow-server.log"
 ANY_ADDRESS = ("0.0.0.0", "::")
 
 
@@ -43,7 +43,7 @@ class Server:
     log: Path
 
     def wait_until_up(self) -> None:
-        """Half a minute on a small machine. Raises ValueError, with its last words, if it ends instead."""
+        """It takes half a minute on a small machine. Raises ValueError, with the log's last line, if the server ends."""
         deadline = time.monotonic() + START_SECONDS
         while not answers(f"{self.address}/health"):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -52,7 +52,7 @@ class Server:
             time.sleep(0.2)
 
     def wait(self) -> None:
-        """Until it ends by itself, which is an error: Ctrl-C ends it otherwise."""
+        """Wait until interrupted. Raises ValueError if the server ends by itself."""
         while self.process.poll() is None:  # not `wait`: polars, which mlflow loads, makes Ctrl-C restart system calls
             time.sleep(0.5)
         raise ValueError(f"the MLflow server has ended by itself; its log: {self.log}")
@@ -108,14 +108,14 @@ def running(
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands in an address."""
+    """A host as written in an address: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As the server itself: connections that have been closed do not hold a port up.
+        # As the server does: connections that have been closed do not keep the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -147,7 +147,7 @@ def until_interrupted() -> Iterator[None]:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server's whole group; what does not go in time is killed."""
+    """End all processes of the server's group; those that do not end in time are killed."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if not _group_lives(server.pid):
             break
@@ -179,7 +179,7 @@ PRIVATE = ("10.*", "192.168.*", *(f"172.{i}.*" for i in range(16, 32)), "fc00:*"
 
 @dataclass(frozen=True)
 class Team:
-    """How the server is reached. `names`: further names people type for it, such as that of a proxy before it."""
+    """How a team reaches the server. `names`: further host names of it, such as a proxy's."""
 
     host: str = "127.0.0.1"
     port: int = 5000
@@ -188,7 +188,7 @@ class Team:
     workers: int = 4
 
     def check(self) -> None:
-        """Raises ValueError: open to others without passwords, or a port that is taken."""
+        """Raises ValueError for a server that is open to others without passwords, a missing package and a bad port."""
         if not self.auth and not is_loopback(self.host):
             raise ValueError(
                 f"--host {self.host}: others could read and delete every result without a password; add --auth, "
@@ -205,7 +205,7 @@ class Team:
 
 
 def serve(runs_root: Path, store: str, team: Team, *, artifacts: str | None = None, migrate: bool = False) -> None:
-    """Serve until Ctrl-C or SIGTERM. Raises ValueError, in one line, for everything that a user can have wrong."""
+    """Serve until Ctrl-C or SIGTERM. Raises ValueError, in one line, for wrong input and a server that does not start."""
     parsed = Store.parse(store)
     _hide_password(parsed, store)
     keep_password_aside(parsed)
@@ -242,16 +242,17 @@ def is_loopback(host: str) -> bool:
 
 
 def _hide_password(parsed: Store, typed: str) -> None:
-    """Start anew without the password in the arguments, which everyone on the machine can list."""
-    if parsed.password is None or not any(typed in word for word in sys.orig_argv):
+    """Restart this process without the password in its arguments, which everyone on the machine can list."""
+    if parsed.password is None or not any(typed in argument for argument in sys.orig_argv):
         return
-    words = [word.replace(typed, parsed.shown) for word in sys.orig_argv[1:]]
+    arguments = [argument.replace(typed, parsed.shown) for argument in sys.orig_argv[1:]]
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *words], {**os.environ, PASSWORD: parsed.password})
+    os.execve(sys.executable, [sys.executable, *arguments], {**os.environ, PASSWORD: parsed.password})
 
 
 def _authentication(folder: Path, store: Store, team: Team) -> tuple[Sequence[str], dict[str, str]]:
-    """Users live in the same PostgreSQL database, or in a file beside the SQLite one. No secret is in the file."""
+    """Flags and environment for users and passwords, which are kept in the same PostgreSQL database, or in a file beside
+    the SQLite one. The config file has no secret."""
     if not team.auth:
         return [], {}
     environment = {SECRET_KEY: os.environ.get(SECRET_KEY) or secrets.token_hex(32)}
@@ -259,7 +260,7 @@ def _authentication(folder: Path, store: Store, team: Team) -> tuple[Sequence[st
         users = f"{store.uri}.users" if store.is_sqlite else store.uri
         lines = [
             "[mlflow]",
-            "default_permission = EDIT",  # a team's store: each brings the runs of shared sweeps
+            "default_permission = EDIT",  # members of a team write into each other's experiments
             f"database_uri = {users.replace('%', '%%')}",
             f"admin_username = {os.environ.get(ADMIN, 'admin')}",
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
@@ -270,7 +271,7 @@ def _authentication(folder: Path, store: Store, team: Team) -> tuple[Sequence[st
 
 
 def _reachable(team: Team) -> list[str]:
-    """By which names browsers and clients may ask for it; others are refused, as a guard against rebinding."""
+    """The host names that the server accepts; it refuses others, against DNS rebinding."""
     if is_loopback(team.host) and not team.names:
         return []
     names = list(dict.fromkeys([*team.names, *own_names(), *([] if team.host in ANY_ADDRESS else [team.host])]))

@@ -1,7 +1,11 @@
-"""Where MLflow keeps its records: an embedded SQLite file next to the runs, or the server that the user names.
+"""Where MLflow keeps its records: an embedded SQLite file beside the runs, or the server that the user names.
 
-mlflow takes seconds to import, so it is imported where it is used: a launcher that only needs the store's address, or
-finds it already made, never pays for it.
+    ensure_store     makes the embedded store if needed, and returns the address
+    open_store       a client
+    experiment_id    the experiment of a sweep, made if needed
+
+mlflow takes seconds to import, so it is imported where it is used: a launcher that only needs the address of a store
+that exists does without.
 """
 
 from __future__ import annotations
@@ -33,12 +37,12 @@ def user_uri() -> str | None:
 
 
 def is_server(uri: str | None) -> bool:
-    """Whether it is an MLflow server, which keeps the artifacts too; else it is a database of our own to write to."""
+    """Whether it is an MLflow server, which keeps artifacts too; otherwise it is a database that we write to."""
     return uri is not None and uri.startswith(("http://", "https://"))
 
 
 def store_id(runs_root: Path) -> str:
-    """The name of this folder of runs, given once: on a team's server it keeps apart two people's runs of one sweep."""
+    """The id of this folder of runs, made once. On a team's server it keeps two people's runs of one sweep apart."""
     file = runs_root / STORE_ID
     if not file.exists():
         with exclusive(runs_root / f".{STORE_ID}.lock"):
@@ -48,13 +52,11 @@ def store_id(runs_root: Path) -> str:
 
 
 def ensure_store(runs_root: Path, address: str | None = None) -> str:
-    """Make the embedded store unless it exists, and return its address; or that of a server: `address`, or the user's own.
+    """The address of the store: `address` or the user's own, if given; otherwise the embedded store, made if needed.
 
-    `uri`: of the server or database, where the environment does not name one.
-
-    Two processes that first-touch a fresh database destroy it: both migrate, and neither a retry nor `mlflow db
-    upgrade` repairs it. So it is made by one, under a lock, beside its final name, and moved there whole: a kill leaves
-    no half.
+    Two processes that open a fresh database at the same time destroy it: both migrate, and neither a retry nor `mlflow
+    db upgrade` repairs it. So one process makes it, under a lock and another name, and then renames it: a kill leaves
+    no half-made store.
     """
     uri = address or user_uri()
     if uri is not None:
@@ -71,7 +73,7 @@ def ensure_store(runs_root: Path, address: str | None = None) -> str:
 
 
 def _ready(runs_root: Path, uri: str) -> None:
-    """A database of the user's own has its tables, made once."""
+    """Make MLflow's tables in the user's own database if they are not there."""
     quiet()
     from experiments.tracking.database import prepare
 
@@ -92,7 +94,7 @@ def _create_database(database: Path) -> None:
 
 
 def open_store(runs_root: Path, address: str | None = None) -> MlflowClient:
-    """A client of what `ensure_store` finds. Raises mlflow's own error when that cannot be reached."""
+    """A client of the store (`ensure_store`). Raises mlflow's own error when it cannot be reached."""
     quiet()
     from mlflow import MlflowClient
 
@@ -100,7 +102,7 @@ def open_store(runs_root: Path, address: str | None = None) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, runs_root: Path, label: str, tags: dict[str, str]) -> str:
-    """The experiment of a sweep, made if needed; one deleted in the UI comes back, since its runs still exist."""
+    """The experiment of a sweep, made if needed. One that was deleted in the UI is restored, since its runs exist."""
     found = client.get_experiment_by_name(label)
     if found is None:
         own = (runs_root / MLFLOW_ARTIFACTS / quote(label, safe="=,@")).resolve().as_uri()

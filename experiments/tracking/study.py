@@ -1,12 +1,11 @@
-"""An Optuna study in MLflow: its parent run with the best values and importances, and its trials' runs below.
+"""A search in MLflow: what is added to a sweep's parent run and to its trials' runs.
 
-All of it is read from the search's record (`schema.SearchRecord`, kept by the search in RUNS/searches/): data in, no
-optuna. `sync` shows a search as it shows a sweep, with these additions:
+All of it is made from the search's record (`schema.SearchRecord` in RUNS/searches/), without optuna:
 
     parent   tag moco.study; tags best.<config field> and importance.<config field>; metrics study/<metric> (a point for
              each finished trial, at its number) and study/best; the record as artifact search.json
     trial    tags moco.study and moco.trial on the run, its state `pruned` if it was; a note with the command that
-             trains this very point again
+             trains the same point again
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ BEST_SHOWN = 10  # trials in the note's table
 
 
 def study_parent(runs_root: Path, record: SearchRecord, parent: Mirror) -> Mirror:
-    """The parent of a search: a sweep's parent, with what the study has found so far."""
+    """The parent run of a search, from that of a sweep: with the best values and importances so far."""
     path = record_path(runs_root, record["label"])
     tags = {**parent.tags, **study_tags(record), "mlflow.note.content": study_note(record)}
     return replace(
@@ -52,7 +51,7 @@ def study_tags(record: SearchRecord) -> dict[str, str]:
 
 
 def study_points(record: SearchRecord) -> tuple[Point, ...]:
-    """Of every finished trial its values, and the best so far of the first metric, in the order in which they ended."""
+    """The values of each finished trial and the best so far of the first metric, in the order in which trials ended."""
     sign = -1.0 if record["directions"][0] == "maximize" else 1.0
     best: float | None = None
     made: list[Point] = []
@@ -67,7 +66,7 @@ def study_points(record: SearchRecord) -> tuple[Point, ...]:
 
 
 def study_note(record: SearchRecord) -> str:
-    """The question, the command, the best trials and what mattered."""
+    """The question, the command, the best trials and the importances."""
     goals = ", ".join(f"{way} `{metric}`" for metric, way in zip(record["metrics"], record["directions"], strict=True))
     done = len(finished(record))
     parts = [
@@ -104,7 +103,7 @@ def _importance_table(record: SearchRecord) -> str:
 
 
 def trial_note(record: SearchRecord, cell: schema.Cell, mirror: Mirror) -> str:
-    """What the trial was, and the command that trains its point again."""
+    """The trial's values or state, and the command that trains its point again."""
     trial = next(t for t in record["trials"] if t.get("run_id") == cell["run_id"])
     values = ", ".join(f"`{m}` **{v:.4g}**" for m, v in zip(record["metrics"], trial.get("values") or [], strict=False))
     chosen = [f"{name}={value}" for name, value in trial["settings"].items()]

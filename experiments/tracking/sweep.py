@@ -1,4 +1,11 @@
-"""One sweep, or one search, to one MLflow experiment: a parent run, and below it a run for every cell that has begun."""
+"""One sweep, or one search, as one MLflow experiment: a parent run, and below it a run for every cell that has begun.
+
+    read_question    the manifest, and the mirror of each run
+    mirror_sweep     brings the experiment up to date
+    shared_view      the runs page of the sweep, as a link opens it
+
+What one run becomes is in `mirror`, how it is written in `push`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,17 @@ from experiments.store import schema
 from experiments.store.files import exclusive
 from experiments.store.mlflow import VIEW
 from experiments.store.schema import SearchRecord
-from experiments.tracking.mirror import FAILED, FINISHED, KILLED, RUNNING, SCHEDULED, Artifact, Look, Looks, Mirror
+from experiments.tracking.mirror import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    RUNNING,
+    SCHEDULED,
+    Artifact,
+    CachedMirror,
+    Mirror,
+    MirrorCache,
+)
 from experiments.tracking.notes import rows, run_note, sweep_note
 from experiments.tracking.push import Tally, push
 from experiments.tracking.store import experiment_id, store_id
@@ -24,32 +41,30 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-# The runs page of a sweep as a link opens it: what the sweep varies in columns, the best run first.
-#
-# MLflow's page shows no param unless a reader picks its columns. It takes a whole view from the experiment's tag
-# `mlflow.sharedViewState.KEY` where the address says `viewStateShareKey=KEY`, as its own Share button makes them; an
-# address that names an order or a filter itself gets none of it.
-
-
-TAG = f"mlflow.sharedViewState.{VIEW}"
-MOST = 8  # columns of params; more need scrolling
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+MOST_COLUMNS = 8  # columns of params; more need scrolling
 
 
 def metric_key(manifest: schema.Manifest) -> str:
-    """What its runs are judged by: test readouts answer a question, a search looks at the validation images only."""
+    """The metric that the runs are compared by: of the test images, but for a search of the validation images."""
     return f"{'validation' if 'study' in manifest else 'test'}/{manifest['metric']}"
 
 
 def shared_view(manifest: schema.Manifest, params: Iterable[Mapping[str, str]]) -> str:
-    """The tag's value; `params`: of every run that has begun."""
+    """The runs page: what the sweep varies in columns, the best run first. `params`: of every run that has begun.
+
+    MLflow's page shows no param until a reader picks its columns. With `viewStateShareKey=KEY` in the address (as its
+    Share button writes it) the page takes its view from the experiment's tag `mlflow.sharedViewState.KEY`, of which this
+    is the value; but not if the address also has an order or a filter.
+    """
     metric = f"metrics.`{metric_key(manifest)}`"
-    shown = [f"params.`{name}`" for name in (*varied(manifest, list(params))[:MOST], "seed")]
+    shown = [f"params.`{name}`" for name in (*varied(manifest, list(params))[:MOST_COLUMNS], "seed")]
     view = {"orderByKey": metric, "orderByAsc": False, "selectedColumns": [*shown, metric, "tags.`moco.state`"]}
     return json.dumps(view, separators=(",", ":"))
 
 
 def varied(manifest: schema.Manifest, params: list[Mapping[str, str]]) -> list[str]:
-    """Params of the fields that the sweep declares to vary, and of those the ones that do, as soon as any does."""
+    """The params of the fields that the sweep declares to vary: those that differ between runs, or all if none does."""
     trained = [one for one in params if one.get("arm") != schema.RANDOM_INIT]
     groups = tuple(manifest["varies"])
     names = dict.fromkeys(
@@ -68,52 +83,52 @@ Key = tuple[str, str]  # run id, arm
 
 @dataclass
 class Memory:
-    """What a process that follows has seen and sent; a sync that happens once begins with an empty one."""
+    """What a process that follows a sweep has read and sent. A single sync begins with an empty one."""
 
-    looks: Looks = field(default_factory=Looks)
-    sent: dict[str, Hashable] = field(default_factory=dict)  # label -> what was sent, all of it
+    cache: MirrorCache = field(default_factory=MirrorCache)
+    sent: dict[str, Hashable] = field(default_factory=dict)  # label -> signature of what was sent completely
 
 
 @dataclass(frozen=True)
 class Question:
-    """A sweep or a search, with what was found of its runs."""
+    """A sweep or a search, and what was read of its runs."""
 
     manifest: schema.Manifest
     search: SearchRecord | None
-    found: Mapping[Key, Look]
+    found: Mapping[Key, CachedMirror]
 
     @property
     def signature(self) -> Hashable:
         plan = (self.manifest["updated"], len(self.manifest["cells"]))
-        return (*plan, tuple((key, look.signature) for key, look in self.found.items()))
+        return (*plan, tuple((key, one.signature) for key, one in self.found.items()))
 
     @property
     def mirrors(self) -> dict[Key, Mirror]:
-        return {key: look.mirror for key, look in self.found.items() if look.mirror is not None}
+        return {key: one.mirror for key, one in self.found.items() if one.mirror is not None}
 
     @property
     def pending(self) -> bool:
-        return any(look.state in PENDING for look in self.found.values())
+        return any(one.state in PENDING for one in self.found.values())
 
     @property
     def goes_on(self) -> bool:
         return self.pending or self.manifest.get("open", False)
 
 
-def look_at(
-    runs_root: Path, manifest: schema.Manifest, search: SearchRecord | None, looks: Looks, tally: Tally
+def read_question(
+    runs_root: Path, manifest: schema.Manifest, search: SearchRecord | None, cache: MirrorCache, tally: Tally
 ) -> Question:
-    """Every cell's directory as it is now; those that are damaged are warned of."""
-    found = {(cell["run_id"], cell["arm"]): looks.at(runs_root, manifest, cell) for cell in manifest["cells"]}
-    tally.warnings += [problem for look in found.values() for problem in look.problems]
+    """Read the directory of every cell; damaged ones are added to the warnings of the tally."""
+    found = {(cell["run_id"], cell["arm"]): cache.get(runs_root, manifest, cell) for cell in manifest["cells"]}
+    tally.warnings += [problem for one in found.values() for problem in one.problems]
     return Question(manifest, search, found)
 
 
 def mirror_sweep(client: MlflowClient, runs_root: Path, question: Question, tally: Tally) -> None:
     """Bring the experiment named after the sweep's label up to date.
 
-    A run that stands in two sweeps is trained once and mirrored into both experiments: MLflow compares runs within an
-    experiment, and there its arm and its parent are those of that sweep. Raises mlflow's errors when the store fails.
+    A run that belongs to two sweeps is trained once and mirrored into both experiments, each with its arm and parent:
+    MLflow compares runs within an experiment only. Raises mlflow's errors when the store fails.
     """
     mirrors, manifest = question.mirrors, question.manifest
     if not mirrors:
@@ -122,7 +137,7 @@ def mirror_sweep(client: MlflowClient, runs_root: Path, question: Question, tall
         ours = store_id(runs_root)
         parent = _parent(runs_root, question, mirrors, ours)
         view = shared_view(manifest, (mirror.params for mirror in mirrors.values()))
-        tags = {**EXPERIMENT_KIND, NOTE: parent.tags[NOTE], "moco.sweep": manifest["name"], TAG: view}
+        tags = {**EXPERIMENT_KIND, NOTE: parent.tags[NOTE], "moco.sweep": manifest["name"], VIEW_TAG: view}
         experiment = experiment_id(client, runs_root, manifest["label"], tags)
         found = existing_runs(client, experiment, ours)
         parent_id = push(client, experiment, parent, found.get(None), tally)
@@ -132,9 +147,9 @@ def mirror_sweep(client: MlflowClient, runs_root: Path, question: Question, tall
 
 
 def existing_runs(client: MlflowClient, experiment: str, ours: str) -> dict[Key | None, Run]:
-    """The runs that an earlier sync of this folder of runs made, by run id and arm; the parent under None.
+    """The MLflow runs that earlier syncs of this folder of runs made, by run id and arm; the parent is under None.
 
-    Those of others are left alone: what people made by hand, and the runs of another folder that has the same sweep.
+    Others are left alone: runs that people made by hand, and those of another folder with the same sweep.
     """
     found: dict[Key | None, Run] = {}
     token: str | None = None
@@ -156,7 +171,7 @@ def existing_runs(client: MlflowClient, experiment: str, ours: str) -> dict[Key 
 
 
 def _children(question: Question, mirrors: Mapping[Key, Mirror]) -> dict[Key, Mirror]:
-    """With their notes, which need the whole sweep: once it has ended, each has its table."""
+    """The mirrors with their notes, which show the table of the whole sweep once it has ended."""
     manifest, search = question.manifest, question.search
     arms = None if question.goes_on or search else rows(manifest, mirrors)
     noted: dict[Key, Mirror] = {}
@@ -192,9 +207,9 @@ def _parent(runs_root: Path, question: Question, mirrors: Mapping[Key, Mirror], 
 
 
 def _status(question: Question, mirrors: Mapping[Key, Mirror]) -> tuple[str, int | None]:
-    """RUNNING while it goes on; else FAILED if a run failed, FINISHED if all planned are done, KILLED if some are not.
+    """RUNNING while a run is; else FAILED if a run failed, FINISHED if all planned runs are done, KILLED if not.
 
-    A search has finished with its budget: that it pruned trials, and that some failed, is its way.
+    A search is FINISHED when its budget is spent, whether or not trials were pruned or failed.
     """
     statuses = {m.status for m in mirrors.values()}
     if question.pending or statuses & {RUNNING, SCHEDULED}:

@@ -1,4 +1,4 @@
-"""Bring MLflow up to date with the run directories: once, or for as long as a sweep runs."""
+"""`sync`: bring MLflow up to date with the run directories, once or for as long as a sweep runs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from experiments.store.named import named, names, nearest
 from experiments.store.search_record import all_records
 from experiments.tracking.push import Tally
 from experiments.tracking.store import open_store, user_uri
-from experiments.tracking.sweep import Memory, Question, look_at, mirror_sweep
+from experiments.tracking.sweep import Memory, Question, mirror_sweep, read_question
 
-FOLLOW_SECONDS, MOST_SECONDS = 15.0, 120.0  # between two looks
-SHARE = 0.02  # of one processor that looking may take on average: after a dear look the next one waits longer
+FOLLOW_SECONDS, MOST_SECONDS = 15.0, 120.0  # between two rounds of a sync that follows a sweep
+SHARE = 0.02  # of one processor that following may take on average: the pause is longer after an expensive round
 NICE = 10  # training comes first on a small machine
 ENDED = (schema.DONE, schema.PRUNED, schema.FAILED, schema.CANCELLED, schema.LOST)
 
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a sync wrote. `warnings`, a line each: what could not be brought over; the next sync tries again."""
+    """What a sync wrote. `warnings`: what could not be written, a line each; the next sync tries again."""
 
     runs: int = 0  # runs of MLflow that were created or changed, the parents of the sweeps among them
     points: int = 0  # values of metrics sent
@@ -66,14 +66,14 @@ def sync(runs_root: Path, label: str | None = None, follow: bool = False, alone:
 
 
 def _sync_once(runs_root: Path, label: str | None, tally: Tally, memory: Memory) -> SyncReport:
-    """One look. `tally` has what earlier looks wrote; the warnings are those of this one.
+    """One round. `tally` adds up the rounds; its warnings are those of this one.
 
-    Sweeps that look as they did when `memory` saw them sent are passed over without asking the store.
+    Sweeps that have not changed since `memory` says they were sent are skipped, without asking the store.
     """
     tally.warnings.clear()
     searches = {record["label"]: record for record in all_records(runs_root)}
     chosen = [
-        look_at(runs_root, manifest, searches.get(manifest["label"]), memory.looks, tally)
+        read_question(runs_root, manifest, searches.get(manifest["label"]), memory.cache, tally)
         for manifest in manifests(runs_root, label)
     ]
     uri = user_uri() or str(runs_root / schema.MLFLOW_DATABASE)
@@ -81,8 +81,8 @@ def _sync_once(runs_root: Path, label: str | None, tally: Tally, memory: Memory)
         for question in chosen:
             _send(runs_root, question, tally, memory)
     except Exception as error:  # mlflow's, its database's and its transport's: none of them may stop a launcher
-        said = re.sub(r" object at 0x[0-9a-f]+", "", str(error).strip())  # the same trouble in the same words
-        reason = without_login(uri, said or type(error).__name__).splitlines()[0][:200]
+        text = re.sub(r" object at 0x[0-9a-f]+", "", str(error).strip())  # the same trouble in the same words
+        reason = without_login(uri, text or type(error).__name__).splitlines()[0][:200]
         tally.warnings.append(f"MLflow at {without_login(uri)} is not up to date ({reason}); the next sync catches up")
     return SyncReport(len(tally.runs), tally.points, tuple(tally.warnings), without_login(uri))
 
@@ -98,12 +98,12 @@ def _follow(runs_root: Path, label: str | None, alone: bool) -> SyncReport:
     parent, tally, report, memory = os.getppid(), Tally(), SyncReport(), Memory()
     os.nice(NICE)
     with _held_back(signal.SIGTERM):
-        finish, began = False, math.inf  # what it costs to load mlflow, once, is no reason to look less often
+        finish, began = False, math.inf  # the first round, which loads mlflow, counts as free
         while True:
             finish = (
                 finish or (os.getppid() != parent and not alone) or _all_ended(manifests(runs_root, label), runs_root)
             )
-            memory = Memory() if finish else memory  # the last look asks the store about everything
+            memory = Memory() if finish else memory  # the last round asks the store about everything
             known, report = report.warnings, _sync_once(runs_root, label, tally, memory)
             if finish:
                 return report
@@ -115,13 +115,13 @@ def _follow(runs_root: Path, label: str | None, alone: bool) -> SyncReport:
 
 
 def pause(cost: float) -> float:
-    """Seconds until the next look, after one that took `cost` seconds of a processor."""
+    """Seconds until the next round, after one that took `cost` seconds of a processor."""
     return min(max(FOLLOW_SECONDS, cost / SHARE), MOST_SECONDS)
 
 
 @contextmanager
 def _held_back(number: signal.Signals) -> Iterator[None]:
-    """The signal waits until it is asked for, so that it never cuts a write short."""
+    """Block the signal, so that it never interrupts a write; `sigtimedwait` takes it between rounds."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
     try:
         yield

@@ -1,4 +1,4 @@
-"""The MLflow UI on this machine, and links into it that open on training runs."""
+"""`python -m experiments ui`: the MLflow UI on this machine, and the addresses of each sweep's pages in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from experiments.tracking.sync import manifests, sync
 
 @dataclass(frozen=True)
 class Links:
-    """Addresses of a sweep in the UI: all runs with what is varied, and with charts, its arms compared, each arm's runs."""
+    """Addresses of a sweep in the UI: its runs as a table and with charts, its arms compared, each arm's runs."""
 
     table: str
     charts: str
@@ -28,9 +28,9 @@ class Links:
 def links(
     base_url: str, experiment_id: str, runs: Mapping[str, Sequence[str]], metric: str = f"test/{schema.LINEAR}"
 ) -> Links:
-    """`runs`: MLflow run ids of each arm, in order; `metric`: the key that they are sorted by, best first.
+    """runs: the MLflow run ids of each arm, in order; metric: the key that runs are sorted by, best first.
 
-    The compare page shows the params that differ, so the untrained arm is left out.
+    The untrained arm is left out of the compare page, which shows the params that differ.
     """
     base = base_url.rstrip("/")
     trained = [ids for arm, ids in runs.items() if arm != schema.RANDOM_INIT]
@@ -43,9 +43,9 @@ def links(
 
 
 def serve_ui(runs_root: Path, sweep: str | None = None, port: int = 5000) -> None:
-    """Bring MLflow up to date, serve its UI until Ctrl-C or SIGTERM, and print where the sweeps' runs are.
+    """Bring MLflow up to date, print the addresses of the sweeps, and serve the UI until Ctrl-C or SIGTERM.
 
-    With a server of the user's own (MLFLOW_TRACKING_URI) there is nothing to serve: its links are printed.
+    With a server of the user's own (MLFLOW_TRACKING_URI) only the addresses are printed.
     Raises ValueError for an unknown sweep, an empty store, or a server that does not start.
     """
     if not manifests(runs_root, sweep):

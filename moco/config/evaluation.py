@@ -1,4 +1,4 @@
-"""How a representation is judged."""
+"""How a representation is evaluated."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ __all__ = ["FOLDER", "load", "resolve", "training_images"]
 def load(data: Data, log: Callable[[str], None]) -> ImageData:
     """Train, validation, test and pre-training images with labels, the same in every arm and seed.
 
-    `log` hears of downloads, of long decoding and of every file that was skipped. Raises ValueError, one line, for data
-    that are missing, broken, changed since the run was planned, or too large for the memory.
+    `log` gets a line for downloads, for long decoding and for every file that was skipped. Raises ValueError, one line,
+    for data that are missing, broken, changed since the run was planned, or too large for the memory.
     """
     if data.name == FOLDER:
         from moco.data import files

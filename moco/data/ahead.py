@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Item = TypeVar("Item")
-LOOK = 0.1  # seconds between two looks at whether anybody still wants the next item
+POLL_SECONDS = 0.1  # between two checks whether anybody still wants the next item
 # Held while a thread makes an item, and by whoever changes for a while what all threads share (torch's stance on compiling).
 MAKING = threading.RLock()
 
@@ -47,7 +47,7 @@ def ahead(
     def keep_making() -> None:
         result: _Made[Item] | BaseException | None
         while not unwanted.is_set():
-            if not MAKING.acquire(timeout=LOOK):
+            if not MAKING.acquire(timeout=POLL_SECONDS):
                 continue
             try:
                 result = make()
@@ -62,7 +62,7 @@ def ahead(
     def offer(result: _Made[Item] | BaseException | None) -> None:
         while not unwanted.is_set():
             try:
-                return results.put(result, timeout=LOOK)
+                return results.put(result, timeout=POLL_SECONDS)
             except queue.Full:
                 pass
 

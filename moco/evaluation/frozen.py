@@ -1,4 +1,4 @@
-"""Did the backbone stay where it was? Checked in production around every readout, to the bit.
+"""`unmoved`: a check around every readout that no tensor of the backbone has changed by a bit.
 
 A probe that trains the backbone, or lets BatchNorm's running statistics drift, reports another network than the one that
 was pre-trained. The authors' `main_lincls.py` compares all weights with the checkpoint after the first epoch

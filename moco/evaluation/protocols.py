@@ -57,9 +57,9 @@ def always(evaluation: Evaluation) -> bool:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to judge a representation. Called, it yields (key, value): `test/linear_top1` and whatever belongs to it.
+    """A way to evaluate a representation. Called, it yields (key, value): `test/linear_top1` and whatever belongs to it.
 
-    `metrics` are its readouts of the test split that tables know: a run that has the first has been judged in this way.
+    `metrics` are its readouts of the test split that tables know: a run with the first one has been evaluated by it.
     `reads_features`: of the three splits; a protocol with images of its own needs none, and none are then extracted.
     `reads_crops`: training images cropped anew each epoch. `at_end`: does training with this config end with it?
     """

@@ -376,7 +376,7 @@ def final_values(query: Projector, data: ImageData, config: Config) -> dict[str,
 
 
 def validation_values(query: Projector, data: ImageData, config: Config) -> dict[str, float]:
-    """kNN of the validation split, for a look during training; the test split is not touched."""
+    """kNN of the validation split, during training; the test split is not touched."""
     module = query if config.evaluation.knn_features == "projection" else query.encoder
     with unmoved(query):
         bank, queries = (labelled(module, s, config.augment, device_of(query)) for s in (data.train, data.validation))

@@ -1,4 +1,4 @@
-"""Image retrieval: each query ranks the gallery by cosine, and images of its own class are what it looks for.
+"""Image retrieval: each query ranks the gallery by cosine; the relevant images are those of its own class.
 
 AP_q = sum over the relevant images of the precision at their place, over their number. Images with equal cosine share a
 place, the last of theirs, so that no order among them is chosen (as in scikit-learn's average_precision_score); for recall

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.claims import judge
+from analysis.claims import evaluate_claim
 from experiments.plan.baselines import digits
 from experiments.plan.manifest import write_manifest
 from experiments.plan.sweep import Plan, Sweep, plan, shape
@@ -56,7 +56,7 @@ def test_a_claim_compares_the_ends_of_the_axis_and_not_of_the_manifest(tmp_path:
         arm: {seed: mean + seed / 10 + (seed + place) % 3 / 100 for seed in range(SEEDS)}
         for place, (arm, mean) in enumerate(means.items())
     }
-    claim = judge(grown(tmp_path), values)
+    claim = evaluate_claim(grown(tmp_path), values)
     assert claim is not None
     assert [(part.says, part.verdict) for part in claim.parts] == [
         ("rises: K=1024 is above K=64", "holds"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis.claims import judge
+from analysis.claims import evaluate_claim
 from analysis.factors import effects_of
 from analysis.table import Claim
 from analysis.words import claim_lines
@@ -77,11 +77,11 @@ HAND = [
 @pytest.mark.parametrize(("clauses", "means", "expected"), HAND)
 def test_what_is_plain_to_see_is_said(clauses: Any, means: dict[str, float], expected: Any) -> None:
     planned = sweep(*clauses, baseline="K=1024", axis_values={arm: float(arm[2:]) for arm in means})
-    assert verdict(judge(planned, exact(means))) == expected
+    assert verdict(evaluate_claim(planned, exact(means))) == expected
 
 
 def test_too_few_seeds_decide_nothing_however_clear_the_means() -> None:
-    claim = judge(sweep(claim_of.rises(), seeds=4), exact({"K=128": 10, "K=1024": 90}, seeds=4))
+    claim = evaluate_claim(sweep(claim_of.rises(), seeds=4), exact({"K=128": 10, "K=1024": 90}, seeds=4))
     assert verdict(claim) == ("underpowered", ["open"])
     assert claim is not None
     assert claim_lines(claim)[1].endswith("(K=1024 minus K=128: +80.0 [+80.0, +80.0], n=4, fewer than 5).")
@@ -89,7 +89,7 @@ def test_too_few_seeds_decide_nothing_however_clear_the_means() -> None:
 
 def test_its_p_is_that_of_the_one_sided_paired_t_test() -> None:
     made = values(dict.fromkeys(ARMS, 90.0), 0.7, 8, np.random.default_rng(3))
-    claim = judge(sweep(claim_of.rises(), seeds=8), made)
+    claim = evaluate_claim(sweep(claim_of.rises(), seeds=8), made)
     assert claim is not None
     top, bottom = list(made["K=1024"].values()), list(made["K=128"].values())
     assert claim.parts[0].p == pytest.approx(scipy_stats.ttest_rel(top, bottom, alternative="greater").pvalue)
@@ -97,7 +97,7 @@ def test_its_p_is_that_of_the_one_sided_paired_t_test() -> None:
 
 def test_the_equivalence_p_is_that_of_two_one_sided_tests() -> None:
     made = values(dict.fromkeys(ARMS, 90.0), 0.2, 8, np.random.default_rng(5))
-    claim = judge(sweep(claim_of.saturates(within=0.5), seeds=8), made)
+    claim = evaluate_claim(sweep(claim_of.saturates(within=0.5), seeds=8), made)
     assert claim is not None
     step = np.subtract(list(made["K=1024"].values()), list(made["K=512"].values()))
     expected = max(
@@ -143,9 +143,9 @@ def test_what_each_factor_adds_is_judged_over_all_combinations() -> None:
     gain = {"mlp": 5.0, "aug": 2.0, "cos": 0.5}
     planned = crossed_sweep(*map(claim_of.adds, gain), claim_of.adds_most("mlp"))
     means = {arm: 60 + sum(gain.get(f, 0.0) for f in arm.split("+")) for arm in planned["arms"]}
-    assert verdict(judge(planned, exact(means))) == ("reproduced", ["holds"] * 4)
+    assert verdict(evaluate_claim(planned, exact(means))) == ("reproduced", ["holds"] * 4)
     worse = {arm: mean - (6.0 if "mlp" in arm else 0.0) for arm, mean in means.items()}
-    assert judge(planned, exact(worse)).verdict == "contradicted"  # type: ignore[union-attr]
+    assert evaluate_claim(planned, exact(worse)).verdict == "contradicted"  # type: ignore[union-attr]
 
 
 NULLS = {
@@ -165,7 +165,7 @@ def test_where_nothing_is_true_hardly_anything_is_said(name: str) -> None:
     clauses, moved, seeds = *NULLS[name], 6
     planned, draw, runs = sweep(*clauses, seeds=seeds, baseline="K=1024"), np.random.default_rng(11), 1000
     means = {**dict.fromkeys(ARMS, 90.0), **moved}
-    said = Counter(verdict(judge(planned, values(means, 0.6, seeds, draw)))[0] for _ in range(runs))
+    said = Counter(verdict(evaluate_claim(planned, values(means, 0.6, seeds, draw)))[0] for _ in range(runs))
     wrong = said["reproduced"] + said["contradicted"]
     assert wrong / runs <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5, said
 
@@ -176,16 +176,16 @@ def test_a_strong_effect_is_seen_both_ways() -> None:
     falling = dict(zip(ARMS, (94.0, 93.0, 92.0, 91.0), strict=True))
     planned = sweep(*RISING, seeds=8)
     for means, expected in ((rising, "reproduced"), (falling, "contradicted")):
-        said = Counter(verdict(judge(planned, values(means, 0.2, 8, draw)))[0] for _ in range(200))
+        said = Counter(verdict(evaluate_claim(planned, values(means, 0.2, 8, draw)))[0] for _ in range(200))
         assert said[expected] >= 180, said
 
 
 def test_a_clause_that_these_arms_cannot_show_is_open() -> None:
     short = sweep(*RISING, arms=("K=128", "K=256"))
-    assert verdict(judge(short, exact({"K=128": 90, "K=256": 95}))) == ("underpowered", ["holds", "open"])
+    assert verdict(evaluate_claim(short, exact({"K=128": 90, "K=256": 95}))) == ("underpowered", ["holds", "open"])
     newer = sweep({"kind": "wiggles"})
-    assert verdict(judge(newer, exact(dict.fromkeys(ARMS, 90.0)))) == ("underpowered", ["open"])
-    assert judge(manifest({"K=1": [0]}), {}) is None
+    assert verdict(evaluate_claim(newer, exact(dict.fromkeys(ARMS, 90.0)))) == ("underpowered", ["open"])
+    assert evaluate_claim(manifest({"K=1": [0]}), {}) is None
 
 
 def test_a_shape_that_a_sweep_cannot_show_is_refused() -> None:

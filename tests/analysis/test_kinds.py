@@ -250,7 +250,7 @@ def test_few_arms_are_chosen_without_a_look_at_their_results(tmp_path: Path) -> 
     planned = manifest(arms | {schema.RANDOM_INIT: [0]}, published={"K=7": 1.0})
     write_manifest(tmp_path, planned)
     loaded = load_sweep(tmp_path, "queue_size")
-    thin, cells, said = few(*loaded, 11, 3)
+    thin, cells, left_out = few(*loaded, 11, 3)
     assert thin["arms"] == ["K=512", *(f"K={k}" for k in evenly(range(1, 401), 10)), schema.RANDOM_INIT]
     assert thin["arms"][1:3] == ["K=1", "K=45"]
     assert thin["arms"][-2] == "K=400"
@@ -258,10 +258,10 @@ def test_few_arms_are_chosen_without_a_look_at_their_results(tmp_path: Path) -> 
     assert thin["seeds"] == [0, 1, 2]
     assert set(cells["seed"]) == {0, 1, 2}
     assert thin["published"] == {}
-    assert said == (
+    assert left_out == (
         "Shown: 11 of 401 arms: the baseline and others evenly over the sweep's order; the first 3 of 12 seeds. "
     )
-    assert few(*loaded, 500).said == ""
+    assert few(*loaded, 500).left_out == ""
     figure = draw("curves", RunDirectories(tmp_path), loaded)
     assert "Shown: 12 of 401 arms" in figure.get_supxlabel().replace("\n", " ")
 

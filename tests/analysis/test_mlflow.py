@@ -26,7 +26,7 @@ from analysis.frame import load_sweep
 from analysis.sources import RunDirectories
 from analysis.tracked import Tracked
 from experiments.store import schema
-from experiments.store.mlflow import without_login
+from experiments.store.mlflow import SERVER_LOG, without_login
 from experiments.tracking import ui as tracking_ui
 from experiments.tracking.store import ensure_store
 from experiments.tracking.sync import sync
@@ -239,7 +239,7 @@ def test_a_server_is_known_by_the_environment_or_by_the_log_of_the_ui(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert links.known_server(tmp_path) is None
-    log = tmp_path / links.SERVER_LOG
+    log = tmp_path / SERVER_LOG
     log.write_text("INFO:     Uvicorn running on http://127.0.0.1:9 (Press CTRL+C to quit)\n")
     assert links.known_server(tmp_path) is None  # nobody is there any more
     log.write_text(f"INFO:     Uvicorn running on {served.address} (Press CTRL+C to quit)\n")

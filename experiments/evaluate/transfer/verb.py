@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.evaluate.pool import Judges, Outcome
+from experiments.evaluate.pool import EvaluationPool, Outcome
 from experiments.evaluate.transfer.run import Scores, Source, record_of, run_job, run_recorded
 from experiments.evaluate.transfer.spec import HEADLINES, Job, changed, record_file
 from experiments.evaluate.transfer.table import Row, markdown, rows_of, title, write
@@ -184,7 +184,7 @@ def _tell_start(target: str, found: Sequence[Found], done: dict[str, str], todo:
 
 def _carry_out(root: Path, todo: dict[str, str], job: Job, at_once: int | None) -> int:
     slots = make_slots(at_once, len(todo), use_gpus=job.device != "cpu")
-    outcomes = Judges(slots, report, (job,)).outcomes([root / run_id for run_id in todo])
+    outcomes = EvaluationPool(slots, report, (job,)).outcomes([root / run_id for run_id in todo])
     failed = 0
     try:
         for number, outcome in enumerate(outcomes, start=1):

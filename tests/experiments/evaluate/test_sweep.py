@@ -25,8 +25,8 @@ from sklearn.preprocessing import normalize
 from analysis.ablation import ablation_table
 from analysis.frame import load_sweep
 from experiments.evaluate import add
-from experiments.evaluate.add import Judgement, evaluate_run, headlines, known, missing
-from experiments.evaluate.pool import Judges, Outcome
+from experiments.evaluate.add import ProtocolReadouts, evaluate_run, headlines, known, missing
+from experiments.evaluate.pool import EvaluationPool, Outcome
 from experiments.evaluate.worker import report
 from experiments.plan.configs import config_of
 from experiments.run.machine import Slot
@@ -204,8 +204,8 @@ def test_what_a_run_had_gained_before_an_error_is_said_and_brought_to_mlflow(
     assert (again.out, again.err) == ("", "error: cannot: there is nothing to judge it by\n")
 
 
-def judgement(**values: float) -> Judgement:
-    return Judgement({f"test/{name}": value for name, value in values.items()}, {}, 0.5)
+def judgement(**values: float) -> ProtocolReadouts:
+    return ProtocolReadouts({f"test/{name}": value for name, value in values.items()}, {}, 0.5)
 
 
 def test_a_kill_between_journal_and_results_is_made_good_without_judging_again(
@@ -217,7 +217,7 @@ def test_a_kill_between_journal_and_results_is_made_good_without_judging_again(
     with monkeypatch.context() as patch:
         patch.setattr(add, "replace_json", killed)
         with pytest.raises(KeyboardInterrupt):
-            add.add(run, judgement(retrieval_map=71.5), ["retrieval"], add._stamp(run))
+            add.add_readouts(run, judgement(retrieval_map=71.5), ["retrieval"], add._stamp(run))
     assert state_of(run.path).state == schema.DONE
     assert "retrieval_map" not in (run.results() or {})["test"]
     assert known(run)["test/retrieval_map"] == 71.5
@@ -268,8 +268,8 @@ def is_being_judged(run: RunDirectory) -> bool:
 
 def test_curves_of_a_readout_that_trains_are_added_as_the_trainer_writes_them(run: RunDirectory) -> None:
     by_epoch = {epoch: {"validation/finetune_top1": 10.0 * epoch} for epoch in (1, 2)}
-    judged = Judgement({"test/finetune_top1": 33.0, "test/retrieval_recall1": None}, by_epoch, 0.5)
-    add.add(run, judged, ["finetune"], add._stamp(run))
+    judged = ProtocolReadouts({"test/finetune_top1": 33.0, "test/retrieval_recall1": None}, by_epoch, 0.5)
+    add.add_readouts(run, judged, ["finetune"], add._stamp(run))
     *_, first, second, last = run.records()
     assert [(r["step"], r["epoch"], r["values"]) for r in (first, second, last)] == [
         (1, 1, {"validation/finetune_top1": 10.0}),
@@ -279,7 +279,7 @@ def test_curves_of_a_readout_that_trains_are_added_as_the_trainer_writes_them(ru
     results = run.results() or {}
     assert (results["validation"]["finetune_top1"], results["test"]["finetune_top1"]) == (20.0, 33.0)
     before = journal(run)
-    add.add(run, judged, ["finetune"], add._stamp(run))  # of a process that came second: nothing is said twice
+    add.add_readouts(run, judged, ["finetune"], add._stamp(run))  # of a process that came second: nothing is said twice
     assert journal(run) == before
 
 
@@ -287,7 +287,7 @@ def test_a_run_trained_anew_meanwhile_gains_nothing(run: RunDirectory) -> None:
     stamp, before = add._stamp(run), journal(run)
     os.utime(run.path / schema.ENCODER, ns=(1, 1))
     with pytest.raises(ValueError, match=r"was trained anew while it was judged; nothing was added$"):
-        add.add(run, judgement(retrieval_map=1.0), ["retrieval"], stamp)
+        add.add_readouts(run, judgement(retrieval_map=1.0), ["retrieval"], stamp)
     assert journal(run) == before
 
 
@@ -309,7 +309,7 @@ def test_what_mlflow_got_before_stays_the_beginning_of_what_it_gets(run: RunDire
 
 def test_a_process_that_dies_takes_down_the_run_it_was_at_and_no_other() -> None:
     paths = [Path("/x/a"), Path("/x/b"), Path("/x/c"), Path("/x/d")]
-    assert list(Judges([SLOT], judge, (), preload=()).outcomes(paths)) == [
+    assert list(EvaluationPool([SLOT], judge, (), preload=()).outcomes(paths)) == [
         Outcome("a", FINE),
         Outcome("b", None, "its process was killed by SIGKILL (out of memory?)"),
         Outcome("c", None, "its process ended with exit code 3: no room left"),
@@ -318,7 +318,7 @@ def test_a_process_that_dies_takes_down_the_run_it_was_at_and_no_other() -> None
 
 
 def test_a_process_takes_run_after_run_and_there_is_one_for_each_slot() -> None:
-    judges = Judges([SLOT, replace(SLOT, number=1)], judge_with_pid, (), preload=())
+    judges = EvaluationPool([SLOT, replace(SLOT, number=1)], judge_with_pid, (), preload=())
     outcomes = list(judges.outcomes([Path(f"/x/{n}") for n in range(8)]))
     assert {one.run_id for one in outcomes} == {str(n) for n in range(8)}
     pids = {one.values["pid"] for one in outcomes if one.values}
@@ -333,7 +333,7 @@ def test_a_process_that_cannot_be_started_is_the_outcome_of_every_run(
     """In a thread of the test's own: an outcome that never comes would be waited for forever."""
     if lacking != "file descriptors":
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
-    judges, outcomes = Judges([SLOT], judge, (), preload=()), list[Outcome]()
+    judges, outcomes = EvaluationPool([SLOT], judge, (), preload=()), list[Outcome]()
     waiting = threading.Thread(target=lambda: outcomes.extend(judges.outcomes([Path("/x/a"), Path("/x/d")])))
     with no_descriptors() if lacking == "file descriptors" else nullcontext():
         waiting.start()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.__main__ import main
-from experiments.evaluate.pool import Judges, Outcome
+from experiments.evaluate.pool import EvaluationPool, Outcome
 from experiments.evaluate.transfer import verb
 from experiments.evaluate.transfer.run import record_of
 from experiments.evaluate.transfer.spec import Job, changed, log_file, record_file
@@ -150,7 +150,7 @@ def test_a_sweep_is_worked_off_by_processes(runs: Path, monkeypatch: pytest.Monk
     run = finished(runs, small())
     job = Job(changed(recipe_for("segmentation", "scenes"), SHORT[1:]), on="validation", device="cpu")
     slots = verb.make_slots(1, 1, use_gpus=False)
-    (outcome,) = Judges(slots, report, (job,)).outcomes([run])
+    (outcome,) = EvaluationPool(slots, report, (job,)).outcomes([run])
     assert isinstance(outcome, Outcome)
     assert outcome.error is None
     record = json.loads(record_file(run, job).read_text())

@@ -25,7 +25,7 @@ from experiments.search.definition import (
     changes,
     plan,
 )
-from experiments.search.space import Drawn, configured, from_plain, point, settings, to_plain, words
+from experiments.search.space import Drawn, configured, describe, from_plain, point, settings, to_plain
 from experiments.store import schema
 from moco.config import AdamW, Cosine
 from moco.config.plain import run_id
@@ -92,7 +92,7 @@ def test_a_kind_that_the_base_has_keeps_the_bases_other_fields() -> None:
 
 def test_plain_and_back() -> None:
     assert to_plain(from_plain(to_plain(EVERY))) == to_plain(EVERY)  # type: ignore[arg-type]
-    assert words(to_plain(EVERY)["optim.lr"]) == "log 0.01 to 1 if optim=sgd; log 0.0001 to 0.01 if optim=adamw"  # type: ignore[arg-type]
+    assert describe(to_plain(EVERY)["optim.lr"]) == "log 0.01 to 1 if optim=sgd; log 0.0001 to 0.01 if optim=adamw"  # type: ignore[arg-type]
 
 
 def test_what_lies_outside_has_no_point() -> None:

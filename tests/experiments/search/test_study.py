@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from experiments.commands.search import run
 from experiments.search.definition import PRUNERS, SAMPLERS
-from experiments.search.launch import line
+from experiments.search.launch import trial_line
 from experiments.search.storage import quiet
 from experiments.search.study import FAILURES_IN_A_ROW, Ended
 from experiments.search.worker import SearchWorker, excess, reporting
@@ -241,7 +241,7 @@ def test_a_diverged_run_is_a_bad_point_and_counts(tmp_path: Path) -> None:
     assert SearchWorker.on(path, diverging).work()
     assert {t.state for t in opened(path).trials()} == {TrialState.PRUNED}
     record = known(path)
-    assert line(record, record["trials"][0], 1).startswith(
+    assert trial_line(record, record["trials"][0], 1).startswith(
         "1/12    trial-0   diverged  (diverged: the loss is nan at step 3)"
     )
 

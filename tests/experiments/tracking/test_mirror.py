@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiments.store import schema
-from experiments.tracking.mirror import POINTS_PER_KEY, Looks, Mirror, Point, Sent, curves_csv, mirror_of, points
+from experiments.tracking.mirror import POINTS_PER_KEY, Mirror, MirrorCache, Point, Sent, curves_csv, mirror_of, points
 from experiments.tracking.notes import MAX_NOTE, Row, command_for, rows, sweep_note
 from experiments.tracking.sync import pause
 from tests.support import tracking_runs as runs
@@ -205,21 +205,21 @@ def test_what_the_machine_did_lies_on_the_runs_own_steps() -> None:
 
 
 def test_a_directory_is_read_again_only_when_what_is_shown_can_have_changed(tmp_path: Path) -> None:
-    manifest, looks = runs.planned(tmp_path), Looks()
+    manifest, cache = runs.planned(tmp_path), MirrorCache()
     cell = manifest["cells"][0]
     run = runs.start(tmp_path, cell)
     with run.locked():
         runs.say(run, schema.RUNNING, step=10)
-        first = looks.at(tmp_path, manifest, cell)
+        first = cache.get(tmp_path, manifest, cell)
         runs.log(run, 0, range(10, 101, 10))  # no checkpoint yet: nothing of it counts
-        assert looks.at(tmp_path, manifest, cell) is first
+        assert cache.get(tmp_path, manifest, cell) is first
         runs.checkpoint(run, 70)
-        second = looks.at(tmp_path, manifest, cell)
+        second = cache.get(tmp_path, manifest, cell)
         assert second.mirror == mirror_of(tmp_path, manifest, cell) != first.mirror
     runs.finish_started(run, cell)
-    ended = looks.at(tmp_path, manifest, cell)
+    ended = cache.get(tmp_path, manifest, cell)
     assert (ended.state, ended.signature == second.signature) == (schema.DONE, False)
-    assert looks.at(tmp_path, manifest, cell) is ended
+    assert cache.get(tmp_path, manifest, cell) is ended
 
 
 def test_who_follows_looks_less_often_when_a_look_is_dear() -> None:
