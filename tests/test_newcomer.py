@@ -37,6 +37,7 @@ from moco.config import Config, Data, Head, kinds
 from moco.config.plain import from_plain, run_id, to_plain
 from moco.data import catalog, load, training_images
 from moco.evaluation import protocols
+from moco.trainer import Trainer
 from tests.benchmarks import registry as benchmark_registry
 from tests.benchmarks import suite
 from tests.support import readme_lists
@@ -66,7 +67,7 @@ def add_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
 
     def add(package: ModuleType, name: str, text: str) -> None:
         folder = tmp_path / package.__name__
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / f"{name}.py").write_text(text)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
         added.append(f"{package.__name__}.{name}")
@@ -442,3 +443,85 @@ def test_its_source_is_a_plain_reference(add_file: Add) -> None:
         for slot, key in zip(source.slots(step).tolist(), keys_BC.tolist(), strict=False):  # type: ignore[operator]
             kept[slot] = key
         assert source.keys_KC.tolist() == kept
+
+
+FIXED = """
+from dataclasses import dataclass
+
+from moco.config.method import InBatch, KeyEncoder, Queue
+
+
+@dataclass(frozen=True)
+class Fixed(KeyEncoder):
+    'Keys from the encoder as it was drawn.'
+
+    goes_with = (Queue, InBatch)
+"""
+
+FIXED_CONTRAST = """
+import copy
+
+import torch
+
+from moco.config.fixed import Fixed
+from moco.model import Contrast, contrast
+
+
+@contrast(Fixed)
+class FixedContrast(Contrast):
+    def __init__(self, config, images):
+        super().__init__(config, images)
+        self.drawn = copy.deepcopy(self.query).requires_grad_(False)
+
+    @torch.no_grad()
+    def keys(self, views, step):
+        return (self.whole(views[1], step, shuffle=False, through=self.drawn),)
+
+    def forward(self, views, keys, sample):
+        return self.outcome([self.queries(views[0])], keys, sample)
+
+    def end(self, outcome, keys, sample):
+        self.source(0).update(keys[0], sample)
+"""
+
+
+def test_a_key_encoder_is_a_value_and_a_module(add_file: Add) -> None:
+    """Oracle of two steps: what the trained encoder's weights were at the start, bit by bit."""
+    add_file(moco.config, "fixed", FIXED)
+    add_file(moco, "fixed_contrast", FIXED_CONTRAST)
+    config = apply(digits(), ["key_encoder=fixed", "train.batch_size=640", "train.epochs=1", "train.device=cpu"])
+    assert from_plain(Config, to_plain(config)) == config
+    with pytest.raises(ValueError, match=r"negatives=queue or negatives=inbatch, or key_encoder=momentum$"):
+        apply(config, ["negatives=memorybank"])
+
+    trainer = Trainer(config, load(config.data, lambda line: None), torch.device("cpu"))
+    start = {name: value.clone() for name, value in trainer.model.query.named_parameters()}
+    for batch in trainer.batches.epoch(0):
+        trainer.take_step(batch)
+    assert trainer.step == 2
+    drawn = trainer.model.drawn
+    assert isinstance(drawn, torch.nn.Module)
+    assert all(torch.equal(value, start[name]) for name, value in drawn.named_parameters())
+    assert not any(torch.equal(value, start[name]) for name, value in trainer.model.query.named_parameters())
+
+
+def test_a_value_without_its_module_or_with_the_name_of_another_is_one_sentence(add_file: Add) -> None:
+    add_file(moco.config, "forgetful", FORGETFUL)
+    config = apply(digits(), ["negatives=forgetful"])
+    with pytest.raises(
+        ValueError, match=r"^forgetful: no file of moco builds it; decorate .* with @source\(Forgetful\)$"
+    ):
+        model.build(config, images=1293, classes=10)
+    add_file(moco.config, "forgetful_too", FORGETFUL)
+    with pytest.raises(
+        ValueError, match=r"forgetful is in moco\.config\.forgetful already; give one of them another name$"
+    ):
+        apply(digits(), ["negatives=forgetful"])
+
+
+def test_a_value_that_is_no_dataclass_is_refused(add_file: Add) -> None:
+    add_file(
+        moco.config, "bare", "from moco.config.method import Negatives\n\n\nclass Bare(Negatives):\n    size: int = 3\n"
+    )
+    with pytest.raises(ValueError, match=r"^moco\.config\.bare\.Bare: has no fields yet; decorate it"):
+        apply(digits(), ["negatives=bare"])

@@ -52,6 +52,11 @@ def _import_all() -> None:
     package = import_module("moco.config")
     for module in sorted(module.name for module in iter_modules(package.__path__)):
         import_module(f"{package.__name__}.{module}")
+    for cls in (cls for known in _KINDS.values() for cls in known.values()):
+        if "__dataclass_params__" not in vars(cls):
+            raise ValueError(
+                f"{cls.__module__}.{cls.__name__}: has no fields yet; decorate it with @dataclass(frozen=True)"
+            )
 
 
 @cache

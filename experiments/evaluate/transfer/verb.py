@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.evaluate.pool import EvaluationPool, Outcome
@@ -31,14 +32,51 @@ from moco.errors import FieldError
 from moco.transfer.recipes import HELD_OUT, recipe_for
 
 
-def transfer(options: argparse.Namespace, command: str) -> int:
+@dataclass(frozen=True)
+class TransferOptions:
+    """The flags of `transfer` under their own names; those that say what is asked of every encoder are the `job`.
+
+    Raises ValueError, in one line, for whatever can be known to be wrong before torch is there.
+    """
+
+    target: str
+    job: Job
+    base: Config | None  # gives the pixel statistics of another tool's file
+    baseline: str | None
+    seed: int | None
+    random_init: bool
+    max_parallel: int | None
+
+    @staticmethod
+    def of(given: argparse.Namespace) -> TransferOptions:
+        recipe = changed(recipe_for(given.task, given.data, given.recipe), given.set or [])
+        if given.frozen:
+            recipe = changed(recipe, ["backbone=frozen"])
+        if given.on not in HELD_OUT:
+            raise ValueError(f"--on {given.on}: must be one of {', '.join(HELD_OUT)}")
+        for flag, value, least in (("--workers", given.workers, 0), ("--max-parallel", given.max_parallel, 1)):
+            if value is not None and value < least:
+                raise ValueError(f"{flag} {value}: must be at least {least}")
+        root = str(Path(given.root).absolute()) if given.root else None
+        return TransferOptions(
+            given.target,
+            Job(recipe, given.on, root, given.device, given.workers),
+            base_configs(given.baseline, [])[0] if given.baseline else None,
+            given.baseline,
+            given.seed,
+            given.random_init,
+            given.max_parallel,
+        )
+
+
+def transfer(given: argparse.Namespace, command: str) -> int:
     distributed.adopt_step()
     if distributed.size() > 1:
         raise ValueError(
             f"WORLD_SIZE={distributed.size()}: transfer is one process; start it without torchrun, as one task"
         )
     try:
-        return _transfer(options)
+        return _transfer(TransferOptions.of(given))
     except KeyboardInterrupt:
         print(
             "interrupted: finished runs keep their records, of a file nothing is kept; the same command goes on",
@@ -47,31 +85,15 @@ def transfer(options: argparse.Namespace, command: str) -> int:
         return INTERRUPTED
 
 
-def _transfer(options: argparse.Namespace) -> int:
-    job = job_of(options)
-    base = base_configs(options.baseline, [])[0] if options.baseline else None
+def _transfer(options: TransferOptions) -> int:
     path, root = Path(options.target), runs_root()
     if path.exists():
-        run = path.is_dir() and (path / schema.CONFIG).exists()
-        return _run(path.absolute(), job, options) if run else _file(path, base, job, options)
+        single = path.is_dir() and (path / schema.CONFIG).exists()
+        return _run(path.absolute(), options) if single else _file(path, options)
     found = find(root, options.target, tracked=run_id_of)
     if len(found) == 1:
-        return _run(root / found[0].run_id, job, options)
-    return _sweep(root, options, found, job)
-
-
-def job_of(options: argparse.Namespace) -> Job:
-    """Raises ValueError for whatever can be known to be wrong before torch is there."""
-    recipe = changed(recipe_for(options.task, options.data, options.recipe), options.set or [])
-    if options.frozen:
-        recipe = changed(recipe, ["backbone=frozen"])
-    if options.on not in HELD_OUT:
-        raise ValueError(f"--on {options.on}: must be one of {', '.join(HELD_OUT)}")
-    for flag, value, least in (("--workers", options.workers, 0), ("--max-parallel", options.max_parallel, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"{flag} {value}: must be at least {least}")
-    root = str(Path(options.root).absolute()) if options.root else None
-    return Job(recipe, options.on, root, options.device, options.workers)
+        return _run(root / found[0].run_id, options)
+    return _sweep(root, found, options)
 
 
 def _check(job: Job) -> None:
@@ -95,8 +117,9 @@ def _check_device(name: str) -> None:
         raise ValueError(f"--device {error.value}: {error.problem}") from None
 
 
-def _file(path: Path, base: Config | None, job: Job, options: argparse.Namespace) -> int:
+def _file(path: Path, options: TransferOptions) -> int:
     """Nothing is written."""
+    job, base = options.job, options.base
     weights_file(path)
     _check(job)
     rows = {"": run_job(Source(path, base, seed=options.seed), job, say)}
@@ -106,7 +129,8 @@ def _file(path: Path, base: Config | None, job: Job, options: argparse.Namespace
     return 0
 
 
-def _run(run: Path, job: Job, options: argparse.Namespace) -> int:
+def _run(run: Path, options: TransferOptions) -> int:
+    job = options.job
     weights_file(run)
     if options.seed is not None or options.baseline:
         raise ValueError(
@@ -129,7 +153,8 @@ def _print(rows: dict[str, Scores], job: Job) -> None:
     print_readouts({f"{job.on}/{name}{what}": value for what, scores in rows.items() for name, value in scores.items()})
 
 
-def _sweep(root: Path, options: argparse.Namespace, found: Sequence[Found], job: Job) -> int:
+def _sweep(root: Path, found: Sequence[Found], options: TransferOptions) -> int:
+    job = options.job
     for flag, given in (
         ("--seed", options.seed),
         ("--baseline", options.baseline),
