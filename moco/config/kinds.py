@@ -22,11 +22,12 @@ _KINDS: dict[type, dict[str, type]] = {}  # group -> name that a user types -> c
 
 
 class Group:
-    """Its direct subclasses are groups of a config, theirs are the kinds of that group: frozen dataclasses."""
+    """Its direct subclasses are groups of a config, theirs are the kinds of that group: frozen dataclasses.
 
-    goes_with: ClassVar[
-        tuple[type[Group], ...]
-    ] = ()  # kinds of another group; it is enough if one of two names the other
+    `goes_with`: kinds of another group that a kind can be mixed with; it is enough if one of the two names the other.
+    """
+
+    goes_with: ClassVar[tuple[type[Group], ...]] = ()
 
     def __init_subclass__(cls) -> None:
         if Group in cls.__bases__:
