@@ -1,4 +1,4 @@
-"""The optimiser of a config."""
+"""The optimiser of a config: SGD, AdamW, or LARS, which is written here."""
 
 from __future__ import annotations
 

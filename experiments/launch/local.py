@@ -1,4 +1,4 @@
-"""The local pool: N slots, a queue, one process per run.
+"""The local pool: N slots, a queue, one process per run; Ctrl-C once saves all, twice kills.
 
 The state of a run is checked again just before it is started, and its lock prevents two workers. A run that another process
 works on is waited for. Ctrl-C once: workers save after their step and end. Twice: they are killed, and the next launch

@@ -1,4 +1,4 @@
-"""Around a run while it trains.
+"""Stop signals, heartbeat and log of a run while it trains.
 
 StopRequest     whether to stop: by a signal, or by a file that asks to cancel or prune the run
 beating         the heartbeat
