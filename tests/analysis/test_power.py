@@ -15,7 +15,7 @@ from scipy import stats as scipy_stats
 from analysis import power, stats, words
 from analysis.ablation import ablation_table
 from analysis.cli import main
-from analysis.cost import in_vain, with_hours
+from analysis.cost import unfinished_with_hours, with_hours
 from analysis.frame import load_sweep
 from analysis.power import advise, fixed_t, largest_std, pairs_needed, power_of
 from analysis.report.report import cost
@@ -241,7 +241,7 @@ def test_every_attempt_costs_its_time_on_each_device_whatever_came_of_it(tmp_pat
     cells = load_sweep(tmp_path, "queue_size").cells
     assert cells["device_seconds"].to_list() == [4 * 300, 360, None, 8 * 45, 2 * 90, None]
     assert with_hours(cells)["hours"].to_list() == [1200 / 3600, 0.1, 0.2, None, None, None]
-    assert in_vain(cells)["hours"].to_list() == [0.1, 0.05]
+    assert unfinished_with_hours(cells)["hours"].to_list() == [0.1, 0.05]
     assert cost(cells) == "0.63 CPU-h in 3 finished runs (13 min each), 0.15 CPU-h in 2 unfinished runs"
 
 
