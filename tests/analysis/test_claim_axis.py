@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.claims import evaluate_claim
+from experiments.plan import expectation as shape
 from experiments.plan.baselines import digits
 from experiments.plan.manifest import write_manifest
-from experiments.plan.sweep import Plan, Sweep, plan, shape
+from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.store.schema import Manifest
 from moco.config import Queue
 
