@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -65,6 +66,8 @@ def in_pool(root: Path, cells: list[Cell], at_once: int | None = None) -> None:
         launch = Launch(root, "benchmark", cells, "python -m experiments benchmark")
         launch.enqueue()
         launch.run(at_once)
+    # Its runs are children of the fork server. Their CPU time becomes this process' (RUSAGE_CHILDREN) when that has ended.
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # what Python itself does at exit
     check_done(root, cells)
 
 
