@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def slow_tests() -> Iterator[str]:
-    """Modules and tests of more than two seconds."""
+    """Modules and tests of more than a second."""
     for line in (TESTS / "slow.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             yield line

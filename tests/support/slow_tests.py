@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.conftest import TESTS
 
-LIMIT = 2.0  # seconds, of setup, call and teardown together
+LIMIT = 1.0  # seconds, of setup, call and teardown together
 
 
 def slow(durations: str) -> list[str]:
