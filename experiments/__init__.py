@@ -8,7 +8,6 @@ them.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -45,22 +44,16 @@ __all__ = [
 
 def main(question: Sweep | Search) -> NoReturn:
     """Run a sweep or a search with the flags of the command line, and exit with its code."""
+    from experiments.plan.parser import run_quietly_past_reader
     from experiments.plan.sweep import Sweep
 
-    try:
-        if isinstance(question, Sweep):
-            from experiments.commands import sweep
+    if isinstance(question, Sweep):
+        from experiments.commands import sweep
 
-            code = sweep.run(question, sys.argv[1:])
-        else:
-            from experiments.commands import search
+        sys.exit(run_quietly_past_reader(lambda: sweep.run(question, sys.argv[1:])))
+    from experiments.commands import search
 
-            code = search.run(question, sys.argv[1:])
-        sys.stdout.flush()  # here, not at exit, where a closed pipe would be a complaint
-    except BrokenPipeError:  # the reader has seen enough: `--dry-run | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
-        code = 0
-    sys.exit(code)
+    sys.exit(run_quietly_past_reader(lambda: search.run(question, sys.argv[1:])))
 
 
 def __getattr__(name: str) -> object:

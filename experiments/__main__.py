@@ -6,13 +6,12 @@ Exit 0: done. 1: the run failed. 2: wrong input, nothing was started. 130: inter
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 
 from experiments.commands import benchmark, control, doctor, runs, search, state, tracking, transfer
-from experiments.plan.parser import Parser
+from experiments.plan.parser import Parser, run_quietly_past_reader
 from experiments.run.distributed import standard_error
 
 
@@ -33,15 +32,11 @@ def parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     try:
         options = parser().parse_args(arguments)
-        code: int = options.run(options, shlex.join(["python", "-m", "experiments", *arguments]))
-        sys.stdout.flush()  # here, not at exit, where a closed pipe would be a complaint
-        return code
+        command = shlex.join(["python", "-m", "experiments", *arguments])
+        return run_quietly_past_reader(lambda: options.run(options, command))
     except ValueError as error:
         print(f"error: {error}", file=standard_error())
         return 2
-    except BrokenPipeError:  # the reader has left, as in `status | head`: discard what is still buffered
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 if __name__ == "__main__":

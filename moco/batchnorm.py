@@ -133,11 +133,11 @@ Way = Callable[[Tensor, Tensor, Tensor, int, float], tuple[Tensor, Tensor, Tenso
 
 
 def way_of(images_NCHW: Tensor) -> Way:
-    """The faster one there; both give the same to rounding.
+    """What is used on a device; both give the same to rounding.
 
     On a CPU the loop, compiled or not: its parts stay in the caches, and what the compiler makes of the sums over three
     dimensions takes four times as long. On an H100 a ResNet-18 step in bf16 does 7,500 images/s with the loop, 10,000
-    together, 43,000 together in CUDA graphs; in float32 the two are equal.
+    together, 43,000 together in CUDA graphs. In eager float32 the loop is 7 % faster there and takes a third less memory.
     """
     return together if images_NCHW.is_cuda else one_by_one
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -41,3 +42,14 @@ def command_line(arguments: Sequence[str]) -> str:
     script = Path(sys.argv[0])
     shown = f"{script.parent.name}/{script.name}" if script.parent.name == "sweeps" else script.name
     return shlex.join(["python", shown, *arguments])
+
+
+def run_quietly_past_reader(command: Callable[[], int]) -> int:
+    """The exit code of a command; 0 if whoever reads its output leaves before the end, as in `status | head`."""
+    try:
+        code = command()
+        sys.stdout.flush()  # here, not at exit, where Python would complain about the closed pipe
+        return code
+    except BrokenPipeError:  # discard what is still buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

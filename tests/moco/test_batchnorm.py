@@ -36,7 +36,7 @@ def computed(way: Way, images_NCHW: Tensor, dtype: torch.dtype = torch.float32) 
     """What a way returns, and the gradients of a loss that looks at every number."""
     x = images_NCHW.to(dtype).requires_grad_()
     weight, bias = (one.detach().to(dtype).requires_grad_() for one in affine(x.device))
-    out, mean, variance = way(x, weight, bias, PARTS, 1e-5)
+    out, mean, variance = together(x, weight, bias, PARTS, 1e-5)
     cotangent = torch.randn(out.shape, generator=generator("cpu", 2)).to(out.device, dtype)
     gradients = torch.autograd.grad((out * cotangent).sum(), (x, weight, bias))
     assert not mean.requires_grad
@@ -77,10 +77,9 @@ def test_compiled_parts_are_one_computation_and_equal(memory_format: torch.memor
 
 
 @EACH_DEVICE
-@pytest.mark.parametrize("way", [together])
-def test_in_bf16_statistics_are_float32_and_images_keep_their_type(way: Way, device: str) -> None:
+def test_in_bf16_statistics_are_float32_and_images_keep_their_type(device: str) -> None:
     x = images(torch.channels_last, torch.device(device)).to(torch.bfloat16)
-    out, mean, variance = way(x, *affine(x.device), PARTS, 1e-5)
+    out, mean, variance = together(x, *affine(x.device), PARTS, 1e-5)
     theirs, their_mean, their_variance = one_by_one(x, *affine(x.device), PARTS, 1e-5)
     assert out.dtype == theirs.dtype == torch.bfloat16
     assert mean.dtype == variance.dtype == torch.float32
@@ -89,20 +88,18 @@ def test_in_bf16_statistics_are_float32_and_images_keep_their_type(way: Way, dev
     torch.testing.assert_close(out, theirs, rtol=2**-7, atol=2**-7)  # one step of bf16
 
 
-@pytest.mark.parametrize("way", [together])
-def test_gradients_are_those_of_finite_differences(way: Way) -> None:
+def test_gradients_are_those_of_finite_differences() -> None:
     x = images(torch.channels_last, torch.device("cpu")).double()[:8, :2].requires_grad_()
     weight, bias = (one.detach()[:2].double().requires_grad_() for one in affine(x.device))
-    assert torch.autograd.gradcheck(lambda *inputs: way(*inputs, 2, 1e-5)[0], (x, weight, bias))
+    assert torch.autograd.gradcheck(lambda *inputs: together(*inputs, 2, 1e-5)[0], (x, weight, bias))
 
 
 def test_a_mean_a_thousand_times_the_spread_does_no_harm() -> None:
     """Float32 knows such an input to 1e-4 of its spread; a mean of squares less the square of the mean would be off by 0.1."""
     x = images(torch.contiguous_format, torch.device("cpu")) * 1e-3 + 8.0
     expected = one_by_one(x.double(), *(one.double() for one in affine(x.device)), PARTS, 1e-5)
-    for way in (together,):
-        for mine, theirs in zip(way(x, *affine(x.device), PARTS, 1e-5), expected, strict=True):
-            torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3)
+    for mine, theirs in zip(together(x, *affine(x.device), PARTS, 1e-5), expected, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
