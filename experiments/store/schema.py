@@ -10,6 +10,7 @@ The run directory holds the data; MLflow and the tables are views of it. All pac
             journal.jsonl           metrics: {"step", "epoch", "time", "values"[, "system"][, "judged"]} or
                                     {"resumed_at": step}; `evaluate` adds records with "judged" at the end of a done run
             results.json            final readouts: {"test": {...}, "validation": {...}, "seconds": ...}
+            hits.json               readout -> which test images it got right, one bit each; older runs have none
             checkpoint.pt           everything that resume needs
             encoder.pt              the query encoder at the end
             heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives
@@ -40,6 +41,7 @@ STORE_VERSION: Final = 1
 
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
+HITS = "hits.json"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
 CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
 JUDGING = "judging"  # lock file, held while `evaluate` adds readouts to a finished run
@@ -174,6 +176,14 @@ class Results(TypedDict, total=False):
     metrics: list[dict[str, Any]]  # records of readouts that `metrics.readouts.json` lacks
     seconds: float  # wall clock of all attempts
     steps: int
+
+
+class Hits(TypedDict):
+    """Which test images a readout got right. Two of them are of the same images if `images` and `labels` are equal."""
+
+    images: int
+    labels: str  # 16 digits of the SHA-256 of the images' labels in order
+    bits: str  # base64; image i is bit 7 - i % 8 of byte i // 8
 
 
 class Cell(TypedDict):
