@@ -55,6 +55,7 @@ class Run:
     hardware: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     metrics: tuple[Any, ...] = ()  # records of readouts that this program may not know
+    hits: str = ""  # readout -> schema.Hits as JSON; of older runs empty
     settled: bool = False  # its state follows from its files alone, without lock, heartbeat or process
 
 
@@ -100,6 +101,16 @@ def _attempts(run_dir: Path, problems: list[str]) -> list[schema.Attempt]:
     return [cast(schema.Attempt, line) for number, line in lines if number not in wrong]
 
 
+def _hits(run_dir: Path, problems: list[str]) -> str:
+    """The hits of a run as JSON text; empty where there are none. Those of a readout that are damaged are left out."""
+    path = run_dir / schema.HITS
+    found = read_object(path, dict, problems) or {}
+    wrong = {name: why for name, value in found.items() if (why := problem(schema.Hits, value)) is not None}
+    problems += [f"{path}: {name} damaged ({why}); not used" for name, why in wrong.items()]
+    sound = {name: value for name, value in found.items() if name not in wrong}
+    return json.dumps(sound, separators=(",", ":")) if sound else ""
+
+
 def _damaged_lines(path: Path, numbers: Iterable[int]) -> list[str]:
     return [f"{path}:{number}: damaged line; left out, the rest is used" for number in numbers]
 
@@ -138,6 +149,7 @@ def read_run(run_dir: Path) -> Run:
     attempts = _attempts(run_dir, problems)
     state, reason = judge(run_dir, status, lambda: results is not None, of_job=None)
     test = results.get("test") if results and state == schema.DONE else None
+    hits = _hits(run_dir, problems) if test else ""
     numbers = {k: finite(v) for k, v in test.items()} if isinstance(test, dict) else {}
     return Run(
         state=state,
@@ -152,6 +164,7 @@ def read_run(run_dir: Path) -> Run:
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
         metrics=tuple(found if results and isinstance(found := results.get("metrics"), list) else ()),
+        hits=hits,
         settled=is_at_rest(str(status.get("state")), lambda: results is not None),
     )
 
@@ -169,7 +182,7 @@ def read_run(run_dir: Path) -> Run:
 
 FOLDER: Final = ".analysis"
 WORTH_IT: Final = 200  # runs; fewer are read as quickly without
-READ_FILES: Final = (schema.CONFIG, schema.STATUS, schema.ATTEMPTS, schema.RESULTS)
+READ_FILES: Final = (schema.CONFIG, schema.STATUS, schema.ATTEMPTS, schema.RESULTS, schema.HITS)
 # A file that is changed twice within a clock tick may look the same after both: what changed just now is not kept.
 SETTLED_NS: Final = 2_000_000_000
 
@@ -264,6 +277,7 @@ def cell_types() -> pl.Schema:
         "device_seconds": pl.Float64,  # the same of every run, finished or not, times the processes of each attempt
         "commits": pl.List(pl.String),  # of all attempts; `0123456+89ab` had uncommitted changes
         "hardware": pl.List(pl.String),
+        "hits": pl.String,  # readout -> schema.Hits as JSON; null where a run has none
         "problems": pl.List(pl.String),  # damaged files, one line each
     }
     return pl.Schema(types)
@@ -359,6 +373,7 @@ def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:
         "device_seconds": run.device_seconds,
         "commits": list(run.commits),
         "hardware": list(run.hardware),
+        "hits": run.hits or None,
         "problems": list(run.problems),
     }
 

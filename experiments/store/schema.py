@@ -12,6 +12,7 @@ The run directory holds the data; MLflow and the tables are views of it. All pac
             results.json            final readouts: {"test": {...}, "validation": {...}, "seconds": ...}
             checkpoint.pt           everything that resume needs; checkpoint.previous.pt: the one before it
             readouts.pt             final readouts that were stopped midway: what they had
+            hits.json               readout -> which test images it got right, one bit each; older runs have none
             encoder.pt              the query encoder at the end
             heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives; the heartbeat
                                     says the attempt and the seconds that it has lived
@@ -43,6 +44,7 @@ STORE_VERSION: Final = 1
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
 PREVIOUS = "checkpoint.previous.pt"
+HITS = "hits.json"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
 CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
 JUDGING = "judging"  # lock file, held while `evaluate` adds readouts to a finished run
@@ -177,6 +179,14 @@ class Results(TypedDict, total=False):
     metrics: list[dict[str, Any]]  # records of readouts that `metrics.readouts.json` lacks
     seconds: float  # wall clock of all attempts
     steps: int
+
+
+class Hits(TypedDict):
+    """Which test images a readout got right. Two of them are of the same images if `images` and `labels` are equal."""
+
+    images: int
+    labels: str  # 16 digits of the SHA-256 of the images' labels in order
+    bits: str  # base64; image i is bit 7 - i % 8 of byte i // 8
 
 
 class Cell(TypedDict):
