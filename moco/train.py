@@ -6,7 +6,9 @@ record before asking for the next loses none. Resume is the same call.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,12 +20,13 @@ from moco.config.plain import to_plain
 from moco.data import load
 from moco.data.catalog import check_labels
 from moco.data.loader import Batch
+from moco.data.seen import Seen
 from moco.data.splits import ImageData
 from moco.errors import Diverged
 from moco.evaluation.readouts import curves, final_values, validation_values
 from moco.trainer import Trainer, choose_device, uncompiled
 
-CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.pt"
+CHECKPOINT, ENCODER, IMAGES = "checkpoint.pt", "encoder.pt", "images.json"
 __all__ = ["CHECKPOINT", "ENCODER", "Diverged", "Record", "Resumed", "train"]
 
 
@@ -48,7 +51,9 @@ def never() -> bool:
 
 
 def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> Iterator[Record | Resumed]:
-    """Train, evaluate, leave `encoder.pt`. `stop` is asked after each step: True saves and ends the iteration early.
+    """Train, evaluate, leave `encoder.pt`, and `images.json` for a set of image files (`moco.data.seen`).
+
+    `stop` is asked after each step: True saves and ends the iteration early.
 
     In each of a run's several processes (`moco.distributed.group`) it yields the same, and `stop` must give the same answer
     (`moco.distributed.agree`); rank 0 writes the files.
@@ -58,6 +63,8 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> It
     started = time.monotonic()
     check_labels(config)
     data = load(config.data, logging.getLogger("moco").warning)
+    if data.seen is not None and distributed.rank() == 0:
+        write_images(run_dir / IMAGES, data.seen)
     trainer = Trainer(config, data, choose_device(config.train.device))
     if distributed.agree((run_dir / CHECKPOINT).exists()):  # a shared disk may show it here later than there
         trainer.load_state_dict(checkpoint.load(run_dir / CHECKPOINT, trainer.device))
@@ -67,6 +74,13 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> It
     yield from loop.run()
     if trainer.step == trainer.total_steps:
         yield from loop.finish(run_dir / ENCODER)
+
+
+def write_images(path: Path, seen: Seen) -> None:
+    """What happened to the image files, as JSON; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(seen.plain(), indent=1) + "\n")
+    temporary.replace(path)
 
 
 @dataclass

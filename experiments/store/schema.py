@@ -12,6 +12,7 @@ The run directory holds the data; MLflow and the tables are views of it. All pac
             results.json            final readouts: {"test": {...}, "validation": {...}, "seconds": ...}
             checkpoint.pt           everything that resume needs
             encoder.pt              the query encoder at the end
+            images.json             what happened to the image files, for a set that is read from files (see `Images`)
             heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives
             log.txt, environment.json, uncommitted.diff
         sweeps/<name>@<baseline>[,field=value...].json    a sweep as it was planned (see `Manifest`)
@@ -41,6 +42,7 @@ STORE_VERSION: Final = 1
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
+IMAGES = "images.json"
 CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
 JUDGING = "judging"  # lock file, held while `evaluate` adds readouts to a finished run
 PRUNE = "prune"  # a search asks the run to end here; holds the reason, one line
@@ -89,6 +91,7 @@ TAGS: Final[dict[str, str]] = {
     "moco.steps": "of a done run: its steps",
     "moco.readouts": "of a done run with readouts that the program's own list lacks: their records, as JSON",
     "moco.device_seconds": "seconds of all attempts, also failed and cancelled ones, times their processes (one device each)",
+    "moco.images": "what happened to the image files, one line, for a set that is read from files",
     "moco.uncommitted": "short hash of the changes that were not committed; absent for a clean tree",
 }
 
@@ -174,6 +177,23 @@ class Results(TypedDict, total=False):
     metrics: list[dict[str, Any]]  # records of readouts that `metrics.readouts.json` lacks
     seconds: float  # wall clock of all attempts
     steps: int
+
+
+class Images(TypedDict):
+    """images.json, as `moco.data.seen.Seen` counts: files of all splits together."""
+
+    line: str  # all of it in words
+    read: int
+    skipped: int  # cannot be read
+    one_colour: int
+    deep: int  # with levels of 16 bits
+    deepest: int | None  # the highest of those levels, of `of`
+    of: int
+    dim: int  # of the deep ones, those that use less than a quarter of the range
+    clear: int  # with an alpha of 0 everywhere, shown without it
+    passed_over: dict[str, int]  # ending -> files that were not opened
+    loops: int  # links to a folder that holds them
+    known_by: str  # contents; names, for runs of before contents were compared; nothing, for a published set
 
 
 class Cell(TypedDict):
