@@ -24,11 +24,12 @@ from experiments.commands.answers import show_table, undecided
 from experiments.launch.adaptive import Rounds
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.options import DEBUG, INTERRUPTED, LOCAL, MAX_SEEDS, LaunchOptions, Place, cluster_profile
+from experiments.plan.by_names import with_runs_of_before
 from experiments.plan.manifest import write_manifest
 from experiments.plan.overrides import base_configs
 from experiments.plan.parser import Parser, add_set, command_line
 from experiments.plan.registry import baselines
-from experiments.plan.sweep import Sweep, plan
+from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.run import distributed
 from experiments.run.cluster import Profile, profile_names
 from experiments.run.machine import share_a_gpu, slots_on_gpus
@@ -131,7 +132,11 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
         )
     base_name = options.baseline or (options.profile and options.profile.baseline) or sweep.base
     base, preset = base_configs(base_name, options.settings)
-    planned = partial(plan, sweep, base, base_name=base_name, preset=preset)
+
+    def planned(seeds: int | None) -> Plan:
+        make = partial(plan, sweep, base_name=base_name, preset=preset, seeds=seeds)
+        return with_runs_of_before(make, base, options.place.root)
+
     launch_plan = LaunchPlan.of(planned(seeds=options.seeds), options)
     if options.look is not None:
         from experiments.commands.look import write_views

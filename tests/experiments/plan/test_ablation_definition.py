@@ -84,7 +84,7 @@ def test_the_untrained_row_of_the_digits_differs_in_these_fields_alone() -> None
 
 # Nothing here is at its default, so that a field which the row drops or keeps shows.
 UNUSUAL = Config(
-    data=Data("shapes", 48, 0.2, True, 3, "f", "/r", False, 2, True),
+    data=Data("shapes", 48, 0.2, True, 3, "f", "/r", False, 2, True, 12),
     augment=Augment(
         (0.3, 0.9),
         (0.8, 1.2),
