@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from experiments.commands import benchmark, control, doctor, runs, search, state, tracking, transfer
+from experiments.commands import arms, benchmark, control, doctor, runs, search, state, tracking, transfer
 from experiments.plan.parser import Parser, run_quietly_past_reader
 from experiments.run.distributed import standard_error
 
@@ -24,7 +24,7 @@ def parser() -> Parser:
     )
     add = result.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser).add_parser
 
-    for family in (runs, state, control, doctor, tracking, search, benchmark, transfer):
+    for family in (runs, state, arms, control, doctor, tracking, search, benchmark, transfer):
         family.register(add)
     return result
 

@@ -30,6 +30,7 @@ PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 e
 SUPCON = "SupCon (arXiv:2004.11362), linear top-1, CIFAR-10, ResNet-50, 1,000 epochs"
 NOTEBOOK = "the authors' CIFAR-10 notebook (facebookresearch/moco), ResNet-18"
 
+ARM_NAME = re.compile(r"[A-Za-z0-9.=+_-]+")
 LARGE_SHARE = 0.1  # of the training images: a longer queue holds many keys of the query's own image
 
 
@@ -198,7 +199,7 @@ def covers(declared: str, name: str) -> bool:
 
 def _check_names(sweep: Sweep, arms: Mapping[str, Config], baseline: str) -> None:
     for arm in arms:
-        if not re.fullmatch(r"[A-Za-z0-9.=+_-]+", arm) or arm.replace("-", " ") == schema.RANDOM_INIT:
+        if not ARM_NAME.fullmatch(arm) or arm.replace("-", " ") == schema.RANDOM_INIT:
             raise ValueError(
                 f"sweep {sweep.name}: arm {arm!r}: name arms as people type them, K=1024: letters, digits and . = + - _ only"
             )
