@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from experiments.commands.answers import show_table, undecided
@@ -30,7 +29,7 @@ from experiments.plan.orphans import orphans
 from experiments.plan.overrides import base_configs
 from experiments.plan.parser import Parser, add_set, command_line, script
 from experiments.plan.registry import baselines
-from experiments.plan.sweep import Sweep, plan
+from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.run import distributed
 from experiments.run.cluster import Profile, profile_names
 from experiments.run.machine import share_a_gpu, slots_on_gpus
@@ -133,8 +132,11 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
         )
     base_name = options.baseline or (options.profile and options.profile.baseline) or sweep.base
     base, preset = base_configs(base_name, options.settings)
-    planned = partial(plan, sweep, base, base_name=base_name, preset=preset)
-    launch_plan = LaunchPlan.of(planned(seeds=options.seeds), options)
+
+    def planned(seeds: int | None) -> Plan:
+        return plan(sweep, base, base_name=base_name, preset=preset, seeds=seeds)
+
+    launch_plan = LaunchPlan.of(planned(options.seeds), options)
     if (file := script()) is not None:
         check_file(launch_plan.root, launch_plan.planned, file)
     if options.calibrate:
@@ -142,9 +144,7 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
 
         return calibrate(launch_plan)
     if options.until_significant and not options.dry_run:
-        return Rounds(lambda seeds: planned(seeds=seeds), _start_round, undecided, options).run(
-            len(launch_plan.planned.seeds)
-        )
+        return Rounds(planned, _start_round, undecided, options).run(len(launch_plan.planned.seeds))
     if options.profile is not None:
         return _on_cluster(launch_plan, options.profile)
     if options.cluster == DEBUG:

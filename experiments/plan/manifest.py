@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.plan.sweep import Cell, Plan, difference, make_cell
+from experiments.plan.typed import typed
 from experiments.store import schema
 from experiments.store.files import exclusive, now, replace_text
 from experiments.store.manifests import BROUGHT_BACK, LEFT_OUT, RENAMED, manifest_path, read_manifest
@@ -225,12 +226,12 @@ def _of(values: Mapping[str, Any], arms: Iterable[str]) -> dict[str, Any]:
 
 
 def arm_id(plain: Mapping[str, Any]) -> str | None:
-    """The identity of an arm: of its config without the seed. None for a config that this version cannot read."""
+    """What tells arms apart: the config without its seed, 1 and 1.0 alike. None if this version cannot read it."""
     try:
         config: Config = from_plain(Config, plain)
     except (ValueError, TypeError):
         return None
-    return run_id(replace(config, train=replace(config.train, seed=0)))
+    return run_id(typed(replace(config, train=replace(config.train, seed=0))))
 
 
 def _unreadable(plain: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from experiments.plan import expectation
 from experiments.plan.factors import Levels, check_levels
+from experiments.plan.typed import typed
 from experiments.store import schema
 from moco.config import Config, Head, Momentum
 from moco.config.plain import flatten, run_id
@@ -222,7 +223,7 @@ def _check_differences(sweep: Sweep, arms: Mapping[str, Config], baseline: str) 
             raise ValueError(
                 f"sweep {sweep.name}: arm {arm} changes nothing: its config is that of the baseline arm {baseline}"
             )
-        twin = seen.setdefault(run_id(config), arm)
+        twin = seen.setdefault(run_id(typed(config)), arm)
         if twin != arm:
             raise ValueError(f"sweep {sweep.name}: arms {twin} and {arm} have the same config; drop one")
 
