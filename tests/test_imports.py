@@ -46,7 +46,7 @@ OUTSIDE: dict[str, set[str]] = {
     "moco.methods": set(),
     "moco.data.builtin": {"torch", "sklearn", "numpy"},
     "moco.transfer.scores": {"torch", "numpy", "pycocotools"},
-    "moco.weights": {"torch", "torchvision", "safetensors"},
+    "moco.weights": {"torch", "torchvision", "safetensors", "numpy"},
     "slurm": {"submitit"},
     "experiments": {"rich"},
     "experiments.store": set(),
