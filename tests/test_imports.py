@@ -21,6 +21,7 @@ OURS: dict[str, set[str]] = {
     "moco.methods": {"moco.config"},
     "slurm": set(),
     "experiments": {"experiments", "moco.data.catalog"},  # the front door, and `python -m experiments`
+    "experiments.console": {"experiments", "analysis"},  # `moco VERB`, for the verbs of both
     "experiments.store": set(),
     "experiments.plan": {"experiments.store", "moco.config", "moco.methods", "moco.data.catalog"},
     "experiments.run": {"experiments.store", "experiments.plan", "experiments.run.cluster", "moco"},

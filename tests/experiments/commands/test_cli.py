@@ -127,7 +127,10 @@ BAD = [
         ["--seeds", "many"],
         "error: argument --seeds: invalid int value: 'many' (sweeps/queue_size.py --help lists what there is)",
     ),
-    (["--frobnicate"], "error: unrecognized arguments: --frobnicate (sweeps/queue_size.py --help lists what there is)"),
+    (
+        ["--sead", "3"],
+        "error: --sead: no such option; did you mean --seeds? (sweeps/queue_size.py --help lists what there is)",
+    ),
 ]
 
 
