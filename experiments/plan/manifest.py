@@ -7,6 +7,7 @@ add_seeds           add seeds to some of its arms
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,9 @@ def write_manifest(root: Path, plan: Plan, command: str) -> Manifest:
     path = manifest_path(root, plan.label)
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path.with_name(f".{plan.label}.lock")):
-        manifest = merge(describe(plan, command), read_manifest(root, plan.label))
+        old = read_manifest(root, plan.label)
+        manifest = merge(describe(plan, command), old)
+        manifest = _with_joined(root, manifest, old)
         _write(path, manifest)
     return manifest
 
@@ -111,6 +114,37 @@ def merge(new: Manifest, old: Manifest | None) -> Manifest:
     if "max_seeds" in old:
         merged["max_seeds"] = old["max_seeds"]
     return merged
+
+
+def _with_joined(root: Path, manifest: Manifest, old: Manifest | None) -> Manifest:
+    """The manifest with a record of the seeds that join now, if differences between arms could already be read.
+
+    Seeds that are added once results are known are optional stopping, which a table must allow for. It is told from the
+    plans and the results that exist now: two trained arms with a result at one seed are a difference that can be seen, also
+    where another sweep made the runs. A plan of an older program, which does not say what joined before, stays without.
+    """
+    known = [] if old is None else old.get("joined")
+    if old is None:
+        seen = _seeds_with_differences(root, manifest)
+        new = sorted({*manifest["seeds"]} - seen)
+    else:
+        had: dict[str, set[int]] = {}
+        for cell in old["cells"]:
+            had.setdefault(cell["arm"], set()).add(cell["seed"])
+        later = [cell for cell in manifest["cells"] if cell["arm"] in had and cell["arm"] != schema.RANDOM_INIT]
+        new = sorted({cell["seed"] for cell in later if cell["seed"] not in had[cell["arm"]]})
+        seen = _seeds_with_differences(root, manifest) if new else set()
+    joins = [schema.Joined(seeds=new, seen=len(seen), time=now())] if new and seen else []
+    if known is None and not joins:
+        return manifest
+    return Manifest(**{**manifest, "joined": [*(known or []), *joins]})
+
+
+def _seeds_with_differences(root: Path, manifest: Manifest) -> set[int]:
+    """The seeds at which two trained arms have a result."""
+    trained = (cell for cell in manifest["cells"] if cell["arm"] != schema.RANDOM_INIT)
+    finished = Counter(cell["seed"] for cell in trained if (root / cell["run_id"] / schema.RESULTS).exists())
+    return {seed for seed, arms in finished.items() if arms > 1}
 
 
 def _seeds_by_arm(new: Manifest, old: Manifest) -> Callable[[str], list[int]]:
