@@ -65,9 +65,12 @@ def _divergence(arms: Sequence[Row], outcomes: Outcomes, baseline: str, sequenti
             continue
         p = diverges_more_p(outcomes, row.arm, baseline, sequential=sequential)
         test = "always-valid p" if sequential else "Fisher's exact p"
+        left = (
+            ". Its numbers are of the runs that survived, which are no sample of it" if rate.diverged < rate.n else ""
+        )
         yield (
             f"{row.arm} diverged at {_share(rate)}, {baseline} at {_share(own)}; one-sided {test} {words.p_value(p)} that it "
-            "diverges no more often. Its numbers are of the runs that survived, which are no sample of it"
+            f"diverges no more often{left}"
         )
     if own.diverged and not any(divergence(outcomes, row.arm).diverged for row in arms):
         yield f"{baseline} diverged at {_share(own)}, no arm did; the pairs that are left are no sample"

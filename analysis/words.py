@@ -88,8 +88,11 @@ def p_value(p: float | None) -> str:
 
 
 def p_values(comparison: Comparison | None) -> str:
-    """The p that decides: of the paired t test, or the always-valid one, after Holm; alone for an arm of no family."""
-    if comparison is None:
+    """The p that decides: of the paired t test, or the always-valid one, after Holm; alone for an arm of no family.
+
+    None of survivors, nor of a part of the plan: a p there is of no test that was planned.
+    """
+    if comparison is None or not comparison.complete:
         return NOTHING
     return p_value(comparison.p_t if comparison.p_t_holm is None else comparison.p_t_holm)
 
@@ -137,7 +140,7 @@ def advice_line(advice: Advice) -> str:
         return f"{to} more than {MOST_PAIRS:,} paired seeds would be needed"
     most = f"over {MOST_PAIRS:,}" if advice.at_most is None else f"{advice.at_most:,}"
     least = f"over {MOST_PAIRS:,}" if advice.at_least is None else f"{advice.at_least:,}"
-    within = f" ({least} to {most} by the spread's own 95 % interval)"
+    within = f" ({least} to {most} by the spread's own 95 % interval)" if least != most else ""
     if not advice.more_runs:
         return f"{to} ~{advice.needed:,} paired seeds are enough{within}: as many are there"
     price = "" if advice.more_hours is None else f", +{_hours(advice.more_hours)} {advice.unit}"
