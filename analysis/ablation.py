@@ -94,7 +94,10 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
     values = {arm: by_seed(part, metric) for arm, part in parts.items()}
     comparisons = _comparisons(manifest, values, sequential)
     rows = tuple(_row(manifest, arm, parts[arm], comparisons.get(arm)) for arm in order)
-    rows = tuple(replace(row, over_images=_over_images(row, parts, manifest["baseline"], metric)) for row in rows)
+    rows = tuple(
+        replace(row, values=values[row.arm], over_images=_over_images(row, parts, manifest["baseline"], metric))
+        for row in rows
+    )
     claim = evaluate_claim(manifest, values) if metric == manifest["metric"] else None
     table = ShownTable(
         label=manifest["label"],

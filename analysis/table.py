@@ -116,6 +116,7 @@ class Row:
     published: float | None  # percent
     seconds_mean: float | None
     members: tuple[Member, ...] = ()  # in the order of the seeds
+    values: Mapping[int, float] = field(default_factory=dict)  # seed -> percent, of the readout that the table compares
     over_images: OverImages | None = None  # the same difference over seeds and test images; None without their hits
 
     @property
