@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 import polars as pl
 
 from experiments.store import files, metrics, records, schema, states
-from experiments.store.files import sound_lines
+from experiments.store.files import CHECKSUM, parsed, sound_lines, wrong_checksum
 from experiments.store.journal import Record, read_journal
 from experiments.store.named import named, names, nearest
 from experiments.store.records import problem
@@ -68,11 +68,19 @@ def read_object(path: Path, kind: type[Object], problems: list[str]) -> Object |
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: unreadable ({error})")
         return None
+    if wrong_checksum(text.encode()):
+        problems.append(f"{path}:1: damaged (its content is not what its checksum says); not used")
+        return None
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         problems.append(f"{path}:{error.lineno}: damaged ({error.msg}); not used")
         return None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
+        problems.append(f"{path}:1: damaged ({type(error).__name__}); not used")
+        return None
+    if isinstance(value, dict):
+        value.pop(CHECKSUM, None)
     if (wrong := problem(kind, value)) is not None:
         problems.append(f"{path}:1: damaged ({wrong}); not used")
         return None
@@ -303,7 +311,7 @@ def to_stderr(line: str) -> None:
 def _read_manifest(path: Path, log: Log) -> Manifest | None:
     """A manifest, also of a newer version; None for a file that is damaged or something else, which is logged."""
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = parsed(path.read_bytes(), path)
     except (OSError, ValueError) as error:
         log(f"{path}: damaged manifest ({str(error).splitlines()[0]}); left out")
         return None

@@ -310,7 +310,8 @@ def by_scikit_learn(path: Path) -> float:
 FORGETFUL = """
 from dataclasses import dataclass
 
-from moco.config.method import Momentum, Negatives, require
+from moco.config.fields import require
+from moco.config.method import Momentum, Negatives
 
 
 @dataclass(frozen=True)

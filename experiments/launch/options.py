@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.run.cluster import Profile, load_profile, profile_names
+from experiments.store.named import nearest
 from experiments.store.run import runs_root
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def cluster_profile(name: str, here: tuple[str, ...] = (LOCAL,)) -> Profile | No
         return None
     clusters = [*here, *profile_names()]
     if name not in clusters:
-        near = get_close_matches(name, clusters, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(name, clusters)
+        meant = f"; did you mean {near}?" if near else ""
         raise ValueError(f"--cluster {name}: no such cluster; there are {', '.join(clusters)}{meant}")
     return load_profile(name)
 
@@ -87,6 +87,7 @@ class LaunchOptions:
     wait: bool = False
     max_gpu_hours: float | None = None
     calibrate: bool = False
+    look: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_adaptive()

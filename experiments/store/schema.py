@@ -10,10 +10,12 @@ The run directory holds the data; MLflow and the tables are views of it. All pac
             journal.jsonl           metrics: {"step", "epoch", "time", "values"[, "system"][, "judged"]} or
                                     {"resumed_at": step}; `evaluate` adds records with "judged" at the end of a done run
             results.json            final readouts: {"test": {...}, "validation": {...}, "seconds": ...}
+            checkpoint.pt           everything that resume needs; checkpoint.previous.pt: the one before it
+            readouts.pt             final readouts that were stopped midway: what they had
             hits.json               readout -> which test images it got right, one bit each; older runs have none
-            checkpoint.pt           everything that resume needs
             encoder.pt              the query encoder at the end
-            heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives
+            heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives; the heartbeat
+                                    says the attempt and the seconds that it has lived
             log.txt, environment.json, uncommitted.diff
         sweeps/<name>@<baseline>[,field=value...].json    a sweep as it was planned (see `Manifest`)
         set-aside/<run id>.<time>/  what `--force` replaced is moved here, never deleted
@@ -41,6 +43,7 @@ STORE_VERSION: Final = 1
 
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
+PREVIOUS = "checkpoint.previous.pt"
 HITS = "hits.json"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
 CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"

@@ -2,12 +2,14 @@
 
 A published method is a value of `Config` (see `moco.methods`); an arm of an ablation is a `dataclasses.replace` of it.
 Fields marked `cosmetic(...)` (workers, paths, cadence of logs, device) do not change the result and stay out of a run's
-identity. Every group checks its own ranges when it is built; `Config` checks the mixes. All errors are `ValueError`s
-that name the value, what is allowed and what to do.
+identity; fields marked `added(...)` are younger than some finished runs, whose identities they leave as they are. Every
+group checks its own ranges when it is built; `Config` checks the mixes. All errors are `ValueError`s that name the value,
+what is allowed and what to do.
 """
 
 from moco.config.data import Augment, Data
 from moco.config.evaluation import Evaluation
+from moco.config.fields import added, cosmetic, require
 from moco.config.method import (
     Absent,
     BothViews,
@@ -25,8 +27,6 @@ from moco.config.method import (
     ResNet,
     Shared,
     ViT,
-    cosmetic,
-    require,
 )
 from moco.config.run import Config, check_processes
 from moco.config.training import LARS, SGD, AdamW, Cosine, Schedule, Step, Train
@@ -62,6 +62,7 @@ __all__ = [
     "Step",
     "Train",
     "ViT",
+    "added",
     "check_processes",
     "cosmetic",
     "require",

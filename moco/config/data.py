@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moco.config.method import cosmetic, require, require_share
+from moco.config.fields import cosmetic, require, require_share
 
 
 @dataclass(frozen=True)

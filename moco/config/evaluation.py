@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from moco.config.method import require
+from moco.config.fields import require
 
 
 @dataclass(frozen=True)

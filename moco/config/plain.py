@@ -1,7 +1,8 @@
 """A config as plain data, and the identity of a run: the same cell in two sweeps is trained once.
 
 The identity hashes the *fully resolved* config, defaults included: a default that changes later cannot relabel an old
-result. Cosmetic fields (paths, workers, log cadence, device) stay out.
+result. Cosmetic fields (paths, workers, log cadence, device) stay out, and so do fields added later (`moco.config.fields`)
+as long as they have the value that means what was computed before them.
 """
 
 from __future__ import annotations
@@ -21,27 +22,33 @@ from moco.config.kinds import alternatives, group_classes, type_hints
 Plain = dict[str, Any]
 
 
-def to_plain(value: Any, *, cosmetic: bool = True) -> Any:
-    """Nested dicts and lists; a group that can be of several kinds names its own. `cosmetic=False` drops those fields."""
+def to_plain(value: Any, *, cosmetic: bool = True, identity: bool = False) -> Any:
+    """Nested dicts and lists; a group that can be of several kinds names its own. `cosmetic=False` drops those fields.
+
+    `identity`: what an identity is made of. Drops cosmetic fields, and added ones that change nothing.
+    """
     if isinstance(value, str | int | float | None):  # most of them
         return value
     if is_dataclass(value) and not isinstance(value, type):
         out: Plain = {}
-        for name, of_several_kinds in _layout(type(value), cosmetic):
+        for name, of_several_kinds, before in _layout(type(value), cosmetic and not identity):
             inner = getattr(value, name)
-            out[name] = to_plain(inner, cosmetic=cosmetic)
+            if identity and before is not MISSING and inner == before:
+                continue
+            out[name] = to_plain(inner, cosmetic=cosmetic, identity=identity)
             if of_several_kinds:
                 out[name] = {"kind": type(inner).__name__.lower(), **out[name]}
         return out
-    return [to_plain(v, cosmetic=cosmetic) for v in value] if isinstance(value, tuple | list) else value
+    return list(map(to_plain, value)) if isinstance(value, tuple | list) else value
 
 
 @cache
-def _layout(cls: type, cosmetic: bool) -> list[tuple[str, bool]]:
-    """Names of the fields, and whether each may hold groups of several kinds: a launch of thousands asks often."""
+def _layout(cls: type, cosmetic: bool) -> list[tuple[str, bool, Any]]:
+    """Names of the fields, whether each may hold groups of several kinds, and what it meant before it was added (MISSING
+    if it was always there): a launch of thousands asks often."""
     hints = type_hints(cls)
     kept = (f for f in fields(cls) if cosmetic or not f.metadata.get("cosmetic"))
-    return [(f.name, len(group_classes(hints[f.name])) > 1) for f in kept]
+    return [(f.name, len(group_classes(hints[f.name])) > 1, f.metadata.get("before", MISSING)) for f in kept]
 
 
 @cache
@@ -56,7 +63,8 @@ def _default(f: Field[Any]) -> Any:
 
 
 def from_plain(cls: type, plain: Any, path: str = "") -> Any:
-    """The inverse of `to_plain`. Absent fields take today's default only if cosmetic.
+    """The inverse of `to_plain`. An absent field takes today's default if it is cosmetic, and if it was added later the
+    value that means what was computed before it.
 
     Values stay as they are written, 1 for 1.0 too: identities are of texts. Raises ValueError, one line with the field, its
     value and what it may be, for an unknown field, an absent one and a value of another type.
@@ -78,6 +86,8 @@ def from_plain(cls: type, plain: Any, path: str = "") -> Any:
             values[name] = _value(hints[name], plain[name], f"{path}{name}")
         elif f.metadata.get("cosmetic"):
             values[name] = _default(f)
+        elif "before" in f.metadata:
+            values[name] = f.metadata["before"]
         else:
             raise ValueError(f"{path}{name}: missing (a run written by another version?)")
     return cls(**values)
@@ -163,7 +173,7 @@ def flatten(config: Any, *, cosmetic: bool = True) -> dict[str, Any]:
 def canonical_json(config: Config) -> str:
     """One text for one meaning: sorted keys, shortest exact floats, no cosmetic fields."""
     return json.dumps(
-        {"schema": SCHEMA_VERSION, **to_plain(config, cosmetic=False)}, sort_keys=True, separators=(",", ":")
+        {"schema": SCHEMA_VERSION, **to_plain(config, identity=True)}, sort_keys=True, separators=(",", ":")
     )
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from moco.config.data import Augment, Data
 from moco.config.evaluation import Evaluation
+from moco.config.fields import require
 from moco.config.kinds import fit, group_classes, type_hints
 from moco.config.method import (
     Absent,
@@ -23,7 +24,6 @@ from moco.config.method import (
     ResNet,
     Shared,
     ViT,
-    require,
 )
 from moco.config.training import LARS, SGD, AdamW, Train
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from moco.config.method import cosmetic, require
+from moco.config.fields import cosmetic, require
 
 Scaling = Literal["none", "linear", "sqrt"]
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from moco.config.method import require, require_share
+from moco.config.fields import require, require_share
 
 Task = Literal["detection", "instance", "segmentation"]
 Place = Literal["scenes", "voc", "coco"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ def written(config: Config) -> Any:
     return json.loads(json.dumps(to_plain(config)))
 
 
-def places(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Each field and group of a config by its path, and whether it is cosmetic."""
+def places(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Each field and group of a config by its path, and what it says of itself (`moco.config.fields`)."""
     for f in fields(group):
-        yield (*path, f.name), bool(f.metadata.get("cosmetic"))
+        yield (*path, f.name), f.metadata
         if is_dataclass(value := getattr(group, f.name)):
             yield from places(value, (*path, f.name))
 
@@ -51,13 +51,15 @@ def test_what_was_written_is_read_back_with_its_identity(name: str) -> None:
 
 @EVERY
 def test_a_missing_field_is_an_error_and_never_todays_default(name: str) -> None:
-    """But for cosmetic fields, which change no result."""
+    """But for cosmetic fields, which change no result, and added ones, which then mean what was computed before them."""
     config = baselines()[name]()
-    for path, cosmetic in places(config):
+    for path, says in places(config):
         plain = written(config)
         del group_at(plain, path[:-1])[path[-1]]
-        if cosmetic:
+        if says.get("cosmetic"):
             assert run_id(from_plain(Config, plain)) == run_id(config), path
+        elif "before" in says:
+            assert group_at(to_plain(from_plain(Config, plain)), path) == to_plain(says["before"]), path
         else:
             with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole sentence is compared)
                 from_plain(Config, plain)
