@@ -30,6 +30,7 @@ import polars as pl
 from experiments.store import files, metrics, records, schema, states
 from experiments.store.files import CHECKSUM, parsed, sound_lines, wrong_checksum
 from experiments.store.journal import Record, read_journal
+from experiments.store.manifests import one_name_an_arm
 from experiments.store.named import named, names, nearest
 from experiments.store.records import problem
 from experiments.store.schema import Manifest
@@ -56,6 +57,7 @@ class Run:
     problems: tuple[str, ...] = ()
     metrics: tuple[Any, ...] = ()  # records of readouts that this program may not know
     hits: str = ""  # readout -> schema.Hits as JSON; of older runs empty
+    images: str = ""  # what happened to the image files, one line
     settled: bool = False  # its state follows from its files alone, without lock, heartbeat or process
 
 
@@ -146,6 +148,7 @@ def read_run(run_dir: Path) -> Run:
     problems: list[str] = []
     status = read_object(run_dir / schema.STATUS, schema.Status, problems) or schema.Status()
     results = read_object(run_dir / schema.RESULTS, schema.Results, problems)
+    images = read_object(run_dir / schema.IMAGES, schema.Images, problems)
     attempts = _attempts(run_dir, problems)
     state, reason = judge(run_dir, status, lambda: results is not None, of_job=None)
     test = results.get("test") if results and state == schema.DONE else None
@@ -163,6 +166,7 @@ def read_run(run_dir: Path) -> Run:
         commits=tuple(dict.fromkeys(version(c, a.get("uncommitted")) for a in attempts if (c := a.get("commit")))),
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
+        images=images["line"] if images else "",
         metrics=tuple(found if results and isinstance(found := results.get("metrics"), list) else ()),
         hits=hits,
         settled=is_at_rest(str(status.get("state")), lambda: results is not None),
@@ -182,7 +186,7 @@ def read_run(run_dir: Path) -> Run:
 
 FOLDER: Final = ".analysis"
 WORTH_IT: Final = 200  # runs; fewer are read as quickly without
-READ_FILES: Final = (schema.CONFIG, schema.STATUS, schema.ATTEMPTS, schema.RESULTS, schema.HITS)
+READ_FILES: Final = (schema.CONFIG, schema.STATUS, schema.ATTEMPTS, schema.RESULTS, schema.HITS, schema.IMAGES)
 # A file that is changed twice within a clock tick may look the same after both: what changed just now is not kept.
 SETTLED_NS: Final = 2_000_000_000
 
@@ -278,6 +282,7 @@ def cell_types() -> pl.Schema:
         "commits": pl.List(pl.String),  # of all attempts; `0123456+89ab` had uncommitted changes
         "hardware": pl.List(pl.String),
         "hits": pl.String,  # readout -> schema.Hits as JSON; null where a run has none
+        "images": pl.String,  # what happened to the image files, one line; empty for a set that is not read from files
         "problems": pl.List(pl.String),  # damaged files, one line each
     }
     return pl.Schema(types)
@@ -321,7 +326,7 @@ def _read_manifest(path: Path, log: Log) -> Manifest | None:
     if wrong and not newer:
         log(f"{path}: not a manifest of a sweep ({wrong}); left out")
         return None
-    return cast(Manifest, value)
+    return cast(Manifest, value) if wrong else one_name_an_arm(cast(Manifest, value))
 
 
 def manifests(root: Path, log: Log = to_stderr) -> list[Manifest]:
@@ -374,6 +379,7 @@ def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:
         "commits": list(run.commits),
         "hardware": list(run.hardware),
         "hits": run.hits or None,
+        "images": run.images,
         "problems": list(run.problems),
     }
 

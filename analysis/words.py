@@ -12,6 +12,7 @@ from analysis.stats import EXACT_UP_TO, MONTE_CARLO_DRAWS, SEEDS_TO_CLAIM, Compa
 from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
 from experiments.store import schema
 from experiments.store.durations import in_words
+from experiments.store.images import ONLY_NAMES, known_by_names
 from experiments.store.schema import Manifest
 from experiments.store.summary import LEVEL, Summary
 
@@ -271,6 +272,16 @@ def _partial(rows: Sequence[Row], metric: str) -> list[str]:
     return lines
 
 
+def image_lines(manifest: Manifest, done: pl.DataFrame) -> list[str]:
+    """What happened to the image files, each line once, and whether the folder's contents were compared."""
+    lines = [line[:1].upper() + line[1:] for line in done["images"].unique(maintain_order=True) if line]
+    lines = [
+        *lines[:LISTED],
+        *([f"And {len(lines) - LISTED} more, in {schema.IMAGES} of each run"] if len(lines) > LISTED else []),
+    ]
+    return [*lines, *([ONLY_NAMES] if known_by_names(cell["config"] for cell in manifest["cells"]) else [])]
+
+
 def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: str) -> tuple[str, ...]:
     """Footnotes: method, what is unfinished, what is mixed, where the published numbers are from, what was damaged."""
     done = cells.filter(state=schema.DONE)
@@ -292,6 +303,7 @@ def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: 
         f"Published: {manifest['published_source']}. The scale differs: compare the shape, not the height"
         if published
         else None,
+        *image_lines(manifest, done),
         f"{count(damaged, 'damaged file')} left out, named when the table was made" if damaged else None,
     ]
     return tuple(line.rstrip(".") + "." for line in lines if line)
