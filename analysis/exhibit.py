@@ -146,7 +146,7 @@ def levels(places: Sequence[float], width: float) -> list[int]:
 
 # A row as a small SVG, for tables.
 
-WIDTH, HEIGHT, EDGE, DOT, MARK = 132, 18, 6, 1.6, 3.2  # pixels
+WIDTH, HEIGHT, EDGE, DOT, MARK = 110, 18, 6, 1.6, 3.2  # pixels; table.css keeps room for the width
 
 
 def place(value: float, scale: tuple[float, float]) -> float:

@@ -433,7 +433,9 @@ def _cell(column: Column, row: Row, strips: Strips, link: Link | None) -> str:
         classes.append("partial")
     elif column.tone:
         classes.append(tone or "word")
-        content += strips.get(row.arm, "")
+        if drawing := strips.get(row.arm):
+            content += drawing
+            classes.append("drawn")
     named = f' class="{" ".join(classes)}"' if classes else ""
     return f'<th scope="row"{named}>{content}</th>' if column.key == "arm" else f"<td{named}>{content}</td>"
 

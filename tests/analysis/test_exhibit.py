@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis.ablation import ablation_table
 from analysis.cli import main
-from analysis.exhibit import AGAINST_ITSELF, Exhibit, exhibit, levels, place, strip
+from analysis.exhibit import AGAINST_ITSELF, WIDTH, Exhibit, exhibit, levels, place, strip
 from analysis.figures.answer import answer_figure
 from analysis.figures.axis import axis_figure
 from analysis.figures.dress import Dress, darken, dressed, inches
@@ -107,7 +107,7 @@ def test_the_small_drawings_of_a_table_share_one_zero_and_leave_nothing_out(tmp_
     assert len(set(zeros)) == 1
     assert zeros[0] == pytest.approx(place(0.0, exhibit(table).scale), abs=0.05)
     assert min(ends) >= 0
-    assert max(ends) <= 132
+    assert max(ends) <= WIDTH
     shown = exhibit(table)
     line = shown.lines[1]
     assert strip(line, shown.scale).count('class="seed"') == 5
