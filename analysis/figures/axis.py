@@ -144,7 +144,7 @@ def _axis_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, scale: Scale,
             means.append(mean)
             bars.append((mean - bounds[0], bounds[1] - mean))
             aside = levels(values, SEEDS_APART * (high - low))
-            offsets = [x + beside * (1 + 0.8 * level) for level in aside]
+            offsets = [x + beside * (1.4 + 0.8 * level) for level in aside]
             ax.scatter(offsets, values, s=9, color=colour, alpha=0.6, linewidths=0, zorder=1.5)
         ax.plot(
             places,

@@ -27,7 +27,7 @@ from analysis.style import DARK_BLUE, DARK_INK, DARK_LINE, DARK_MUTED, DARK_PAPE
 
 UNITS: Final = {"": 1.0, "in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}  # TeX's point
 NARROWEST, WIDEST = 1.5, 40.0  # inches
-LEAST_PANEL: Final = 0.9  # inches of a panel's width; narrower ones cannot be read
+LEAST_PANEL: Final = 0.8  # inches of a panel's width; narrower ones cannot be read
 LINE_INCHES: Final = 0.125  # of a caption
 
 _IN_THE_DARK: Final = {

@@ -4,7 +4,10 @@ differences by hand, matplotlib's own transforms, the text in the written files.
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import re
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,13 +25,15 @@ from analysis.figures.answer import answer_figure
 from analysis.figures.axis import axis_figure
 from analysis.figures.dress import Dress, darken, dressed, inches
 from analysis.figures.forest import forest_figure
+from analysis.figures.gallery import KINDS
 from analysis.figures.look import inline_svg, interval_of
 from analysis.formats import render
 from analysis.frame import Loaded, load_sweep
+from analysis.sources import RunDirectories
 from analysis.stats import SEEDS_TO_CLAIM
 from analysis.style import DARK_INK, DARK_PAPER, INK, PAPER
 from experiments.store import schema
-from tests.analysis.test_figures import STORES, assert_legible, momentum, unfinished
+from tests.analysis.test_figures import STORES, assert_legible, crossed, momentum, unfinished
 from tests.support.analysis_runs import manifest, readouts, write_manifest, write_run
 
 BASE = (90.0, 91.0, 90.5, 92.0, 89.5)
@@ -197,7 +202,7 @@ def test_a_width_that_is_none_is_refused(text: str) -> None:
         inches(text)
 
 
-@pytest.mark.parametrize("store", [momentum, unfinished, written])
+@pytest.mark.parametrize("store", [momentum, crossed, unfinished, written])
 def test_a_figure_of_a_papers_column_is_as_wide_as_asked_and_legible(tmp_path: Path, store: object) -> None:
     loaded = store(tmp_path)  # type: ignore[operator]
     for figure in (dressed(f(*loaded), Dress(width=3.4)) for f in (axis_figure, forest_figure)):
@@ -254,3 +259,39 @@ def test_without_numbers_there_is_a_figure_that_says_so(tmp_path: Path) -> None:
     assert "no pair of finished seeds yet" in forest_figure(*loaded).get_supxlabel()
     assert "<svg" not in render(ablation_table(*loaded), "html")
     assert_legible(answer_figure(*loaded))
+
+
+GOLDEN = Path(__file__).parent / "golden" / "figures.json"
+
+
+def structure(figure: Figure) -> list[dict[str, object]]:
+    """What a figure consists of, panel by panel, without places and colours, which other versions of matplotlib change."""
+    return [
+        {
+            "x": ax.get_xlabel(),
+            "y": ax.get_ylabel(),
+            "title": ax.get_title(loc="left"),
+            "markers": Counter(str(line.get_marker()) for line in ax.lines),
+            "collections": Counter(type(c).__name__ for c in ax.collections),
+            "patches": len(ax.patches),
+            "texts": len([t for t in ax.texts if t.get_text()]),
+        }
+        for ax in figure.axes
+    ]
+
+
+def test_every_kind_consists_of_what_it_did(tmp_path: Path) -> None:
+    """Change them on purpose: UPDATE_GOLDEN=1 python -m pytest tests/analysis/test_exhibit.py, then look at the figures."""
+    made: dict[str, object] = {}
+    for store in (momentum, crossed, unfinished):
+        loaded = store(tmp_path / store.__name__)
+        source = RunDirectories(tmp_path / store.__name__)
+        for name, kind in KINDS.items():
+            if not kind.fits(loaded.manifest):
+                made[f"{store.__name__} {name}"] = structure(kind.draw(source, loaded, print))
+    if os.environ.get("UPDATE_GOLDEN"):
+        lines = ",\n".join(
+            f"{json.dumps(name)}: {json.dumps(panels, ensure_ascii=False)}" for name, panels in made.items()
+        )
+        GOLDEN.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    assert made == json.loads(GOLDEN.read_text(encoding="utf-8"))
