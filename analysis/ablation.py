@@ -127,7 +127,10 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
     comparisons = _comparisons(manifest, values, outcomes, sequential)
     own = parts[manifest["baseline"]]
     rows = tuple(_row(manifest, arm, parts[arm], own, metric, comparisons.get(arm)) for arm in order)
-    rows = tuple(replace(row, over_images=_over_images(row, parts, manifest["baseline"], metric)) for row in rows)
+    rows = tuple(
+        replace(row, values=values[row.arm], over_images=_over_images(row, parts, manifest["baseline"], metric))
+        for row in rows
+    )
     claim = evaluate_claim(manifest, values, outcomes) if metric == manifest["metric"] else None
     table = ShownTable(
         label=manifest["label"],

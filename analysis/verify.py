@@ -19,6 +19,7 @@ from analysis.table import Row, Table
 
 SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # the note that names the seal, which is not compared
 NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+DRAWING: Final = re.compile(r'<svg class="interval".*?</svg>| drawn(?=">)')
 ARM_CELL: Final = re.compile(
     r"(<tr[^>]*>)?(<th[^>]*>)?[|\s]*(\*\*)?"
 )  # what stands before the name of an arm in its row
@@ -172,5 +173,6 @@ def _shared(one: str, other: str) -> int:
 
 
 def _lines(text: str, format: str) -> list[str]:
-    plain = html.unescape(text) if format == "html" else text
+    """Without the drawings of an HTML table: they say what its words say, and have other places in other versions."""
+    plain = DRAWING.sub("", html.unescape(text)) if format == "html" else text
     return [line.rstrip() for line in plain.strip().splitlines()]
