@@ -42,7 +42,14 @@ if TYPE_CHECKING:
 # One run, from what a server has returned: a row of `frame.cell_types`, points of `frame.CURVES`.
 
 
-_NOTHING: Final[dict[str, Any]] = {"reason": "", "diverged": False, "commits": [], "hardware": [], "problems": []}
+_NOTHING: Final[dict[str, Any]] = {
+    "reason": "",
+    "diverged": False,
+    "commits": [],
+    "hardware": [],
+    "images": "",
+    "problems": [],
+}
 
 
 def missing_row(cell: schema.Cell) -> dict[str, Any]:
@@ -74,6 +81,7 @@ def row_of(
         "device_seconds": _number(tags.get("moco.device_seconds", "")),
         "commits": [version(commit, tags.get("moco.uncommitted"))] if (commit := tags.get("moco.commit")) else [],
         "hardware": [tags["moco.hardware"]] if tags.get("moco.hardware") else [],
+        "images": tags.get("moco.images", ""),
     }
 
 

@@ -25,6 +25,7 @@ from experiments.run.cluster import DEFAULT, cluster_named
 from experiments.state.find import ANY, Found, find, mlflow_runs, sweeps_named
 from experiments.state.state import RunState, state_of, states_of
 from experiments.store import schema
+from experiments.store.images import ONLY_NAMES, known_by_names
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory, runs_root
 from experiments.store.schema import Cell, Manifest
@@ -67,10 +68,15 @@ class SweepStatus:
         return [
             f"{manifest['label']}: {self.summary()}",
             *(f"  {line}" for line in table),
+            *self._by_names(),
             *self._listed([c for c in manifest["cells"] if self.state(c).state == schema.RUNNING], _pace),
             *self._listed([c for c in manifest["cells"] if self.state(c).state in BROKEN], _reason),
             *self._never_begun(),
         ]
+
+    def _by_names(self) -> list[str]:
+        by_names = known_by_names(cell["config"] for cell in self.manifest["cells"])
+        return paragraph(ONLY_NAMES, "  ") if by_names else []
 
     def _listed(self, cells: Sequence[Cell], describe: Any) -> Iterator[str]:
         for cell in cells[:LISTED]:

@@ -16,6 +16,8 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.commands.answers import show_table, undecided
@@ -24,6 +26,7 @@ from experiments.launch.adaptive import Rounds
 from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.options import DEBUG, INTERRUPTED, LOCAL, MAX_SEEDS, LaunchOptions, Place, cluster_profile
+from experiments.plan.by_names import with_runs_of_before
 from experiments.plan.manifest import check_file, events_of, merged, write_manifest
 from experiments.plan.orphans import orphans
 from experiments.plan.overrides import base_configs
@@ -89,6 +92,7 @@ def parser(sweep: Sweep) -> Parser:
     add("--max-parallel", type=int, metavar="N", help="runs at a time (default: one per GPU, else one per core)")
     add("--pack", type=int, metavar="K", help="runs that share one GPU; on a cluster, one job (default: 1)")
     add("--dry-run", action="store_true", help="print the grid with its states and the estimated time, start nothing")
+    add("--look", type=Path, metavar="FILE", help="write a page with each arm's augmented views, start nothing")
     add("--retry", action="store_true", help="also run again what failed or was cancelled")
     add("--force", action="store_true", help="run everything anew; finished runs are set aside, not deleted")
     add("--yes", action="store_true", help="do not ask")
@@ -134,9 +138,17 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
     base, preset = base_configs(base_name, options.settings)
 
     def planned(seeds: int | None) -> Plan:
-        return plan(sweep, base, base_name=base_name, preset=preset, seeds=seeds)
+        make = partial(plan, sweep, base_name=base_name, preset=preset, seeds=seeds)
+        return with_runs_of_before(make, base, options.place.root)
 
     launch_plan = LaunchPlan.of(planned(options.seeds), options)
+    if options.look is not None:
+        from experiments.commands.look import write_views
+
+        trained = {arm: config for arm, config in launch_plan.planned.arms.items() if arm != schema.RANDOM_INIT}
+        return write_views(
+            trained, f"{launch_plan.planned.label}: what each arm is shown", options.command, options.look
+        )
     if (file := script()) is not None:
         check_file(launch_plan.root, launch_plan.planned, file)
     if options.calibrate:

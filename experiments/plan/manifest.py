@@ -22,7 +22,7 @@ from typing import Any
 from experiments.plan.sweep import Cell, Plan, difference, make_cell
 from experiments.plan.typed import typed
 from experiments.store import schema
-from experiments.store.files import exclusive, now, replace_text
+from experiments.store.files import Damaged, exclusive, move_aside, now, replace_text, warn_once, with_checksum
 from experiments.store.manifests import BROUGHT_BACK, LEFT_OUT, RENAMED, manifest_path, read_manifest
 from experiments.store.schema import Manifest, PastArm, PlanEvent
 from moco.config import Config
@@ -32,9 +32,14 @@ SHOWN_FIELDS = 3  # that an arm's config changed in, in a reason
 
 
 def write_manifest(root: Path, plan: Plan, command: str, file: str | None = None) -> Manifest:
-    """Record the plan, together with the seeds and arms that earlier plans of the same label had. `file`: of the sweep."""
+    """Record the plan, together with the seeds and arms that earlier plans of the same label had. `file`: of the sweep.
+
+    A damaged file is kept beside the new one, and it is said that what it alone had planned is not in it.
+    """
     with _locked(root, plan.label):
         manifest = merged(root, plan, command, file)
+        if _is_damaged(root, plan.label):
+            move_aside(manifest_path(root, plan.label))
         _write(manifest_path(root, plan.label), manifest)
     return manifest
 
@@ -44,7 +49,7 @@ def merged(root: Path, plan: Plan, command: str, file: str | None = None) -> Man
     new = describe(plan, command)
     if file is not None:
         new["file"] = file
-    return merge(new, read_manifest(root, plan.label))
+    return merge(new, _earlier(root, plan.label))
 
 
 def check_file(root: Path, plan: Plan, file: Path) -> None:
@@ -52,7 +57,7 @@ def check_file(root: Path, plan: Plan, file: Path) -> None:
 
     Not for a file that was moved, or for the same question in another checkout.
     """
-    old = read_manifest(root, plan.label)
+    old = _earlier(root, plan.label)
     if old is None:
         return
     script = next((word for word in _words(old["command"]) if word.endswith(".py")), None)
@@ -108,11 +113,30 @@ def change(root: Path, label: str, changed: Callable[[Manifest], Manifest]) -> M
     return manifest
 
 
+def _earlier(root: Path, label: str) -> Manifest | None:
+    """None, with a warning, for a damaged plan."""
+    try:
+        return read_manifest(root, label)
+    except Damaged as error:
+        warn_once(
+            f"{error}; written anew from this plan: give --seeds and arms that it alone had again, no run is harmed"
+        )
+        return None
+
+
+def _is_damaged(root: Path, label: str) -> bool:
+    try:
+        read_manifest(root, label)
+    except Damaged:
+        return True
+    return False
+
+
 def _write(path: Path, manifest: Manifest) -> None:
     """As JSON with one value a line, and one cell a line: half the size and a fifth of the time for ten thousand cells."""
     cells = ",\n".join(f"  {json.dumps(cell, separators=(',', ':'))}" for cell in manifest["cells"])
     text = json.dumps({**manifest, "cells": None}, indent=1)
-    replace_text(path, text.replace('"cells": null', f'"cells": [\n{cells}\n ]', 1) + "\n", sync=True)
+    replace_text(path, with_checksum(text.replace('"cells": null', f'"cells": [\n{cells}\n ]', 1)), sync=True)
 
 
 def describe(plan: Plan, command: str) -> Manifest:

@@ -143,7 +143,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
     if count < 1:
         raise ValueError(f"--seeds {count}: must be at least 1")
     base = _resolved(base)
-    arms, baseline = {arm: _resolved(config) for arm, config in sweep.arms(base).items()}, sweep.baseline_arm(base)
+    arms, baseline = {arm: _resolved_like(base, c) for arm, c in sweep.arms(base).items()}, sweep.baseline_arm(base)
     _check_names(sweep, arms, baseline)
     _check_differences(sweep, arms, baseline)
     factors = sweep.factors(arms) if sweep.factors else {}
@@ -167,6 +167,16 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
 def _resolved(config: Config) -> Config:
     check_labels(config)
     return replace(config, data=resolve(config.data))
+
+
+def _resolved_like(base: Config, config: Config) -> Config:
+    """An arm has the data of the resolved base, unless it changes them."""
+    if config.data == base.data:
+        check_labels(config)
+        return config
+    if (config.data.name, config.data.root) != (base.data.name, base.data.root):
+        config = replace(config, data=replace(config.data, fingerprint=""))
+    return _resolved(config)
 
 
 def random_init(base: Config) -> Config:

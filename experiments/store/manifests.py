@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.store import records, schema
+from experiments.store.files import Damaged, warn_once
 from experiments.store.schema import Cell, Manifest, PlanEvent
 from experiments.store.search_record import search_manifests
 
@@ -26,11 +27,22 @@ def read_manifest(root: Path, label: str) -> Manifest | None:
 
 
 def all_manifests(root: Path) -> list[Manifest]:
-    """The newest first. Searches are among them, as sweeps whose arms are the trials."""
+    """The newest first. Searches are among them, as sweeps whose arms are the trials.
+
+    A damaged one is left out and named on standard error: it harms no other sweep.
+    """
     labels = [
         path.stem if path.suffix == ".json" else path.name for path in (root / schema.SWEEPS_FOLDER).glob("*.json")
     ]
-    found = [m for label in labels if (m := read_manifest(root, label))]
+    found: list[Manifest] = []
+    for label in labels:
+        try:
+            manifest = read_manifest(root, label)
+        except Damaged as error:
+            warn_once(f"{error}; the sweep is left out: its own command writes the file anew")
+            continue
+        if manifest:
+            found.append(manifest)
     found += search_manifests(root)
     return sorted(found, key=lambda m: m["updated"], reverse=True)
 

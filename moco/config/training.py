@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from moco.config.fields import cosmetic, require
+from moco.config.fields import added, cosmetic, require
 from moco.config.text import typed_values
 
 Scaling = Literal["none", "linear", "sqrt"]
@@ -77,7 +77,10 @@ class AdamW:
 @typed_values
 class LARS:
     """Layer-wise adaptive rates (You et al., arXiv:1708.03888) as v3 uses them: parameters of one dimension or none
-    (biases, BatchNorm) have neither weight decay nor adaptation."""
+    (biases, BatchNorm) have neither weight decay nor adaptation.
+
+    A layer's rate is lr x scale. `adaptation` joint: trust |w| / |g + decay w| (v3's code); clipped: the smaller of
+    trust |w| / (|g| + decay |w|) / lr and 1 (LARC, as in solo-learn, whose `eta` is this `trust`)."""
 
     lr: float = 0.3
     weight_decay: float = 1e-6
@@ -86,6 +89,7 @@ class LARS:
     schedule: Schedule = Cosine(warmup_epochs=10, per_step=True)
     scaling: Scaling = "linear"
     weight_decay_to: float | None = None
+    adaptation: Literal["joint", "clipped"] = added("joint", before="joint")
 
     def __post_init__(self) -> None:
         _check_rates(self)
