@@ -32,7 +32,7 @@ from experiments.store import schema
 from experiments.store.files import now
 from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
-from experiments.store.search_record import arm_of, finished, read_record, record_named, record_path
+from experiments.store.search_record import arm_of, finished, not_ranked, read_record, record_named, record_path
 from moco.data.catalog import training_images
 
 if TYPE_CHECKING:
@@ -321,6 +321,13 @@ def confirm(record: SearchRecord, wanted: str, options: SearchOptions) -> int:
     count, seeds = parse(wanted)
     winners = best(record, count)
     if not winners:
+        over = not_ranked(record)
+        if over:
+            first = next(iter(over))
+            raise ValueError(
+                f"--confirm {wanted}: no done trial of {record['label']} can be ranked (trial {first}: {over[first]}); "
+                "raise the limits, or search on"
+            )
         raise ValueError(f"--confirm {wanted}: {record['label']} has no finished trial yet; search first")
     launch = LaunchOptions(
         command=options.command,
