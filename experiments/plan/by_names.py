@@ -47,9 +47,9 @@ def choose(data: Data, runs_of: Callable[[Data], Iterable[str]], root: Path) -> 
         return data, None
     try:
         before, changed_ns = known_by_names(data)
-    except ValueError:  # a class has no file that was listed then: there are no such runs
+        began = [moment for name in runs_of(before) if (moment := _began_ns(RunDirectory(root / name))) is not None]
+    except ValueError:  # a class has no file that was listed then, or the arms hold today's fingerprint: no such runs
         return data, None
-    began = [moment for name in runs_of(before) if (moment := _began_ns(RunDirectory(root / name))) is not None]
     if not began:
         return data, None
     count = f"{len(began)} {'run' if len(began) == 1 else 'runs'}"

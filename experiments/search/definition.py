@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.plan import sweep
-from experiments.plan.overrides import apply
-from experiments.plan.registry import baseline_config
+from experiments.plan.proposal import start
 from experiments.plan.sweep import label_of
 from experiments.search.space import (
     Choice,
@@ -83,6 +82,7 @@ class Planned:
     label: str
     base_name: str
     base: Config
+    proposal: str | None = None  # what the baseline proposes for the user's images, in words
 
     def record(self, command: str, *, seed: int, storage: str) -> SearchRecord:
         """The record of the search before its first trial."""
@@ -114,18 +114,20 @@ class Planned:
         )
 
 
-def plan(search: Search, base_name: str, assignments: Sequence[str]) -> Planned:
-    """Check a search. Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner."""
-    preset = baseline_config(base_name)
-    base = apply(preset, assignments)
-    base = replace(base, data=resolve(base.data))
+def plan(search: Search, base_name: str, assignments: Sequence[str], *, gpu: bool = False) -> Planned:
+    """Check a search. `gpu`: whether its runs will have one, for a baseline that looks at the images first.
+
+    Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner.
+    """
+    begun = start(base_name, assignments, gpu=gpu)
+    base = replace(begun.base, data=resolve(begun.base.data))
     try:
         _check_choices(search)
         _check_pruner(search, base)
         _check_space(search.space, base)
     except ValueError as error:
         raise ValueError(f"search {search.name}: {error}") from None
-    return Planned(search, label_of(search.name, base_name, base, preset), base_name, base)
+    return Planned(search, label_of(search.name, base_name, base, begun.preset), base_name, base, begun.line)
 
 
 def _check_choices(search: Search) -> None:
