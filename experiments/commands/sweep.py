@@ -17,16 +17,19 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.commands.answers import show_table, undecided
+from experiments.commands.arms import reasons
 from experiments.launch.adaptive import Rounds
 from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.options import DEBUG, INTERRUPTED, LOCAL, MAX_SEEDS, LaunchOptions, Place, cluster_profile
 from experiments.plan.by_names import with_runs_of_before
-from experiments.plan.manifest import write_manifest
-from experiments.plan.parser import Parser, add_set, command_line
+from experiments.plan.manifest import check_file, events_of, merged, write_manifest
+from experiments.plan.orphans import orphans
+from experiments.plan.parser import Parser, add_set, command_line, script
 from experiments.plan.proposal import of_fixed, start
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Plan, Sweep, plan
@@ -34,6 +37,7 @@ from experiments.run import distributed
 from experiments.run.cluster import Profile, profile_names
 from experiments.run.machine import share_a_gpu, slots_on_gpus, visible_gpus
 from experiments.store import schema
+from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory, runs_root
 
 if TYPE_CHECKING:
@@ -88,6 +92,7 @@ def parser(sweep: Sweep) -> Parser:
     add("--max-parallel", type=int, metavar="N", help="runs at a time (default: one per GPU, else one per core)")
     add("--pack", type=int, metavar="K", help="runs that share one GPU; on a cluster, one job (default: 1)")
     add("--dry-run", action="store_true", help="print the grid with its states and the estimated time, start nothing")
+    add("--look", type=Path, metavar="FILE", help="write a page with each arm's augmented views, start nothing")
     add("--retry", action="store_true", help="also run again what failed or was cancelled")
     add("--force", action="store_true", help="run everything anew; finished runs are set aside, not deleted")
     add("--yes", action="store_true", help="do not ask")
@@ -140,24 +145,32 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
         fixed = of_fixed(begun, lambda base: [cell.run_id for cell in make(base).cells()], options.place.root)
         return replace(made, warnings=(*made.warnings, fixed)) if fixed else made
 
-    launch_plan = LaunchPlan.of(planned(seeds=options.seeds), options)
+    launch_plan = LaunchPlan.of(planned(options.seeds), options)
+    if options.look is not None:
+        from experiments.commands.look import write_views
+
+        trained = {arm: config for arm, config in launch_plan.planned.arms.items() if arm != schema.RANDOM_INIT}
+        return write_views(
+            trained, f"{launch_plan.planned.label}: what each arm is shown", options.command, options.look
+        )
+    if (file := script()) is not None:
+        check_file(launch_plan.root, launch_plan.planned, file)
     if options.calibrate:
         from experiments.launch.calibration import calibrate
 
         return calibrate(launch_plan)
     if options.until_significant and not options.dry_run:
-        return Rounds(lambda seeds: planned(seeds=seeds), _start_round, undecided, options).run(
-            len(launch_plan.planned.seeds)
-        )
+        return Rounds(planned, _start_round, undecided, options).run(len(launch_plan.planned.seeds))
     if options.profile is not None:
         return _on_cluster(launch_plan, options.profile)
     if options.cluster == DEBUG:
         launch_plan = launch_plan.first()
     if options.dry_run:
         launch_plan.show(launch_plan.would_start())
+        _look_ahead(launch_plan)
         return 0
     _ask_first(launch_plan)
-    write_manifest(launch_plan.root, launch_plan.planned, options.command)
+    _write_plan(launch_plan)
     if options.force:
         _set_aside(launch_plan)
     if not launch_plan.to_run:
@@ -169,6 +182,28 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
 def _on_gpu(profile: Profile | None) -> bool:
     """Will the runs have a GPU, there or here?"""
     return bool(visible_gpus()) if profile is None else profile.gpus_per_node > 0
+
+
+def _write_plan(launch_plan: LaunchPlan) -> None:
+    """Record the plan, and print what it does to arms that were planned before."""
+    file = script()
+    made = write_manifest(
+        launch_plan.root, launch_plan.planned, launch_plan.options.command, None if file is None else str(file)
+    )
+    for line in events_of(made):
+        print("\n".join(paragraph(line)))
+
+
+def _look_ahead(launch_plan: LaunchPlan) -> None:
+    """Print what writing this plan would do to arms that were planned before, and which runs would count in no table."""
+    root, label = launch_plan.root, launch_plan.planned.label
+    would = merged(root, launch_plan.planned, launch_plan.options.command)
+    for line in events_of(would):
+        print("\n".join(paragraph(line)))
+    plans = [would, *(manifest for manifest in all_manifests(root) if manifest["label"] != label)]
+    lines = reasons(root, [one for one in orphans(root, plans) if one.label == label])
+    if lines:
+        print("\n".join(lines))
 
 
 def _start_round(launch_plan: LaunchPlan) -> int:
@@ -195,10 +230,11 @@ def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
     preview = Preview(launch_plan, profile)
     if options.dry_run:
         launch_plan.show(preview.text())
+        _look_ahead(launch_plan)
         return 0
     _ask_first(launch_plan)
     disk_check = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
-    write_manifest(launch_plan.root, launch_plan.planned, options.command)
+    _write_plan(launch_plan)
     if options.force:
         _set_aside(launch_plan)
     if not launch_plan.to_run and not queued(launch_plan):

@@ -206,8 +206,11 @@ def mirror_of(runs_root: Path, manifest: schema.Manifest, cell: schema.Cell) -> 
     Raises ValueError for a damaged directory.
     """
     run = RunDirectory(runs_root / cell["run_id"])
-    state, attempts = state_of(run.path), run.attempts()
+    state, (attempts, damaged) = state_of(run.path), run.checked_attempts()
+    wrong = tuple(f"{run.path / schema.ATTEMPTS}, line {number}: damaged, left out" for number in damaged)
     if not attempts:
+        if wrong:
+            raise ValueError(wrong[0])
         return None
     status, config = STATUS.get(state.state, KILLED), from_plain(Config, cell["config"])
     records, problems = _final_records(run, state.state)
@@ -222,7 +225,7 @@ def mirror_of(runs_root: Path, manifest: schema.Manifest, cell: schema.Cell) -> 
         artifacts=_artifacts(run, state.state, with_curves=bool(records)) if status in ENDED else (),
         data=_data_set(config),
         weights=_weights(run.path, config, state) if state.state == schema.DONE else None,
-        problems=problems,
+        problems=(*problems, *wrong),
     )
 
 
