@@ -124,7 +124,7 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
         return distributed.accompany(RunDirectory(root / cell.run_id), config)
     if begun.line:
         print("\n".join(paragraph(begun.line)))
-    fixed = of_fixed(begun, lambda base: [run_id(base)], root)
+    fixed = of_fixed(begun, data.fingerprint, lambda base: [run_id(base)], root)
     for warning in [*warnings({options.baseline: config}), *filter(None, [of_before, fixed])]:
         print("\n".join(paragraph(f"warning: {warning}")))
     if state_of(root / cell.run_id).state != schema.DONE:

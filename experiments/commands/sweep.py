@@ -142,7 +142,10 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
     def planned(seeds: int | None) -> Plan:
         make = partial(plan, sweep, base_name=base_name, preset=begun.preset, seeds=seeds)
         made = with_runs_of_before(make, begun.base, options.place.root)
-        fixed = of_fixed(begun, lambda base: [cell.run_id for cell in make(base).cells()], options.place.root)
+        fingerprint = made.arms[made.baseline].data.fingerprint
+        fixed = of_fixed(
+            begun, fingerprint, lambda base: [cell.run_id for cell in make(base).cells()], options.place.root
+        )
         return replace(made, warnings=(*made.warnings, fixed)) if fixed else made
 
     launch_plan = LaunchPlan.of(planned(options.seeds), options)

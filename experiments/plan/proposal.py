@@ -18,7 +18,7 @@ from experiments.plan.registry import Baseline, baseline_config
 from experiments.store import schema
 from moco.config import Config
 from moco.config.plain import flatten
-from moco.data.catalog import FOLDER, Look, known_by_names, look_at, resolve
+from moco.data.catalog import FOLDER, Look, known_by, known_by_names, look_at
 
 Propose = Callable[[Look, bool], Config]  # the images; whether there is a GPU
 
@@ -89,16 +89,16 @@ def _typed(value: Any) -> str:
     return f"({','.join(map(str, value))})" if isinstance(value, list) else str(value).lower()
 
 
-def of_fixed(begun: Start, runs_of: Callable[[Config], Iterable[str]], root: Path) -> str | None:
+def of_fixed(begun: Start, fingerprint: str, runs_of: Callable[[Config], Iterable[str]], root: Path) -> str | None:
     """What is said of finished runs of the baseline as it was before it looked at the images; None where there are none.
 
-    `runs_of`: the run ids that a base config stands for.
+    `fingerprint`: of the folder, as it was resolved. `runs_of`: the run ids that a base config stands for.
     """
-    if begun.fixed is None:
+    if begun.fixed is None or begun.fixed == begun.base:
         return None
+    data = replace(begun.fixed.data, fingerprint=fingerprint)
     try:
-        data = resolve(begun.fixed.data)
-        candidates = [data] if begun.fixed.data.fingerprint else [known_by_names(data)[0], data]
+        candidates = [data] if known_by(fingerprint) == "names" else [known_by_names(data), data]
         bases = [replace(begun.fixed, data=each) for each in candidates]
         found = [(base, count) for base in bases if (count := _finished(root, runs_of(base)))]
     except ValueError:  # the fixed config does not go with these images or this sweep: it has no runs
@@ -107,7 +107,7 @@ def of_fixed(begun: Start, runs_of: Callable[[Config], Iterable[str]], root: Pat
         return None
     base, count = found[0]
     to_set = [each for each in settings(begun.fixed, begun.base) if not each.startswith("data.root=")]
-    if base.data.fingerprint != data.fingerprint:
+    if base.data.fingerprint != fingerprint:
         to_set.append(f"data.fingerprint={base.data.fingerprint}")
     runs = "1 finished run" if count == 1 else f"{count} finished runs"
     return (

@@ -199,11 +199,14 @@ def folder_listing(data: Data) -> Listing:
     return listing
 
 
-def known_by_names(data: Data) -> tuple[Data, int]:
-    """Of resolved data of `folder`: the same as configs had it when only names and sizes were compared, and the moment when a
-    file last changed, in nanoseconds since 1970."""
-    listing = list_folder(_folder_of(data), compare="names")
-    return replace(data, fingerprint=listing.fingerprint), listing.contents().changed_ns
+def known_by_names(data: Data) -> Data:
+    """Of resolved data of `folder`: the same as configs had it when only names and sizes were compared."""
+    return replace(data, fingerprint=list_folder(_folder_of(data), compare="names").fingerprint)
+
+
+def last_change_ns(data: Data) -> int:
+    """When a file that such data hold last changed, in nanoseconds since 1970."""
+    return list_folder(_folder_of(data), compare="names").contents().changed_ns
 
 
 def look_at(data: Data) -> Look:

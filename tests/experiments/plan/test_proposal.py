@@ -136,17 +136,17 @@ def test_finished_runs_of_before_are_named_with_the_settings_that_make_them(
     begun = start("folder", given, gpu=False)
     fixed = apply(folder(), given)
     data = resolve(fixed.data)
-    old = replace(fixed, data=known_by_names(data)[0] if by_names else data)
+    old = replace(fixed, data=known_by_names(data) if by_names else data)
 
     def run_ids(base: Config) -> list[str]:
         return [run_id(replace(base, data=resolve(base.data)))]
 
-    assert of_fixed(begun, run_ids, runs) is None
+    assert of_fixed(begun, data.fingerprint, run_ids, runs) is None
     run = RunDirectory(runs / run_id(old))
     create(run, old)
-    assert of_fixed(begun, run_ids, runs) is None, "it has not finished"
+    assert of_fixed(begun, data.fingerprint, run_ids, runs) is None, "it has not finished"
     (run.path / schema.RESULTS).write_text("{}")
-    said = of_fixed(begun, run_ids, runs)
+    said = of_fixed(begun, data.fingerprint, run_ids, runs)
     assert said is not None
     assert said.startswith(
         "1 finished run of this baseline as it was before it looked at the images do not count here; "
