@@ -158,6 +158,10 @@ def carry_out(search: Search, options: SearchOptions, workers: Workers | None = 
         print("\n".join(paragraph(planned.proposal)))
     address = address_of(options.storage, nodes=options.profile is not None)
     path = record_path(options.place.root, planned.label)
+    for label, to_set in planned.of_before.items():
+        if record_path(options.place.root, label).exists() and not path.exists():
+            text = f"warning: the search {label} is of before the images were looked at or compared by their contents; "
+            print("\n".join(paragraph(f"{text}--set {to_set} goes on with it, comparing names and sizes only")))
     record = _record(planned, path, options, address)
     if options.confirm is not None:
         return confirm(record, options.confirm, options)
