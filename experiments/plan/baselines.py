@@ -126,7 +126,8 @@ def for_images(look: Look, gpu: bool) -> Config:
     them or less.
 
     Source: ours. On 4,500 CIFAR-10 images as JPEG (validation, n = 2, one CPU, 40 epochs): kNN (k = 20) 42.8, linear 43.7;
-    untrained 26.1 and 31.0. v1's views instead of v2's: 36.1 where these have 40.3 at 15 epochs. On a GPU: not measured.
+    untrained 26.1 and 31.0. v1's views instead of v2's: 36.1 where these have 40.3 at 15 epochs. On a GPU: not measured; the
+    learning rate for a batch is that of MoCo v1 (arXiv:1911.05722, section 4.1).
     """
     side = _image_side(look.side, (32, 64, 96, 128) if gpu else (32, 64))
     batch = min(256 if gpu else 64, max(16, _power_of_two(look.images / 4)))
@@ -140,7 +141,7 @@ def for_images(look: Look, gpu: bool) -> Config:
         key_encoder=Momentum(0.99, shuffle=True),
         negatives=Queue(min(65_536, max(16, _power_of_two(look.images / 8)))),
         loss=InfoNCE(0.07),
-        optim=SGD(lr=0.06 * batch / 64, weight_decay=5e-4, schedule=Cosine()),
+        optim=SGD(lr=0.03 * batch / 256 if gpu else 0.06 * batch / 64, weight_decay=5e-4, schedule=Cosine()),
         train=Train(epochs=min(400, max(10, epochs)), batch_size=batch),
     )
 
