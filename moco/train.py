@@ -7,6 +7,7 @@ passed over with a warning, and without a sound one the run starts afresh. The f
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -20,6 +21,7 @@ from moco.config.plain import run_id, to_plain
 from moco.data import load
 from moco.data.catalog import check_labels
 from moco.data.loader import Batch
+from moco.data.seen import Seen
 from moco.data.splits import ImageData
 from moco.errors import Diverged
 from moco.evaluation.pauses import Progress, Stopped
@@ -27,6 +29,7 @@ from moco.evaluation.readouts import curves, final_values, validation_values
 from moco.trainer import Trainer, choose_device, uncompiled
 
 CHECKPOINT, PREVIOUS, ENCODER = "checkpoint.pt", "checkpoint.previous.pt", "encoder.pt"
+IMAGES = "images.json"
 READOUTS = "readouts.pt"  # of final readouts that were stopped: what they had
 __all__ = ["CHECKPOINT", "ENCODER", "PREVIOUS", "READOUTS", "Diverged", "Record", "Resumed", "train"]
 
@@ -55,8 +58,10 @@ def never() -> bool:
 
 
 def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> Iterator[Record | Resumed]:
-    """Train, evaluate, leave `encoder.pt`. `stop` is asked after each step, and between the parts and epochs of the final
-    readouts: True saves and ends the iteration early.
+    """Train, evaluate, leave `encoder.pt`, and `images.json` for a set of image files (`moco.data.seen`).
+
+    `stop` is asked after each step, and between the parts and epochs of the final readouts: True saves and ends the
+    iteration early.
 
     In each of a run's several processes (`moco.distributed.group`) it yields the same, and `stop` must give the same answer
     (`moco.distributed.agree`); rank 0 writes the files.
@@ -67,6 +72,8 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> It
     started = time.monotonic()
     check_labels(config)
     data = load(config.data, LOGGER.warning)
+    if data.seen is not None and distributed.rank() == 0:
+        write_images(run_dir / IMAGES, data.seen)
     trainer = Trainer(config, data, choose_device(config.train.device))
     kept = run_dir / CHECKPOINT, run_dir / PREVIOUS
     if distributed.agree(any(map(os.path.lexists, kept))):  # a shared disk may show it here later than there
@@ -81,6 +88,13 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> It
     yield from loop.run()
     if trainer.step == trainer.total_steps:
         yield from loop.finish(run_dir / ENCODER)
+
+
+def write_images(path: Path, seen: Seen) -> None:
+    """What happened to the image files, as JSON; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(seen.plain(), indent=1) + "\n")
+    temporary.replace(path)
 
 
 @dataclass

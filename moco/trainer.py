@@ -131,7 +131,7 @@ class Trainer:
         """Steps in which a queue is renewed; an epoch without a queue."""
         negatives = self.config.negatives
         if isinstance(negatives, Queue):
-            return -(-negatives.size // self.config.train.batch_size)
+            return -(-negatives.size // (self.config.train.batch_size * (2 if negatives.shared else 1)))
         return self.batches.steps_per_epoch
 
     def _probe(self, data: ImageData) -> Tensor:

@@ -32,6 +32,7 @@ from experiments.store.journal import RESUMED_AT, add_line, last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import handling, this_process
 from moco.errors import Diverged, PeerFailed, PeerLost
+from moco.evaluation.hits import hits_of
 
 if TYPE_CHECKING:
     from moco.train import Record
@@ -215,6 +216,8 @@ class _Attempt:
                     self.status["step"] = item.step
                     LOGGER.info("resumed after step %d", item.step)
                 else:
+                    # Before the record that ends the run: a run that is done has its hits, or never had any.
+                    self.run.add_hits(hits_of(item.values))
                     self._append(journal, self._line(item), sync=self._sync_due(item))
                     self._update_status(item)
 

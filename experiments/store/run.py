@@ -6,7 +6,7 @@ import fcntl
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -30,7 +30,7 @@ from experiments.store.files import (
     warn_once,
 )
 from experiments.store.journal import Record, read_journal
-from experiments.store.records import problem, read_record
+from experiments.store.records import checked, problem, read_record
 from experiments.store.states import heartbeat_age, lock_is_held, this_process
 
 RUNS_VARIABLE = "MOCO_RUNS"
@@ -135,6 +135,26 @@ class RunDirectory:
     def checked_results(self) -> schema.Results | None:
         """Raises Damaged."""
         return read_record(schema.Results, self.path / schema.RESULTS)
+
+    def hits(self) -> dict[str, schema.Hits]:
+        """Readout -> which test images it got right; empty for an older run. Raises ValueError for a damaged file."""
+        path = self.path / schema.HITS
+        found = read_json(path)
+        if found is None and not path.exists():
+            return {}
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}: damaged, not a JSON object")
+        return {name: checked(schema.Hits, value, f"{path}, {name}") for name, value in found.items()}
+
+    def add_hits(self, new: Mapping[str, Mapping[str, Any]]) -> None:
+        """Beside those of other readouts, the file replaced as a whole. A damaged file is replaced by the new ones alone."""
+        if not new:
+            return
+        try:
+            old = self.hits()
+        except ValueError:
+            old = {}
+        replace_json(self.path / schema.HITS, {**old, **new}, sync=True)
 
     def attempts(self) -> list[schema.Attempt]:
         """Damaged lines are left out and named on standard error. Raises ValueError for a file that cannot be read."""

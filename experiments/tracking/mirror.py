@@ -24,6 +24,7 @@ from typing import Any
 
 from experiments.state.state import RunState, state_of
 from experiments.store import metrics, schema
+from experiments.store.images import images_line
 from experiments.store.journal import read_journal
 from experiments.store.run import RunDirectory
 from experiments.store.states import device_seconds
@@ -288,6 +289,7 @@ def _tags(
         "moco.commit": start.get("commit"),
         "moco.uncommitted": start.get("uncommitted"),
         "moco.hardware": start.get("hardware"),
+        "moco.images": images_line(run),
         "moco.job": start.get("job"),
         **_spent(run, state, attempts),
         "moco.study": manifest.get("study"),
@@ -365,7 +367,7 @@ def _data_set(config: Config) -> DataSet:
 # A process that follows a sweep reads it every few seconds, beside the training. So a directory is read again only when
 # one of these files has changed. The journal of a running run is not among them: only what is before its last checkpoint
 # is shown.
-WHILE_IT_RUNS = (schema.CONFIG, schema.ATTEMPTS, schema.CHECKPOINT)
+WHILE_IT_RUNS = (schema.CONFIG, schema.ATTEMPTS, schema.CHECKPOINT, schema.IMAGES)
 AT_REST = (*WHILE_IT_RUNS, schema.JOURNAL, schema.HEARTBEAT, schema.ENCODER, *schema.RUN_ARTIFACTS)
 
 
