@@ -265,8 +265,17 @@ def examine(root: Path, out: Path, chosen: Sequence[Verb], count: int, seed: int
     shutil.copytree(root, pristine, symlinks=True)
 
     def restore() -> None:
-        shutil.rmtree(root)
-        shutil.copytree(pristine, root, symlinks=True)
+        """MLflow's database stays: a connection of this process is open on it."""
+        for path in root.iterdir():
+            if not path.name.startswith("mlflow"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in pristine.iterdir():
+            if path.name.startswith("mlflow"):
+                continue
+            if path.is_dir():
+                shutil.copytree(path, root / path.name, symlinks=True)
+            else:
+                shutil.copy2(path, root / path.name)
 
     sound = {}
     for verb in chosen:
