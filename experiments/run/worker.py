@@ -267,6 +267,7 @@ class _Attempt:
         if records := metrics.unshipped(groups["test"]):
             results["metrics"] = records
         replace_json(self.run.path / schema.RESULTS, results, sync=True)
+        (self.run.path / schema.STOPPED_READOUTS).unlink(missing_ok=True)  # of an attempt that was killed at its end
         self.status["step"] = self.status["total_steps"]
         readouts = ", ".join(f"{k} {groups['test'][k]:.1f}" for k in schema.READOUTS if k in groups["test"])
         LOGGER.info("done in %.1f s: %s", seconds, readouts)
