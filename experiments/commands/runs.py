@@ -18,6 +18,7 @@ from experiments.run import distributed
 from experiments.state.find import find
 from experiments.state.state import state_of
 from experiments.store import schema
+from experiments.store.images import images_line
 from experiments.store.metrics import PROTOCOLS
 from experiments.store.run import Busy, RunDirectory, runs_root
 from experiments.tracking.lookup import run_id_of
@@ -103,19 +104,26 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
     from dataclasses import replace
 
     from experiments.launch.launch import Launch
+    from experiments.plan.by_names import choose
     from experiments.plan.sweep import check_sizes, warnings
-    from moco.config import check_processes
+    from moco.config import Data, check_processes
+    from moco.config.plain import run_id
     from moco.data.catalog import resolve
 
     distributed.adopt_step()
     config, _ = base_configs(options.baseline, options.set)
-    config = replace(config, data=resolve(config.data))
+
+    def run_ids(data: Data) -> list[str]:
+        return [run_id(replace(config, data=data))]
+
+    data, of_before = choose(resolve(config.data), run_ids, runs_root())
+    config = replace(config, data=data)
     check_sizes(options.baseline, config)
     check_processes(config, distributed.size())
     cell, root = make_cell(options.baseline, config.train.seed, config), runs_root()
     if distributed.rank():
         return distributed.accompany(RunDirectory(root / cell.run_id), config)
-    for warning in warnings({options.baseline: config}):
+    for warning in [*warnings({options.baseline: config}), *([of_before] if of_before else [])]:
         print("\n".join(paragraph(f"warning: {warning}")))
     if state_of(root / cell.run_id).state != schema.DONE:
         launch = Launch(root, options.baseline, [cell], command)
@@ -140,7 +148,10 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
 def _print_results(cell: Cell, root: Path) -> None:
     from experiments.evaluate.verb import print_readouts
 
-    results = RunDirectory(root / cell.run_id).results() or schema.Results()
+    run = RunDirectory(root / cell.run_id)
+    if line := images_line(run):
+        print("\n".join(paragraph(line)))
+    results = run.results() or schema.Results()
     print_readouts({f"test/{name}": value for name, value in results.get("test", {}).items()})
     print(f"done in {results.get('seconds', 0.0):.1f} s  {root / cell.run_id}")
 

@@ -35,6 +35,7 @@ from experiments.store.journal import last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import host
 from moco.config import Config, Data
+from moco.evaluation.hits import hits_of
 
 if TYPE_CHECKING:
     from moco.data.splits import ImageData
@@ -51,7 +52,8 @@ class ProtocolReadouts:
     """The readouts of one protocol.
 
     values: names as in the journal; percent where the name says top1, map or recall; None where it does not exist.
-    by_epoch: the curves of protocols that train. device: as the config names it.
+    by_epoch: the curves of protocols that train. device: as the config names it. A top-1 of the test split may be a
+    `moco.evaluation.hits.TopOne`, whose hits are then stored too.
     """
 
     values: dict[str, float | None]
@@ -210,6 +212,7 @@ def add_readouts(
     with run.locked(PATIENCE):
         if run.results() is None or _stamp(run) != stamp:
             raise ValueError(f"{run.path}: was trained anew while it was judged; nothing was added")
+        run.add_hits(hits_of(evaluation.values))
         has = {(record["step"], name) for record in run.records() for name in record["values"]}
         with run.journal() as journal:
             for line in lines(run, evaluation, protocols):

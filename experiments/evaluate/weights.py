@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.plan.overrides import no_such_field, parse
+from experiments.plan.overrides import no_such_field
 from experiments.store import schema
 from moco.config import Classifier, Config, Head, ResNet, ViT
 from moco.config.kinds import type_hints
 from moco.config.plain import from_plain
+from moco.config.text import parse
 
 if TYPE_CHECKING:
     from moco.encoders import Encoder

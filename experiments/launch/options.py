@@ -87,6 +87,7 @@ class LaunchOptions:
     wait: bool = False
     max_gpu_hours: float | None = None
     calibrate: bool = False
+    look: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_adaptive()
