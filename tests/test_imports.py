@@ -47,7 +47,7 @@ OUTSIDE: dict[str, set[str]] = {
     "moco.data.builtin": {"torch", "sklearn", "numpy"},
     "moco.transfer.scores": {"torch", "numpy", "pycocotools"},
     "moco.weights": {"torch", "torchvision", "safetensors"},
-    "slurm": {"submitit"},
+    "slurm": set(),
     "experiments": {"rich"},
     "experiments.store": set(),
     "experiments.store.summary": {"scipy"},  # Student's t, imported when an interval is asked for

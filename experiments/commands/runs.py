@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from experiments.launch.grid import paragraph
-from experiments.launch.options import INTERRUPTED
+from experiments.launch.options import INTERRUPTED, add_cluster_set
 from experiments.plan.overrides import base_configs
 from experiments.plan.parser import AddVerb, add_set
 from experiments.plan.registry import baselines
@@ -65,6 +65,7 @@ def register(add: AddVerb) -> None:
     again.add_argument(
         "--cluster", metavar="NAME", help="a Slurm profile that judges the runs of a sweep (default: here)"
     )
+    add_cluster_set(again)
     again.add_argument("--max-parallel", type=int, metavar="N", help="of a sweep, runs at a time; on a cluster, jobs")
     again.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the run was trained)")
     again.formatter_class, again.epilog = argparse.RawDescriptionHelpFormatter, _protocols()

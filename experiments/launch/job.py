@@ -37,7 +37,7 @@ def work(path: str) -> str:
     """The function of a job. Returns the state of the run (FOLLOWED on ranks above 0); raises RunFailed with its reason."""
     signal.signal(
         signal.SIGUSR2, signal.SIG_IGN
-    )  # instead of submitit's handler, which would act between two bytecodes
+    )  # until the worker has its own handler: the default would end the process
     distributed.adopt_step()
     run = RunDirectory(Path(path))
     if distributed.rank():

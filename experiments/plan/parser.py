@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from experiments.store.secrets import without_secrets
+
 
 class Parser(argparse.ArgumentParser):
     """Prints an error in one line, without the usage."""
@@ -38,10 +40,10 @@ def add_set(to: argparse.ArgumentParser) -> None:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command that was given, as one types it at the top of the checkout."""
+    """The command that was given, as one types it at the top of the checkout, without the passwords in it."""
     script = Path(sys.argv[0])
     shown = f"{script.parent.name}/{script.name}" if script.parent.name == "sweeps" else script.name
-    return shlex.join(["python", shown, *arguments])
+    return shlex.join(["python", shown, *map(without_secrets, arguments)])
 
 
 def run_quietly_past_reader(command: Callable[[], int]) -> int:
