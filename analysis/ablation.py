@@ -10,6 +10,7 @@ import polars as pl
 
 from analysis.claims import evaluate_claim
 from analysis.factors import crossed
+from analysis.images import OverImages, over_images
 from analysis.power import advise
 from analysis.seal import inputs, note
 from analysis.stats import Comparison, compare, correct
@@ -63,6 +64,13 @@ def _row(manifest: Manifest, arm: str, cells: Cells, comparison: Comparison | No
     )
 
 
+def _over_images(row: Row, parts: Mapping[str, Cells], baseline: str, metric: str) -> OverImages | None:
+    """None also for a sequential comparison: an interval that holds wherever one stops is not known over images."""
+    if row.comparison is None or row.comparison.sequential:
+        return None
+    return over_images(parts[row.arm], parts[baseline], metric)
+
+
 def undecided(table: Table) -> list[str]:
     """The arms that are not told apart from the baseline."""
     arms = [row for row in table.rows if row.role == "arm"]
@@ -86,6 +94,7 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
     values = {arm: by_seed(part, metric) for arm, part in parts.items()}
     comparisons = _comparisons(manifest, values, sequential)
     rows = tuple(_row(manifest, arm, parts[arm], comparisons.get(arm)) for arm in order)
+    rows = tuple(replace(row, over_images=_over_images(row, parts, manifest["baseline"], metric)) for row in rows)
     claim = evaluate_claim(manifest, values) if metric == manifest["metric"] else None
     table = ShownTable(
         label=manifest["label"],

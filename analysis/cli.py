@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from analysis.parser import TABLE_SUFFIXES, parser
+from analysis.parser import PROG, TABLE_SUFFIXES, parser
 from analysis.style import FIGURE_FORMATS
 from experiments.store.run import runs_root
 
@@ -254,9 +254,9 @@ VERBS: Final[dict[str, Callable[[Arguments], int]]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run a command line and return the exit code; a user's mistake is one line on stderr and code 2."""
-    arguments = parser().parse_args(argv)
+    arguments = parser(prog).parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
     try:

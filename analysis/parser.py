@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from analysis.style import FIGURE_FORMATS
 from experiments.store import schema
@@ -22,13 +22,20 @@ class OneLineParser(argparse.ArgumentParser):
     `experiments.plan.parser` has another one, since the two commands print different sentences.
     """
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.summaries: dict[str, str] = {}  # of a parser with verbs: verb -> what it does, in the order of `--help`
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def parser() -> argparse.ArgumentParser:
+PROG = "python -m analysis"
+
+
+def parser(prog: str = PROG) -> OneLineParser:
     main = OneLineParser(
-        prog="python -m analysis",
+        prog=prog,
         description="From a sweep's runs to an answer.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = main.add_subparsers(dest="verb", required=True, metavar="table|plot|report|power|decide|verify|search")
 
     def verb(name: str, summary: str, detail: str) -> argparse.ArgumentParser:
-        made = _verb(verbs, name, summary, detail)
+        made = _verb(main, verbs, name, summary, detail)
         count = "?" if name == "report" else None
         made.add_argument("sweep", metavar="SWEEP", nargs=count, help="name or label of a sweep")
         made.add_argument("--out", metavar="FILE", type=Path, help="write here; a missing folder is made")
@@ -90,11 +97,14 @@ def parser() -> argparse.ArgumentParser:
         help="link the cells to this MLflow server; by default $MLFLOW_TRACKING_URI, "
         "or the UI of these runs if it is up",
     )
-    _add_answers(verbs)
+    _add_answers(main, verbs)
     return main
 
 
-def _verb(verbs: argparse._SubParsersAction[OneLineParser], name: str, summary: str, detail: str) -> OneLineParser:
+def _verb(
+    main: OneLineParser, verbs: argparse._SubParsersAction[OneLineParser], name: str, summary: str, detail: str
+) -> OneLineParser:
+    main.summaries[name] = summary
     return verbs.add_parser(
         name,
         help=summary,
@@ -105,10 +115,11 @@ def _verb(verbs: argparse._SubParsersAction[OneLineParser], name: str, summary: 
     )
 
 
-def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
+def _add_answers(main: OneLineParser, verbs: argparse._SubParsersAction[OneLineParser]) -> None:
     """The verbs that answer in lines or in JSON."""
 
     power = _verb(
+        main,
         verbs,
         "power",
         "how many seeds more, and what they cost, for each arm that is not told apart",
@@ -116,6 +127,7 @@ def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
     )
     power.add_argument("--power", type=float, default=0.8, metavar="P", help="chance to see the difference (0.8)")
     decide = _verb(
+        main,
         verbs,
         "decide",
         "which arms are told apart from the baseline, and what became of the claim",
@@ -126,12 +138,14 @@ def _add_answers(verbs: argparse._SubParsersAction[OneLineParser]) -> None:
         made.add_argument("--readout", metavar="NAME", help="what to compare, by default the sweep's metric")
         made.add_argument("--json", action="store_true", help="for programs")
     check = _verb(
+        main,
         verbs,
         "verify",
         "does a table still say what the runs say?",
         "Hold the seal of a table (.md, .csv, .tex, .html) against the runs, and name what has changed.",
     )
     trials = _verb(
+        main,
         verbs,
         "search",
         "the best trials of a search, and its figures",

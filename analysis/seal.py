@@ -51,6 +51,8 @@ def numbers(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         if (c := row.comparison) is not None:
             of_arm |= {"difference": [c.difference, c.low, c.high, c.n], "verdict": c.verdict}
             of_arm |= {"p": [c.p, c.p_holm, c.p_t, c.p_t_holm]}
+        if (over := row.over_images) is not None:
+            of_arm |= {"over_images": [over.low, over.high, over.seeds, over.images]}
         made[row.arm] = {name: _rounded(value) for name, value in of_arm.items()}
     return made
 

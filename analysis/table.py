@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import polars as pl
 
+from analysis.images import OverImages
 from analysis.stats import Comparison
 from experiments.store import metrics, schema
 from experiments.store.summary import Summary
@@ -115,6 +116,7 @@ class Row:
     published: float | None  # percent
     seconds_mean: float | None
     members: tuple[Member, ...] = ()  # in the order of the seeds
+    over_images: OverImages | None = None  # the same difference over seeds and test images; None without their hits
 
     @property
     def unfinished(self) -> Mapping[str, int]:

@@ -12,8 +12,9 @@ from analysis.stats import EXACT_UP_TO, MONTE_CARLO_DRAWS, SEEDS_TO_CLAIM, Compa
 from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
 from experiments.store import schema
 from experiments.store.durations import in_words
+from experiments.store.images import ONLY_NAMES, known_by_names
 from experiments.store.schema import Manifest
-from experiments.store.summary import Summary
+from experiments.store.summary import LEVEL, Summary
 
 MOST_PAIRS: Final = 1000  # paired seeds; advice gives no larger number
 NOTHING = "—"
@@ -219,6 +220,23 @@ def _where(arms: Iterable[str]) -> str:
     return listing([f"{arm} x{n}" if n > 1 else arm for arm, n in Counter(arms).items()], 4)
 
 
+def interval(low: float, high: float) -> str:
+    """`[+0.4, +2.0]`, with a second decimal where a bound that is not 0 would be printed as 0."""
+    digits = 2 if 0 < min(abs(low), abs(high)) < 0.05 else 1
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def _which_images(rows: Sequence[Row]) -> str | None:
+    """What the two intervals are about, where there are two."""
+    found = [row.over_images for row in rows if row.over_images]
+    if not found:
+        return None
+    return (
+        f"The difference's own interval, and every claim, is about other seeds on these {found[0].images:,} test images; "
+        f"the one over seeds and images is about other images, too (crossed random effects, {100 * LEVEL:g} %, for one arm)"
+    )
+
+
 def _method(rows: Sequence[Row], metric: str) -> str:
     family = [row.comparison for row in rows if row.comparison and row.role == "arm"]
     difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
@@ -254,6 +272,16 @@ def _partial(rows: Sequence[Row], metric: str) -> list[str]:
     return lines
 
 
+def image_lines(manifest: Manifest, done: pl.DataFrame) -> list[str]:
+    """What happened to the image files, each line once, and whether the folder's contents were compared."""
+    lines = [line[:1].upper() + line[1:] for line in done["images"].unique(maintain_order=True) if line]
+    lines = [
+        *lines[:LISTED],
+        *([f"And {len(lines) - LISTED} more, in {schema.IMAGES} of each run"] if len(lines) > LISTED else []),
+    ]
+    return [*lines, *([ONLY_NAMES] if known_by_names(cell["config"] for cell in manifest["cells"]) else [])]
+
+
 def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: str) -> tuple[str, ...]:
     """Footnotes: method, what is unfinished, what is mixed, where the published numbers are from, what was damaged."""
     done = cells.filter(state=schema.DONE)
@@ -263,6 +291,7 @@ def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: 
     published = any(row.published is not None for row in rows)
     lines: list[str | None] = [
         _method(rows, metric),
+        _which_images(rows),
         f"{schema.RANDOM_INIT}: the encoder before any training, what each readout gives for free"
         if untrained
         else None,
@@ -274,6 +303,7 @@ def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: 
         f"Published: {manifest['published_source']}. The scale differs: compare the shape, not the height"
         if published
         else None,
+        *image_lines(manifest, done),
         f"{count(damaged, 'damaged file')} left out, named when the table was made" if damaged else None,
     ]
     return tuple(line.rstrip(".") + "." for line in lines if line)

@@ -10,28 +10,36 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from experiments.commands import benchmark, control, doctor, runs, search, state, tracking, transfer
+from experiments.commands import arms, benchmark, control, doctor, look, runs, search, state, tracking, transfer
 from experiments.plan.parser import Parser, run_quietly_past_reader
 from experiments.run.distributed import standard_error
 
+FAMILIES = (runs, look, state, arms, control, doctor, tracking, search, benchmark, transfer)
+PROG = "python -m experiments"
 
-def parser() -> Parser:
+
+def parser(prog: str = PROG) -> Parser:
     result = Parser(
-        prog="python -m experiments",
+        prog=prog,
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = result.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser).add_parser
+    verbs = result.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
 
-    for family in (runs, state, control, doctor, tracking, search, benchmark, transfer):
+    def add(name: str, *, help: str, allow_abbrev: bool, description: str | None = None) -> Parser:
+        result.summaries[name] = help
+        made: Parser = verbs.add_parser(name, help=help, allow_abbrev=allow_abbrev, description=description)
+        return made
+
+    for family in FAMILIES:
         family.register(add)
     return result
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], prog: str = PROG) -> int:
     try:
-        options = parser().parse_args(arguments)
+        options = parser(prog).parse_args(arguments)
         command = shlex.join(["python", "-m", "experiments", *arguments])
         return run_quietly_past_reader(lambda: options.run(options, command))
     except ValueError as error:

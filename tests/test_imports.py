@@ -21,6 +21,7 @@ OURS: dict[str, set[str]] = {
     "moco.methods": {"moco.config"},
     "slurm": set(),
     "experiments": {"experiments", "moco.data.catalog"},  # the front door, and `python -m experiments`
+    "experiments.console": {"experiments", "analysis"},  # `moco VERB`, for the verbs of both
     "experiments.store": set(),
     "experiments.plan": {"experiments.store", "moco.config", "moco.methods", "moco.data.catalog"},
     "experiments.run": {"experiments.store", "experiments.plan", "experiments.run.cluster", "moco"},
@@ -46,9 +47,10 @@ OUTSIDE: dict[str, set[str]] = {
     "moco.methods": set(),
     "moco.data.builtin": {"torch", "sklearn", "numpy"},
     "moco.transfer.scores": {"torch", "numpy", "pycocotools"},
-    "moco.weights": {"torch", "torchvision", "safetensors"},
+    "moco.weights": {"torch", "torchvision", "safetensors", "numpy"},
     "slurm": set(),
     "experiments": {"rich"},
+    "experiments.evaluate.look": {"jinja2", "torch", "sklearn", "numpy", "pyarrow", "PIL"},  # a page of pictures
     "experiments.store": set(),
     "experiments.store.summary": {"scipy"},  # Student's t, imported when an interval is asked for
     "experiments.plan": set(),

@@ -44,6 +44,16 @@ def counts(states: Iterable[RunState]) -> str:
     return ", ".join(f"{found[name]} {name}" for name in order if found[name]) or "none"
 
 
+def described(entries: Mapping[str, str], indent: str = "") -> list[str]:
+    """Names with what they are, in two columns, wrapped to the width of the terminal."""
+    width = len(indent) + max(map(len, entries), default=0) + 2
+    lines = []
+    for name, what in entries.items():
+        first, *rest = paragraph(what, " " * width)
+        lines += [f"{indent}{name}".ljust(width) + first[width:], *rest]
+    return lines
+
+
 def paragraph(text: str, indent: str = "") -> list[str]:
     """Lines of the text, wrapped to the width of the terminal, or to 80 columns without one."""
     width = shutil.get_terminal_size((80, 24)).columns

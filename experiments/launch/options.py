@@ -8,11 +8,11 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.run.cluster import Profile, load_profile, profile_names
+from experiments.store.named import nearest
 from experiments.store.run import runs_root
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def cluster_profile(name: str, here: tuple[str, ...] = (LOCAL,), settings: Seque
         return None
     clusters = [*here, *profile_names()]
     if name not in clusters:
-        near = get_close_matches(name, clusters, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(name, clusters)
+        meant = f"; did you mean {near}?" if near else ""
         raise ValueError(f"--cluster {name}: no such cluster; there are {', '.join(clusters)}{meant}")
     return load_profile(name, settings)
 
@@ -123,6 +123,7 @@ class LaunchOptions:
     max_gpu_hours: float | None = None
     calibrate: bool = False
     cluster_settings: tuple[str, ...] = ()  # of --cluster-set; `profile` has them already
+    look: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_adaptive()

@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
 import experiments.plan
+from experiments.store.named import nearest
 from moco.config import Config
 
 Baseline = Callable[[], Config]
@@ -53,7 +53,7 @@ def baseline_config(name: str) -> Config:
     """The config of that name. Raises ValueError that names what exists."""
     known = baselines()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        meant = f"; did you mean {close[0]}?" if close else ""
+        near = nearest(name, known)
+        meant = f"; did you mean {near}?" if near else ""
         raise ValueError(f"baseline {name}: no such baseline, there are {', '.join(known)}{meant}")
     return known[name]()

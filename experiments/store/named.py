@@ -31,6 +31,13 @@ def names(known: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def nearest(text: str, choices: Iterable[str]) -> str | None:
-    """The choice that was probably meant; None if none is similar."""
-    near = difflib.get_close_matches(text, list(choices), n=1)
+    """The choice that was probably meant: the one that begins so, else the one that is similar.
+
+    None if none is similar, and if several begin so (but for longer names of the first), since nothing tells which.
+    """
+    known = list(choices)
+    begin = sorted((choice for choice in known if text and choice.startswith(text)), key=len)
+    if begin and all(choice.startswith(begin[0]) for choice in begin):
+        return begin[0]
+    near = [] if begin else difflib.get_close_matches(text, known, n=1)
     return near[0] if near else None
