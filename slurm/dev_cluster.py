@@ -203,6 +203,8 @@ class DevCluster:
                     os.kill(pid, wanted)
             with suppress(ValueError):
                 self._until(lambda: not self.processes(), "an end", 10.0)
+        if self.accounting is not None and self.accounting.database is not None:
+            self.accounting.database.wait()
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -302,6 +304,7 @@ class Accounting:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data, self.database_port = folder, folder / "database", 0
+        self.database: subprocess.Popen[bytes] | None = None  # where this process has started it
 
     def write(self, port: int, database_port: int) -> str:
         """Write its own files; returns the lines for slurm.conf."""
@@ -338,7 +341,7 @@ class Accounting:
         flags += [f"--{flag}={self.folder / name}" for flag, name in files.items()]
         program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"  # an ordinary user's PATH may lack it
         with (self.folder / "mariadbd.log").open("w") as log:
-            subprocess.Popen(
+            self.database = subprocess.Popen(
                 [program, *DATABASE_FLAGS, *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -25,6 +25,7 @@ def script(submission: Submission, count: int, *, behind: Sequence[str] = (), nu
     """The text for an array of `count` elements, the one of that number in the submission; `behind`: arrays to wait for."""
     folder, profile = submission.folder, submission.profile
     elements = min(count, max_array_size())
+    file = shlex.quote(str(folder / f"{number}.json"))
     id = "%A_%a" if elements > 1 else "%j"
     options: dict[str, str] = {
         **profile.options(),
@@ -51,11 +52,12 @@ def script(submission: Submission, count: int, *, behind: Sequence[str] = (), nu
             "",
             "# setup",
             *map(_must_see, submission.needs),
-            *profile.setup,
+            *_watched(profile.setup),
             *_exports(submission),
             "",
             "# command",
-            " ".join([*_srun(submission, id), *_python(submission), shlex.quote(str(folder / f"{number}.json"))]),
+            " ".join([*_srun(submission, id), *_python(submission), file]),
+            *_ending(submission, file),
             "",
         ]
     )
@@ -66,6 +68,20 @@ def _export(wanted: str, secret: Mapping[str, str]) -> str:
     if not secret or wanted.split(",")[0] == "ALL":
         return wanted
     return ",".join([*(name for name in wanted.split(",") if name not in ("NONE", "NIL")), *secret])
+
+
+def _watched(setup: Sequence[str]) -> list[str]:
+    """The lines of the profile. One that fails does not end the job, as it may not matter; if the run cannot begin, it is
+    named."""
+    note = """trap 'failed="${failed:-$BASH_COMMAND (exit code $?)}"' ERR"""
+    return [note, *setup, "trap - ERR"] if setup else []
+
+
+def _ending(submission: Submission, file: str) -> list[str]:
+    """After the work: what failed before it, and what is left to record of an end that the work could not record itself."""
+    said = ['  test -z "$failed" || echo "setup failed: $failed"'] if submission.profile.setup else []
+    record = [f"  {' '.join(_python(submission))} {file} --after $code"] if submission.afterwards else []
+    return ["code=$?", "if test $code -ne 0; then", *said, *record, "fi", "exit $code"] if said or record else []
 
 
 def _srun(submission: Submission, id: str) -> list[str]:

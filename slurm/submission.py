@@ -29,6 +29,7 @@ class Submission:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: Sequence[Path] = ()
     behind: Sequence[str] = ()
+    afterwards: str | None = None  # a module that is run on the node, with the path and the log, where work ends badly
     only_if: str | None = None  # a job that must succeed first; if it fails, Slurm removes these from the queue
 
     @property

@@ -115,7 +115,8 @@ def _send(submission: Submission, work: str, paths: Sequence[str], behind: Seque
     submission.folder.mkdir(parents=True, exist_ok=True)
     name = f"{submission.name}.{number}" if number else submission.name
     file = submission.folder / f"{number}.json"
-    file.write_text(json.dumps({"name": name, "work": work, "paths": list(paths)}), encoding="utf-8")
+    chunk = {"name": name, "work": work, "paths": list(paths), "afterwards": submission.afterwards}
+    file.write_text(json.dumps(chunk), encoding="utf-8")
     text = script(submission, len(paths), behind=behind, number=number)
     batch = submission.folder / f"{number}_submission.sh"
     batch.write_text(text, encoding="utf-8")

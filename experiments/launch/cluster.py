@@ -273,6 +273,7 @@ def submission_of(root: Path, title: str, profile: Profile, max_parallel: int | 
         elements_at_a_time(profile, max_parallel),
         environment_on_node(profile, code.path(root)) | _mirrored_by_jobs(profile, title),
         needs=(code.path(root),),
+        afterwards="experiments.launch.ended",
     )
 
 
@@ -291,6 +292,7 @@ def environment_on_node(profile: Profile, code: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         CLUSTER_VARIABLE: cluster_named(profile.cluster).recorded(),
         job.MAX_REQUEUES: str(profile.max_requeues),
+        job.GPUS: str(profile.gpus_per_node),
     }
 
 

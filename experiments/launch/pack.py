@@ -33,6 +33,7 @@ from experiments.store.run import RunDirectory
 from experiments.store.states import AT_REST, handling
 from experiments.tracking.job import mirroring
 
+PACKS = "packs"  # in the folder of a submission: what its elements work on
 TICK_SECONDS = 0.1
 REPEAT_SECONDS = 1.0  # between repeats of a signal: a worker that has just begun may not have handled the first one
 NOT_STARTED = (*AT_REST, schema.LOST)  # states
@@ -80,7 +81,7 @@ def elements_of(submission: Submission, paths: Sequence[Path]) -> dict[str, list
 
 
 def _file(submission: Submission, number: int) -> Path:
-    return submission.folder / "packs" / str(number)
+    return submission.folder / PACKS / str(number)
 
 
 def jobs_without_runs(root: Path, jobs: Sequence[str]) -> list[str]:
