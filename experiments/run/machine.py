@@ -1,4 +1,4 @@
-"""Cores and GPUs of this machine, their names, and the slots that share them among runs. Imports no torch but in `usable_gpus`.
+"""Cores and GPUs of this machine, their names, and the slots that share them. Imports no torch but in `usable_gpus`.
 
 make_slots, slots_on_gpus, share_a_gpu      places for runs
 cores, visible_gpus                         what may be used
