@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from experiments.commands import sweep as sweep_command
 from experiments.commands.answers import show_search, show_table
 from experiments.launch.grid import paragraph
-from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, cluster_profile
+from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, add_cluster_set, cluster_profile
 from experiments.plan.parser import AddVerb, Parser, add_set, command_line
 from experiments.plan.registry import baselines
 from experiments.run.cluster import Profile, cluster_named, profile_names
@@ -109,6 +109,7 @@ def parser(search: Search) -> Parser:
         metavar="NAME",
         help=f"local (default): workers on this machine; a Slurm profile: {', '.join(profile_names())}",
     )
+    add_cluster_set(result)
     add("--baseline", metavar="NAME", help=f"{', '.join(baselines())} (default: {search.base}, or the profile's)")
     add_set(result)
     add("--trials", type=int, metavar="N", help=f"finished trials in all, done or pruned (default: {search.budget})")
@@ -133,13 +134,13 @@ def parser(search: Search) -> Parser:
 
 def search_options(given: argparse.Namespace, command: str) -> SearchOptions:
     """The flags, checked, with the profile of --cluster. Raises ValueError for wrong ones."""
-    profile = cluster_profile(given.cluster)
+    profile = cluster_profile(given.cluster, settings=given.cluster_set)
     if profile is not None and profile.processes > 1:
         raise ValueError(
             f"--cluster {profile.name}: it gives a run {profile.processes} processes, a search worker is one; "
             "choose a profile with one GPU"
         )
-    flags = {name: value for name, value in vars(given).items() if name != "set"}
+    flags = {name: value for name, value in vars(given).items() if name not in ("set", "cluster_set")}
     return SearchOptions(**flags, command=command, place=Place.of(profile), profile=profile, settings=tuple(given.set))
 
 

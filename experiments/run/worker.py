@@ -314,7 +314,7 @@ def _cause(error: BaseException) -> str:
         return causes.DIVERGED
     if isinstance(error, PeerLost):
         return causes.PEER_LOST
-    return causes.OUT_OF_MEMORY if isinstance(error, MemoryError) else causes.ERROR
+    return causes.named(f"{type(error).__name__}: {error}") or causes.ERROR
 
 
 def one_line(error: BaseException) -> str:
