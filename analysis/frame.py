@@ -30,6 +30,7 @@ import polars as pl
 from experiments.store import files, metrics, records, schema, states
 from experiments.store.files import CHECKSUM, parsed, sound_lines, wrong_checksum
 from experiments.store.journal import Record, read_journal
+from experiments.store.manifests import one_name_an_arm
 from experiments.store.named import named, names, nearest
 from experiments.store.records import problem
 from experiments.store.schema import Manifest
@@ -325,7 +326,7 @@ def _read_manifest(path: Path, log: Log) -> Manifest | None:
     if wrong and not newer:
         log(f"{path}: not a manifest of a sweep ({wrong}); left out")
         return None
-    return cast(Manifest, value)
+    return cast(Manifest, value) if wrong else one_name_an_arm(cast(Manifest, value))
 
 
 def manifests(root: Path, log: Log = to_stderr) -> list[Manifest]:

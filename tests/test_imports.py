@@ -47,7 +47,7 @@ OUTSIDE: dict[str, set[str]] = {
     "moco.methods": set(),
     "moco.data.builtin": {"torch", "sklearn", "numpy"},
     "moco.transfer.scores": {"torch", "numpy", "pycocotools"},
-    "moco.weights": {"torch", "torchvision", "safetensors"},
+    "moco.weights": {"torch", "torchvision", "safetensors", "numpy"},
     "slurm": {"submitit"},
     "experiments": {"rich"},
     "experiments.evaluate.look": {"jinja2", "torch", "sklearn", "numpy", "pyarrow", "PIL"},  # a page of pictures

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import traceback
 from pathlib import Path
 
+from experiments.evaluate.weights import add_reading
 from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED
 from experiments.plan.overrides import base_configs
@@ -63,6 +65,7 @@ def register(add: AddVerb) -> None:
         f"own (then only printed): {', '.join(baselines())}",
     )
     add_set(again)
+    add_reading(again)
     again.add_argument(
         "--cluster", metavar="NAME", help="a Slurm profile that judges the runs of a sweep (default: here)"
     )
@@ -73,7 +76,7 @@ def register(add: AddVerb) -> None:
 
     out = add(
         "export",
-        help="an encoder for torchvision, timm, detectron2 or as safetensors",
+        help="an encoder for torchvision, timm, detectron2, the authors' linear probe or as safetensors",
         allow_abbrev=False,
         description="Write the encoder of a finished run for other tools, with a model card.",
     )
@@ -84,7 +87,8 @@ def register(add: AddVerb) -> None:
         action="extend",
         required=True,
         metavar="TOOL",
-        help="torchvision, timm, detectron2, safetensors",
+        help="torchvision, timm, detectron2, lincls (the authors' main_lincls.py), safetensors; one that has no such network "
+        "leaves the others alone",
     )
     out.add_argument("--out", default="exports", metavar="FOLDER", help="default: exports/<run id>")
     out.set_defaults(run=export)
@@ -162,9 +166,12 @@ def evaluate(options: argparse.Namespace, command: str) -> int:
 def export(options: argparse.Namespace, command: str) -> int:
     from experiments.export.export import export as write
 
-    for path in write(_one_run(options.target), options.to, Path(options.out)):
+    done = write(_one_run(options.target), options.to, Path(options.out))
+    for path in done.paths:
         print(path)
-    return 0
+    for why in done.refused.values():
+        print(f"error: {why}", file=sys.stderr)
+    return 1 if done.refused else 0
 
 
 def _one_run(target: str) -> Path:

@@ -19,6 +19,7 @@ from typing import Any
 
 from experiments.plan import expectation
 from experiments.plan.factors import Levels, check_levels
+from experiments.plan.typed import typed
 from experiments.store import schema
 from moco.config import Config, Head, Momentum
 from moco.config.plain import flatten, run_id
@@ -30,6 +31,7 @@ PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 e
 SUPCON = "SupCon (arXiv:2004.11362), linear top-1, CIFAR-10, ResNet-50, 1,000 epochs"
 NOTEBOOK = "the authors' CIFAR-10 notebook (facebookresearch/moco), ResNet-18"
 
+ARM_NAME = re.compile(r"[A-Za-z0-9.=+_-]+")
 LARGE_SHARE = 0.1  # of the training images: a longer queue holds many keys of the query's own image
 
 
@@ -208,7 +210,7 @@ def covers(declared: str, name: str) -> bool:
 
 def _check_names(sweep: Sweep, arms: Mapping[str, Config], baseline: str) -> None:
     for arm in arms:
-        if not re.fullmatch(r"[A-Za-z0-9.=+_-]+", arm) or arm.replace("-", " ") == schema.RANDOM_INIT:
+        if not ARM_NAME.fullmatch(arm) or arm.replace("-", " ") == schema.RANDOM_INIT:
             raise ValueError(
                 f"sweep {sweep.name}: arm {arm!r}: name arms as people type them, K=1024: letters, digits and . = + - _ only"
             )
@@ -231,7 +233,7 @@ def _check_differences(sweep: Sweep, arms: Mapping[str, Config], baseline: str) 
             raise ValueError(
                 f"sweep {sweep.name}: arm {arm} changes nothing: its config is that of the baseline arm {baseline}"
             )
-        twin = seen.setdefault(run_id(config), arm)
+        twin = seen.setdefault(run_id(typed(config)), arm)
         if twin != arm:
             raise ValueError(f"sweep {sweep.name}: arms {twin} and {arm} have the same config; drop one")
 

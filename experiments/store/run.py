@@ -30,7 +30,7 @@ from experiments.store.files import (
     warn_once,
 )
 from experiments.store.journal import Record, read_journal
-from experiments.store.records import problem, read_record
+from experiments.store.records import checked, problem, read_record
 from experiments.store.states import heartbeat_age, lock_is_held, this_process
 
 RUNS_VARIABLE = "MOCO_RUNS"

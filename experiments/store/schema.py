@@ -231,8 +231,35 @@ class Clause(TypedDict, total=False):
     factor: str  # adds, adds_most
 
 
+class PastArm(TypedDict, total=False):
+    """An arm that a plan had and has no more, with all that is needed to bring it back."""
+
+    arm: str
+    why: str  # one line: dropped by hand, its config changed, ...
+    time: str  # ISO 8601, UTC
+    config: dict[str, Any]  # moco.config.plain.to_plain, at any of its seeds
+    runs: dict[str, str]  # seed -> run id
+    axis_value: float
+    levels: dict[str, str]  # factor -> level
+    published: float
+
+
+class PlanEvent(TypedDict, total=False):
+    """A line of a plan's history."""
+
+    time: str  # ISO 8601, UTC
+    event: str  # renamed, left out (into `past`), brought back
+    arm: str  # its name from then on
+    was: str  # renamed: its name before
+    why: str  # left out: as in PastArm
+
+
 class ManifestExtras(TypedDict, total=False):
     """Optional fields of a manifest; older stores lack them."""
+
+    past: list[PastArm]  # arms that were planned once and stand in no table now
+    history: list[PlanEvent]  # what happened to the names of arms, the oldest first
+    file: str  # of the sweep, an absolute path: two files of one name must not share a plan
 
     shape: list[Clause]  # what `claim` says, so that results can be held against it
     factors: dict[str, dict[str, str]]  # arm -> factor -> level, of arms that cross factors

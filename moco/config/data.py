@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moco.config.fields import added, cosmetic, require, require_share
+from moco.config.text import typed_values
 
 
 @dataclass(frozen=True)
+@typed_values
 class Data:
     """The images. `image_size` is the side in pixels of what the encoder sees."""
 
@@ -42,6 +44,7 @@ class Data:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Augment:
     """One view's recipe. Order: crop, [jitter, grey | grey, jitter], blur, solarize, flip, rotate, noise, normalise.
 

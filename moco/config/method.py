@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from moco.config.fields import added, require, require_share
 from moco.config.kinds import Group
+from moco.config.text import typed_values
 
 # Where negatives come from.
 
@@ -25,6 +26,7 @@ class Negatives(Group):
 
 
 @dataclass(frozen=True)
+@typed_values
 class Queue(Negatives):
     """The last `size` keys, a ring that any batch size may enter (K in the papers). A symmetric loss has one per view.
 
@@ -67,6 +69,7 @@ class BothViews(Negatives):
 
 
 @dataclass(frozen=True)
+@typed_values
 class MemoryBank(Negatives):
     """One stored embedding per training image; `size` of them are drawn as negatives at each step (K), the image's own is
     the positive. A stored one moves by v <- m v + (1 - m) q, of unit length (InstDisc, arXiv:1805.01978, section 3)."""
@@ -109,6 +112,7 @@ class KeyEncoder(Group):
 
 
 @dataclass(frozen=True)
+@typed_values
 class Momentum(KeyEncoder):
     """Key encoder = moving average of the query encoder's parameters: theta_k <- m theta_k + (1 - m) theta_q (v1, eq. 2).
 
@@ -136,6 +140,7 @@ class Momentum(KeyEncoder):
 
 
 @dataclass(frozen=True)
+@typed_values
 class Shared(KeyEncoder):
     """Keys come from the query encoder itself and gradients flow through both (end-to-end, SimCLR, SupCon)."""
 
@@ -154,6 +159,7 @@ class Absent(KeyEncoder, Negatives):
 
 
 @dataclass(frozen=True)
+@typed_values
 class InfoNCE:
     """Softmax cross entropy over cosine similarities divided by `temperature` (v1, eq. 1), mean over queries.
 
@@ -195,6 +201,7 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
+@typed_values
 class ResNet:
     """Residual network. Depth 8 is a narrow three-block net for small images; the others are torchvision's.
 
@@ -240,6 +247,7 @@ class ResNet:
 
 
 @dataclass(frozen=True)
+@typed_values
 class ViT:
     """Vision transformer as MoCo v3 trains it (arXiv:2104.02057, section 4; tiny 192/12/3, small 384/12/12, base 768/12/12,
     large 1024/24/16).
@@ -293,6 +301,7 @@ class ViT:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Head:
     """Projection head: Linear-ReLU for each entry of `hidden`, then Linear to `dim`. No hidden layer is v1's linear head.
 
@@ -319,6 +328,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Predictor:
     """An MLP on the queries alone, `head.dim` to `head.dim`, hidden layers with BatchNorm (v3, section 3)."""
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moco.config.fields import added, cosmetic, require
+from moco.config.text import typed_values
 
 Scaling = Literal["none", "linear", "sqrt"]
 Speed = Literal["auto", "eager", "compiled", "graphs"]
 
 
 @dataclass(frozen=True)
+@typed_values
 class Step:
     """lr x `factor` at each epoch of `milestones`."""
 
@@ -21,6 +23,7 @@ class Step:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Cosine:
     """lr x (1 + cos(pi epoch / epochs)) / 2. `first_epoch` 1 repeats the CIFAR notebook, whose epochs count from one."""
 
@@ -33,6 +36,7 @@ Schedule = Step | Cosine
 
 
 @dataclass(frozen=True)
+@typed_values
 class SGD:
     """SGD with momentum; weight decay on all parameters, as the authors'.
 
@@ -53,6 +57,7 @@ class SGD:
 
 
 @dataclass(frozen=True)
+@typed_values
 class AdamW:
     """AdamW (Loshchilov and Hutter); weight decay on all parameters, as v3's ViT."""
 
@@ -70,6 +75,7 @@ class AdamW:
 
 
 @dataclass(frozen=True)
+@typed_values
 class LARS:
     """Layer-wise adaptive rates (You et al., arXiv:1708.03888) as v3 uses them: parameters of one dimension or none
     (biases, BatchNorm) have neither weight decay nor adaptation.
@@ -108,6 +114,7 @@ def _check_momentum(momentum: float) -> None:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Train:
     """`epochs` 0 is the random-initialisation row: BatchNorm statistics are measured, no weight moves.
 

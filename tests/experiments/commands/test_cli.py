@@ -86,6 +86,7 @@ def test_the_flags_are_frozen() -> None:
         "retry": {"--yes"},
         "doctor": {"--cluster", "--patience"},
         "find": set(),
+        "arms": {"--drop", "--rename", "--restore"},
         "ui": {"--port"},
         "serve": {"--store", "--host", "--port", "--auth", "--name", "--artifacts", "--workers", "--migrate"},
         "names": {"--write"},

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import LoggedModelStatus
 
+from experiments.plan import arms
 from experiments.store import schema
 from experiments.store.mlflow import QUIET
 from experiments.tracking.store import open_store
@@ -313,3 +314,20 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.1)
+
+
+def test_a_renamed_arm_stands_in_mlflow_once_under_its_new_name(root: Path) -> None:
+    manifest = runs.planned(root)
+    for cell in manifest["cells"]:
+        runs.finish(root, cell)
+    sync(root)
+    arms.rename(root, "queue_size@digits", "K=1024", "large")
+    sync(root)
+    named = query(
+        root,
+        "select p.value, t.value from params p join tags t using (run_uuid) join runs r using (run_uuid) "
+        "where p.key = 'arm' and t.key = 'moco.run_id' and r.lifecycle_stage = 'active'",
+    )
+    names = {"K=1024": "large"}
+    assert sorted(named) == sorted((names.get(c["arm"], c["arm"]), c["run_id"]) for c in manifest["cells"])
+    assert sync(root).runs == 0
