@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,9 @@ def attempt(
 
 def way_of(run: RunDirectory) -> Way | None:
     """What the launch has decided for all runs of a sweep in place of `auto`, if this node can do it."""
-    way = Way.read((read_json(run.path / schema.ENVIRONMENT) or {}).get("way"))
+    way = None
+    with suppress(ValueError, AttributeError):  # a damaged record of the launch: the run decides for itself
+        way = Way.read((read_json(run.path / schema.ENVIRONMENT) or {}).get("way"))
     return way.here() if way else None
 
 
@@ -196,6 +199,8 @@ class _Attempt:
         )
         self.run.append_attempt({**line, **provenance.job_facts()})
         LOGGER.info("attempt %d: process %d on %s, commit %s", self.number, pid, host, code.commit)
+        if self.way:
+            LOGGER.info("%s", self.way.line)
         self._write_status()
 
     def _train(self) -> tuple[str, str | None, str | None]:
