@@ -80,7 +80,7 @@ def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
     """The arms at fresh seeds, the best mean first; empty where nothing was confirmed."""
     label = record["label"].replace(record["name"], f"{record['name']}_confirm", 1)
     found = [m for m in manifests(root) if m["label"] == label] or [
-        m for m in manifests(root) if m["name"] == f"{record['name']}_confirm"
+        m for m in manifests(root) if m["name"] == f"{record['name']}_confirm" and _is_of(m, record)
     ]
     if not found:
         return []
@@ -102,6 +102,19 @@ def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
         if values and arm != schema.RANDOM_INIT
     ]
     return sorted(rows, key=lambda row: -row.summary.mean)
+
+
+def _is_of(manifest: schema.Manifest, record: SearchRecord) -> bool:
+    """Whether a confirmation with another label is of this search: its trials have the settings that the search knows."""
+    known = {f"trial-{t['number']}": _without_seed(t["config"]) for t in record["trials"] if t.get("config")}
+    configs = {
+        cell["arm"]: _without_seed(cell["config"]) for cell in manifest["cells"] if cell["arm"].startswith("trial-")
+    }
+    return bool(configs) and all(known.get(arm) == config for arm, config in configs.items())
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "train": {name: v for name, v in config.get("train", {}).items() if name != "seed"}}
 
 
 def _readouts(root: Path, manifest: schema.Manifest, metric: str, split: str) -> dict[str, dict[int, float]]:

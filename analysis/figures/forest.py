@@ -23,7 +23,7 @@ from experiments.store.schema import Manifest
 
 MOST_ROWS: Final = 40
 EDGE: Final = 0.05  # of the panel on each side of what is drawn
-CROSSES: Final = 0.09  # of the panel, left of all else, for the seeds that diverged
+A_CROSS, ALL_CROSSES = 0.024, 0.3  # of the panel, left of all else: for a seed that diverged, for all of a row at most
 LONGEST_NAME: Final = 26
 POINTS_OF_A_DOT: Final = 3.6  # its diameter
 ROW_INCHES: Final = 0.36
@@ -32,8 +32,13 @@ ROW_INCHES: Final = 0.36
 def _limits(shown: Exhibit) -> tuple[float, float]:
     low, high = shown.scale
     span = (high - low) or 1.0
-    crosses = CROSSES if any(line.diverged for line in shown.lines) else 0.0
-    return low - (EDGE + crosses) * span, high + EDGE * span
+    crosses = min(ALL_CROSSES, A_CROSS * _most_crosses(shown))
+    whole = span * (1 + 2 * EDGE) / (1 - crosses)
+    return high + EDGE * span - whole, high + EDGE * span
+
+
+def _most_crosses(shown: Exhibit) -> int:
+    return max((len(line.diverged) for line in shown.lines), default=0)
 
 
 def _bar(ax: Axes, bounds: tuple[float, float], row: float, width: float, colour: object) -> None:
@@ -47,7 +52,8 @@ def _bar(ax: Axes, bounds: tuple[float, float], row: float, width: float, colour
             ax.plot(edge, row, marker=marker, color=colour, markersize=4, clip_on=False, zorder=2)
 
 
-def _row(ax: Axes, line: Line, row: int, inches: float) -> None:
+def _row(ax: Axes, line: Line, row: int, inches: float, step: float) -> None:
+    """`step`: from cross to cross, as a part of the panel."""
     colour = COLOURS[0] if line.kind == "arm" else MUTED
     left, right = ax.get_xlim()
     if line.simultaneous:
@@ -66,7 +72,7 @@ def _row(ax: Axes, line: Line, row: int, inches: float) -> None:
         )
     for i, _ in enumerate(line.diverged):
         ax.plot(
-            0.012 + 0.022 * i,
+            (i + 0.5) * step,
             row,
             "x",
             transform=ax.get_yaxis_transform(),
@@ -87,8 +93,9 @@ def draw_forest(ax: Axes, shown: Exhibit, inches: float) -> None:
     ax.set_xlim(*_limits(shown))
     ax.set_ylim(len(shown.lines) - 0.45, -0.75)
     ax.axvline(0, color=MUTED, linewidth=1, zorder=1)
+    step = min(A_CROSS, ALL_CROSSES / max(1, _most_crosses(shown)))
     for row, line in enumerate(shown.lines):
-        _row(ax, line, row, inches)
+        _row(ax, line, row, inches, step)
         ax.text(
             1.02, row, _numbers(line), transform=ax.get_yaxis_transform(), va="center", fontsize=7.5,
             color=INK if line.kind == "arm" else MUTED, fontweight="bold" if line.claimed else "normal",
