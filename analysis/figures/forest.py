@@ -27,6 +27,7 @@ A_CROSS, ALL_CROSSES = 0.024, 0.3  # of the panel, left of all else: for a seed 
 LONGEST_NAME: Final = 26
 POINTS_OF_A_DOT: Final = 3.6  # its diameter
 ROW_INCHES: Final = 0.36
+ROOM_FOR_DOTS: Final = 0.55  # of a row, above its bar
 
 
 def _limits(shown: Exhibit) -> tuple[float, float]:
@@ -61,10 +62,11 @@ def _row(ax: Axes, line: Line, row: int, inches: float, step: float) -> None:
     if line.interval:
         _bar(ax, line.interval, row, 2.6, colour)
     dots = [value for value in line.dots.values() if left <= value <= right]
-    wide = (right - left) * POINTS_OF_A_DOT / 72 / inches
-    high = POINTS_OF_A_DOT / 72 / ROW_INCHES
-    heights = [row - 0.2 - min(high, 0.26 / max(1, max(levels(dots, wide), default=0))) * k for k in levels(dots, wide)]
-    ax.scatter(dots, heights, s=POINTS_OF_A_DOT**2, color=colour, alpha=0.75, linewidths=0, zorder=2.5)
+    pile = 1 + max(levels(dots, (right - left) * POINTS_OF_A_DOT / 72 / inches), default=0)
+    size = min(POINTS_OF_A_DOT, ROOM_FOR_DOTS * ROW_INCHES * 72 / pile)  # a high pile is of smaller dots, none hidden
+    stacked = levels(dots, (right - left) * size / 72 / inches)
+    heights = [row - 0.2 - size / 72 / ROW_INCHES * level for level in stacked]
+    ax.scatter(dots, heights, s=size**2, color=colour, alpha=0.75, linewidths=0, zorder=2.5)
     if line.comparison is not None and left <= line.comparison.difference <= right:
         face = colour if line.claimed else PAPER
         ax.plot(
