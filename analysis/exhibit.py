@@ -19,7 +19,8 @@ from typing import Final, Literal
 
 from scipy.special import stdtrit
 
-from analysis.stats import Comparison, compare, critical_t
+from analysis.sequential import critical_t
+from analysis.stats import Comparison, compare
 from analysis.table import DIVERGED, Row, Table
 from experiments.store import metrics
 from experiments.store.summary import LEVEL

@@ -201,19 +201,22 @@ def two_way(crossed: Crossed) -> Sheet:
     heads = [down, *(f"{across}\n{level}" for level in crossed.levels[across])]
     for level in compared:
         heads += [f"{level} minus {own[across]}\n[95 %]", f"change of that against\n{down}={own[down]} [95 %]"]
-    cells, strong = [], set()
-    for r, level in enumerate(crossed.levels[down]):
+    cells = []
+    for level in crossed.levels[down]:
         line = [level, *(_grid_cell(crossed.rows.get((level, a)), crossed.readout) for a in crossed.levels[across])]
         for other in compared:
-            for kind in ("effect", "interaction"):
-                effect = placed.get((level, other, kind))
-                if effect and effect.comparison and effect.comparison.separable:
-                    strong.add((r, len(line)))
-                line.append(_words(effect))
+            line += [_words(placed.get((level, other, kind))) for kind in ("effect", "interaction")]
         cells.append(tuple(line))
     aligns = (LEFT, *[RIGHT] * len(crossed.levels[across]), *[LEFT] * (2 * len(compared)))
     title = f"{READOUT_TITLES[crossed.readout]} over {down} and {across}"
-    return Sheet(tuple(heads), aligns, tuple(cells), frozenset(strong), title=title)
+    if crossed.effects:
+        title += f" ({_exploratory(crossed.effects)})"
+    return Sheet(tuple(heads), aligns, tuple(cells), title=title)
+
+
+def _exploratory(effects: Sequence[Effect]) -> str:
+    """What a family of its own the effects are. They are never bold: the arms and the sweep's shape are what was claimed."""
+    return f"effects are exploratory: Holm over these {len(effects)}, in each readout anew; no claims"
 
 
 def _words(effect: Effect | None) -> str:
@@ -226,10 +229,11 @@ def effects_sheet(crossed: Crossed, effects: list[Effect]) -> Sheet:
         (effect.name, effect.kind, words.verdict(effect.comparison), words.p_values(effect.comparison))
         for effect in effects
     )
-    strong = frozenset((r, 2) for r, e in enumerate(effects) if e.comparison and e.comparison.separable)
-    title = f"Effects on {READOUT_TITLES[crossed.readout]}, over all levels of the other factors"
+    title = (
+        f"Effects on {READOUT_TITLES[crossed.readout]}, over all levels of the other factors ({_exploratory(effects)})"
+    )
     heads = ("effect", "kind", "points [95 %]", "p (Holm)")
-    return Sheet(heads, (LEFT, LEFT, LEFT, RIGHT), cells, strong, title=title)
+    return Sheet(heads, (LEFT, LEFT, LEFT, RIGHT), cells, title=title)
 
 
 # CSV: unrounded numbers, empty where one is missing.
@@ -404,7 +408,7 @@ def _all_lines(table: Table, lines_of: Callable[..., list[str]], *width: int) ->
 
 Link = Callable[[Row, str], str | None]  # a row and the key of a column -> where its cell leads, or nowhere
 
-_TONES = {"higher": "higher", "suggests higher": "higher", "lower": "lower", "suggests lower": "lower"}
+_TONES = {"higher": "higher", "lower": "lower"}
 
 
 Strips = Mapping[str, str]  # arm -> the drawing of its difference; all have their zero at the same place
@@ -426,7 +430,8 @@ def _cell(column: Column, row: Row, strips: Strips, link: Link | None) -> str:
     if target:
         content = f'<a href="{escape(target)}">{content}</a>'
     classes = ["left"] if column.align == LEFT else []
-    tone = _TONES.get(row.comparison.verdict) if row.comparison and row.role == "arm" else None
+    claims = column.tone and row.comparison and row.role == "arm" and column.strong(row)
+    tone = _TONES.get(row.comparison.verdict) if claims and row.comparison else None
     if value == words.NOTHING:
         classes.append("missing")
     if column.key == "n" and row.n_done < row.n_planned:

@@ -129,7 +129,10 @@ def _add_answers(main: OneLineParser, verbs: argparse._SubParsersAction[OneLineP
         verbs,
         "power",
         "how many seeds more, and what they cost, for each arm that is not told apart",
-        "Paired seeds that separate an arm from the baseline, if difference and spread are as seen.",
+        "Paired seeds that show a difference of --effect to the baseline, if the spread is as seen.",
+    )
+    power.add_argument(
+        "--effect", type=float, default=1.0, metavar="POINTS", help="the smallest difference that matters (1.0)"
     )
     power.add_argument("--power", type=float, default=0.8, metavar="P", help="chance to see the difference (0.8)")
     decide = _verb(
