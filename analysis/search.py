@@ -18,6 +18,7 @@ from typing import Any, cast
 from analysis.advantage import advantages
 from analysis.frame import Log, manifests, read_object, to_stderr
 from analysis.stats import Comparison, compare
+from analysis.table import added_by_results
 from experiments.store import schema
 from experiments.store.named import named, names, nearest
 from experiments.store.schema import SearchRecord, TrialRecord
@@ -86,15 +87,17 @@ def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
         return []
     metric = record["metrics"][0]
     split = {name: _readouts(root, found[0], metric, name) for name in ("validation", "test")}
-    base = split["validation"].get(BASE, {})
+    base, joined = split["validation"].get(BASE, {}), added_by_results(found[0])
     trials = {arm: v for arm, v in split["validation"].items() if arm not in (BASE, schema.RANDOM_INIT)}
-    found_advantages = advantages(trials, base, higher_is_better=record["directions"][0] == "maximize")
+    found_advantages = advantages(
+        trials, base, higher_is_better=record["directions"][0] == "maximize", sequential=joined
+    )
     rows = [
         Confirmed(
             arm,
             cast(Summary, summarise(list(values.values()))),
             t_interval(list(values.values())),
-            compare(values, base) if arm != BASE else None,
+            compare(values, base, sequential=joined) if arm != BASE else None,
             summarise(list(split["test"].get(arm, {}).values())),
             found_advantages[arm].shrunken if arm in found_advantages else None,
         )
