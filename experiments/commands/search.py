@@ -374,13 +374,20 @@ def register(add: AddVerb) -> None:
 def adopt(options: argparse.Namespace, command: str) -> int:
     """Print the winner as a baseline and return 0, or why the base stays, in lines that are Python comments, and return 1."""
     from analysis.advantage import advantages, best
+    from analysis.table import added_by_results
     from experiments.search.result import BASE, check_one_winner, confirmed, evidence, imports, source, trial_numbered
 
     root = runs_root()
     record = record_named(root, options.search)
     fresh = confirmed(root, record)
-    better = record["directions"][0] == "maximize"
-    found = advantages(fresh.of_trials, fresh.values.get(BASE, {}), higher_is_better=better) if fresh else {}
+    found: Mapping[str, Advantage] = {}
+    if fresh is not None:
+        found = advantages(
+            fresh.of_trials,
+            fresh.values.get(BASE, {}),
+            higher_is_better=record["directions"][0] == "maximize",
+            sequential=added_by_results(fresh.manifest),
+        )
     if options.trial is not None:
         trial = trial_numbered(record, options.trial)
         if not (one := found.get(arm_of(trial["number"]))) or not one.believed:
@@ -404,7 +411,8 @@ def advantage_line(one: Advantage) -> str:
     if c is None:
         return "Not confirmed: seeds are missing."
     interval = "" if c.low is None or c.high is None else f" [{c.low:+.2f}, {c.high:+.2f}]"
-    p = "" if one.p is None else f", p {one.p:.2g} after Holm over the confirmed trials"
+    stops = ", for seeds that were added after results" if c.sequential else ""
+    p = "" if one.p is None else f", p {one.p:.2g} after Holm over the confirmed trials{stops}"
     rest = "" if one.shrunken is None else f"; {one.shrunken:+.2f} are expected of it at further seeds (shrunken)"
     return f"Better than the base by {c.difference:+.2f}{interval} (n = {c.n}{p}){rest}."
 
