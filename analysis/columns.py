@@ -120,6 +120,24 @@ def _against(table: Table) -> list[Column]:
     return [column if table.exploratory else replace(column, strong=_separable)]
 
 
+def _over_images(table: Table) -> list[Column]:
+    """The interval of the difference over seeds and test images; not shown where no run has hits."""
+    column = Column(
+        "over_images",
+        "over seeds\nand images",
+        lambda row: (
+            words.NOTHING if row.over_images is None else words.interval(row.over_images.low, row.over_images.high)
+        ),
+        numbers=lambda row: {
+            "images_low": row.over_images and row.over_images.low,
+            "images_high": row.over_images and row.over_images.high,
+            "n_images": row.over_images and row.over_images.images,
+        },
+        shown=any(row.over_images for row in table.rows),
+    )
+    return [column] if column.shown else []
+
+
 def _unfinished(table: Table) -> list[Column]:
     column = Column(
         "unfinished",
@@ -147,6 +165,7 @@ COLUMNS: Final[list[Entry]] = [
     ),
     _compared_readout,
     _against,
+    _over_images,
     _unfinished,
     Column("p", "p\n(Holm)", lambda row: words.p_values(row.comparison), numbers=_p),
     _other_readouts,

@@ -28,8 +28,9 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 import polars as pl
 
 from experiments.store import files, metrics, records, schema, states
-from experiments.store.files import sound_lines
+from experiments.store.files import CHECKSUM, parsed, sound_lines, wrong_checksum
 from experiments.store.journal import Record, read_journal
+from experiments.store.manifests import one_name_an_arm
 from experiments.store.named import named, names, nearest
 from experiments.store.records import problem
 from experiments.store.schema import Manifest
@@ -55,6 +56,8 @@ class Run:
     hardware: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     metrics: tuple[Any, ...] = ()  # records of readouts that this program may not know
+    hits: str = ""  # readout -> schema.Hits as JSON; of older runs empty
+    images: str = ""  # what happened to the image files, one line
     settled: bool = False  # its state follows from its files alone, without lock, heartbeat or process
 
 
@@ -67,11 +70,19 @@ def read_object(path: Path, kind: type[Object], problems: list[str]) -> Object |
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: unreadable ({error})")
         return None
+    if wrong_checksum(text.encode()):
+        problems.append(f"{path}:1: damaged (its content is not what its checksum says); not used")
+        return None
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         problems.append(f"{path}:{error.lineno}: damaged ({error.msg}); not used")
         return None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
+        problems.append(f"{path}:1: damaged ({type(error).__name__}); not used")
+        return None
+    if isinstance(value, dict):
+        value.pop(CHECKSUM, None)
     if (wrong := problem(kind, value)) is not None:
         problems.append(f"{path}:1: damaged ({wrong}); not used")
         return None
@@ -90,6 +101,16 @@ def _attempts(run_dir: Path, problems: list[str]) -> list[schema.Attempt]:
     wrong = [number for number, line in lines if problem(schema.Attempt, line) is not None]
     problems += _damaged_lines(path, sorted([*damaged, *wrong]))
     return [cast(schema.Attempt, line) for number, line in lines if number not in wrong]
+
+
+def _hits(run_dir: Path, problems: list[str]) -> str:
+    """The hits of a run as JSON text; empty where there are none. Those of a readout that are damaged are left out."""
+    path = run_dir / schema.HITS
+    found = read_object(path, dict, problems) or {}
+    wrong = {name: why for name, value in found.items() if (why := problem(schema.Hits, value)) is not None}
+    problems += [f"{path}: {name} damaged ({why}); not used" for name, why in wrong.items()]
+    sound = {name: value for name, value in found.items() if name not in wrong}
+    return json.dumps(sound, separators=(",", ":")) if sound else ""
 
 
 def _damaged_lines(path: Path, numbers: Iterable[int]) -> list[str]:
@@ -127,9 +148,11 @@ def read_run(run_dir: Path) -> Run:
     problems: list[str] = []
     status = read_object(run_dir / schema.STATUS, schema.Status, problems) or schema.Status()
     results = read_object(run_dir / schema.RESULTS, schema.Results, problems)
+    images = read_object(run_dir / schema.IMAGES, schema.Images, problems)
     attempts = _attempts(run_dir, problems)
     state, reason = judge(run_dir, status, lambda: results is not None, of_job=None)
     test = results.get("test") if results and state == schema.DONE else None
+    hits = _hits(run_dir, problems) if test else ""
     numbers = {k: finite(v) for k, v in test.items()} if isinstance(test, dict) else {}
     return Run(
         state=state,
@@ -143,7 +166,9 @@ def read_run(run_dir: Path) -> Run:
         commits=tuple(dict.fromkeys(version(c, a.get("uncommitted")) for a in attempts if (c := a.get("commit")))),
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
+        images=images["line"] if images else "",
         metrics=tuple(found if results and isinstance(found := results.get("metrics"), list) else ()),
+        hits=hits,
         settled=is_at_rest(str(status.get("state")), lambda: results is not None),
     )
 
@@ -161,7 +186,7 @@ def read_run(run_dir: Path) -> Run:
 
 FOLDER: Final = ".analysis"
 WORTH_IT: Final = 200  # runs; fewer are read as quickly without
-READ_FILES: Final = (schema.CONFIG, schema.STATUS, schema.ATTEMPTS, schema.RESULTS)
+READ_FILES: Final = (schema.CONFIG, schema.STATUS, schema.ATTEMPTS, schema.RESULTS, schema.HITS, schema.IMAGES)
 # A file that is changed twice within a clock tick may look the same after both: what changed just now is not kept.
 SETTLED_NS: Final = 2_000_000_000
 
@@ -256,6 +281,8 @@ def cell_types() -> pl.Schema:
         "device_seconds": pl.Float64,  # the same of every run, finished or not, times the processes of each attempt
         "commits": pl.List(pl.String),  # of all attempts; `0123456+89ab` had uncommitted changes
         "hardware": pl.List(pl.String),
+        "hits": pl.String,  # readout -> schema.Hits as JSON; null where a run has none
+        "images": pl.String,  # what happened to the image files, one line; empty for a set that is not read from files
         "problems": pl.List(pl.String),  # damaged files, one line each
     }
     return pl.Schema(types)
@@ -289,7 +316,7 @@ def to_stderr(line: str) -> None:
 def _read_manifest(path: Path, log: Log) -> Manifest | None:
     """A manifest, also of a newer version; None for a file that is damaged or something else, which is logged."""
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = parsed(path.read_bytes(), path)
     except (OSError, ValueError) as error:
         log(f"{path}: damaged manifest ({str(error).splitlines()[0]}); left out")
         return None
@@ -299,7 +326,7 @@ def _read_manifest(path: Path, log: Log) -> Manifest | None:
     if wrong and not newer:
         log(f"{path}: not a manifest of a sweep ({wrong}); left out")
         return None
-    return cast(Manifest, value)
+    return cast(Manifest, value) if wrong else one_name_an_arm(cast(Manifest, value))
 
 
 def manifests(root: Path, log: Log = to_stderr) -> list[Manifest]:
@@ -351,6 +378,8 @@ def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:
         "device_seconds": run.device_seconds,
         "commits": list(run.commits),
         "hardware": list(run.hardware),
+        "hits": run.hits or None,
+        "images": run.images,
         "problems": list(run.problems),
     }
 

@@ -51,6 +51,8 @@ def numbers(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         if (c := row.comparison) is not None:
             of_arm |= {"difference": [c.difference, c.low, c.high, c.n], "verdict": c.verdict}
             of_arm |= {"p": [c.p, c.p_holm, c.p_t, c.p_t_holm]}
+        if (over := row.over_images) is not None:
+            of_arm |= {"over_images": [over.low, over.high, over.seeds, over.images]}
         made[row.arm] = {name: _rounded(value) for name, value in of_arm.items()}
     return made
 
@@ -71,7 +73,9 @@ def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str, rows: Sequence[
         for arm, seed, run_id, state, diverged, *values in cells.select(columns).iter_rows()
     ]
     plan: dict[str, Any] = {name: manifest.get(name) for name in PLAN_FIELDS}
-    plan |= {name: manifest.get(name) for name in ("shape", "factors", "max_seeds", "joined") if manifest.get(name)}
+    plan |= {
+        name: manifest.get(name) for name in ("shape", "factors", "max_seeds", "joined", "looks") if manifest.get(name)
+    }
     return {
         "label": manifest["label"],
         "metric": metric,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from analysis.advantage import advantages
 from analysis.frame import Log, manifests, read_object, to_stderr
 from analysis.stats import Comparison, compare
 from experiments.store import schema
@@ -36,6 +37,7 @@ class Confirmed:
     interval: tuple[float, float] | None
     against_base: Comparison | None
     test: Summary | None  # reported, never chosen by
+    shrunken: float | None = None  # advantage over the base that is expected at further seeds
 
 
 def records(root: Path, log: Log = to_stderr) -> list[SearchRecord]:
@@ -85,6 +87,8 @@ def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
     metric = record["metrics"][0]
     split = {name: _readouts(root, found[0], metric, name) for name in ("validation", "test")}
     base = split["validation"].get(BASE, {})
+    trials = {arm: v for arm, v in split["validation"].items() if arm not in (BASE, schema.RANDOM_INIT)}
+    found_advantages = advantages(trials, base, higher_is_better=record["directions"][0] == "maximize")
     rows = [
         Confirmed(
             arm,
@@ -92,6 +96,7 @@ def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
             t_interval(list(values.values())),
             compare(values, base) if arm != BASE else None,
             summarise(list(split["test"].get(arm, {}).values())),
+            found_advantages[arm].shrunken if arm in found_advantages else None,
         )
         for arm, values in split["validation"].items()
         if values and arm != schema.RANDOM_INIT
@@ -120,7 +125,7 @@ def table(root: Path, record: SearchRecord) -> str:
         lines += [
             "",
             f"The best of {len(record['ranking'])} was chosen by one seed, a lucky one; rank by fresh seeds:",
-            f"python sweeps/{record['name']}.py --confirm 5x3",
+            f"python sweeps/{record['name']}.py --confirm 3x10",
         ]
     return "\n".join(lines) + "\n"
 
@@ -168,7 +173,7 @@ def _trial_row(mark: str, trial: TrialRecord) -> list[str]:
 
 
 def _fresh(rows: Sequence[Confirmed]) -> list[list[str]]:
-    header = ["", "arm", "n", "mean ± std", "95 % interval", "minus base", "95 % interval", "test"]
+    header = ["", "arm", "n", "mean ± std", "95 % interval", "minus base", "95 % interval", "shrunken", "test"]
     return [header, *([str(rank), *_fresh_row(row)] for rank, row in enumerate(rows, start=1))]
 
 
@@ -177,7 +182,8 @@ def _fresh_row(row: Confirmed) -> list[str]:
     difference = ["", ""] if other is None else [f"{other.difference:+.2f}", _interval(other.low, other.high)]
     test = "-" if row.test is None else f"{row.test.mean:.2f}"
     own = _interval(*(row.interval or (None, None)))
-    return [row.arm, str(row.summary.n), row.summary.text(), own, *difference, test]
+    shrunken = "" if row.shrunken is None else f"{row.shrunken:+.2f}"
+    return [row.arm, str(row.summary.n), row.summary.text(), own, *difference, shrunken, test]
 
 
 def _interval(low: float | None, high: float | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import polars as pl
 
+from analysis.images import OverImages
 from analysis.stats import Comparison
 from experiments.store import metrics, schema
 from experiments.store.schema import Manifest
@@ -121,6 +122,7 @@ class Row:
     members: tuple[Member, ...] = ()  # in the order of the seeds
     baseline_there: Summary | None = None  # the baseline over this arm's pairs, where it has other seeds too
     apart: Summary | None = None  # of an arm's finished seeds that have no pair, which are in none of its numbers
+    over_images: OverImages | None = None  # the same difference over seeds and test images; None without their hits
 
     @property
     def unfinished(self) -> Mapping[str, int]:

@@ -28,6 +28,7 @@ import polars as pl
 
 from analysis.frame import CURVES, Loaded, Log, cell_types, finite, to_stderr, version
 from experiments.store import schema
+from experiments.store.manifests import one_name_an_arm
 from experiments.store.metrics import learn_plain
 from experiments.store.mlflow import SERVER_LOG, charts_page, compare_page, quiet, run_page, runs_page, without_login
 from experiments.store.named import named
@@ -41,7 +42,14 @@ if TYPE_CHECKING:
 # One run, from what a server has returned: a row of `frame.cell_types`, points of `frame.CURVES`.
 
 
-_NOTHING: Final[dict[str, Any]] = {"reason": "", "diverged": False, "commits": [], "hardware": [], "problems": []}
+_NOTHING: Final[dict[str, Any]] = {
+    "reason": "",
+    "diverged": False,
+    "commits": [],
+    "hardware": [],
+    "images": "",
+    "problems": [],
+}
 
 
 def missing_row(cell: schema.Cell) -> dict[str, Any]:
@@ -73,6 +81,7 @@ def row_of(
         "device_seconds": _number(tags.get("moco.device_seconds", "")),
         "commits": [version(commit, tags.get("moco.uncommitted"))] if (commit := tags.get("moco.commit")) else [],
         "hardware": [tags["moco.hardware"]] if tags.get("moco.hardware") else [],
+        "images": tags.get("moco.images", ""),
     }
 
 
@@ -328,7 +337,7 @@ class Tracked:
                 f"{manifest['label']}: written in store version {manifest['store_version']}, this program reads up to "
                 f"{schema.STORE_VERSION}: update it, or read the sweep with the version that wrote it"
             )
-        return cast(Manifest, manifest)
+        return one_name_an_arm(cast(Manifest, manifest))
 
     def _results(self, runs: Sequence[str]) -> dict[str, dict[str, Any]]:
         """results.json of runs that were synced before their tags had its numbers."""

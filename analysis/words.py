@@ -8,12 +8,14 @@ from typing import Final
 
 import polars as pl
 
+from analysis.looks import TITLES, Looks
 from analysis.stats import SEEDS_TO_CLAIM, Comparison
 from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
 from experiments.store import schema
 from experiments.store.durations import in_words
+from experiments.store.images import ONLY_NAMES, known_by_names
 from experiments.store.schema import Manifest
-from experiments.store.summary import Summary
+from experiments.store.summary import LEVEL, Summary
 
 MOST_PAIRS: Final = 1000  # paired seeds; advice gives no larger number
 NOTHING = "—"
@@ -262,12 +264,36 @@ def _where(arms: Iterable[str]) -> str:
     return listing([f"{arm} x{n}" if n > 1 else arm for arm, n in Counter(arms).items()], 4)
 
 
-def _method(rows: Sequence[Row], metric: str) -> str:
+def interval(low: float, high: float) -> str:
+    """`[+0.4, +2.0]`, with a second decimal where a bound that is not 0 would be printed as 0."""
+    digits = 2 if 0 < min(abs(low), abs(high)) < 0.05 else 1
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def _which_images(rows: Sequence[Row]) -> str | None:
+    """What the two intervals are about, where there are two."""
+    found = [row.over_images for row in rows if row.over_images]
+    if not found:
+        return None
+    return (
+        f"The difference's own interval, and every claim, is about other seeds on these {found[0].images:,} test images; "
+        f"the one over seeds and images is about other images, too (crossed random effects, {100 * LEVEL:g} %, for one arm)"
+    )
+
+
+def _method(manifest: Manifest, rows: Sequence[Row], metric: str) -> str:
     arms = [row for row in rows if row.role == "arm"]
     sequential = any(row.comparison.sequential for row in arms if row.comparison)
     difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
     head = f"Percent on the test split; ± standard deviation over seeds. {difference}"
     family = f"Holm over the {count(len(arms), 'planned arm')}"
+    looks = Looks.of(manifest)
+    if looks is not None:
+        return (
+            f"{head}with an interval and a p that allow for the planned looks at {listing([str(n) for n in looks.at])} pairs "
+            f"(bounds of {TITLES[looks.kind]}); p after {family}. A claim needs a look, all its pairs, and that p under "
+            "0.05; clauses of the claim and effects are judged by the e-value of a t test, which holds at any number of seeds."
+        )
     if sequential:
         return (
             f"{head}with an interval and a p that hold at whatever number of seeds one stops (e-value of a t test), for seeds "
@@ -297,6 +323,16 @@ def _partial(rows: Sequence[Row], metric: str) -> list[str]:
     return lines
 
 
+def image_lines(manifest: Manifest, done: pl.DataFrame) -> list[str]:
+    """What happened to the image files, each line once, and whether the folder's contents were compared."""
+    lines = [line[:1].upper() + line[1:] for line in done["images"].unique(maintain_order=True) if line]
+    lines = [
+        *lines[:LISTED],
+        *([f"And {len(lines) - LISTED} more, in {schema.IMAGES} of each run"] if len(lines) > LISTED else []),
+    ]
+    return [*lines, *([ONLY_NAMES] if known_by_names(cell["config"] for cell in manifest["cells"]) else [])]
+
+
 def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: str) -> tuple[str, ...]:
     """Footnotes: method, what is unfinished, what is mixed, where the published numbers are from, what was damaged."""
     done = cells.filter(state=schema.DONE)
@@ -305,7 +341,8 @@ def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: 
     untrained = any(row.role == "random init" for row in rows)
     published = any(row.published is not None for row in rows)
     lines: list[str | None] = [
-        _method(rows, metric),
+        _method(manifest, rows, metric),
+        _which_images(rows),
         f"{schema.RANDOM_INIT}: the encoder before any training, what each readout gives for free"
         if untrained
         else None,
@@ -317,6 +354,7 @@ def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: 
         f"Published: {manifest['published_source']}. The scale differs: compare the shape, not the height"
         if published
         else None,
+        *image_lines(manifest, done),
         f"{count(damaged, 'damaged file')} left out, named when the table was made" if damaged else None,
     ]
     return tuple(line.rstrip(".") + "." for line in lines if line)

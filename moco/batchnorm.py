@@ -31,11 +31,20 @@ def norm_of_parts(splits: int) -> Callable[[int], nn.Module]:
     return nn.BatchNorm2d if here == 1 else partial(SplitBatchNorm2d, splits=here)
 
 
+class OfParts(nn.Module):
+    """A network whose rows change places before it, and go back after it, so that every G-th row is a part of BatchNorm:
+    `interleaved` G, 1 if neighbours are."""
+
+    interleaved = 1
+
+
 def normalise_batch_at_hand(module: nn.Module) -> None:
     """From now on all BatchNorms in `module` normalise what each call gets, neither parts of it nor more than it."""
     for norm in module.modules():
         if isinstance(norm, SplitBatchNorm2d):
             norm.splits = 1
+        elif isinstance(norm, OfParts):
+            norm.interleaved = 1
         elif isinstance(norm, SyncBatchNorm):
             norm.apart = True
 

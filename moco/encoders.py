@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock
 
-from moco.batchnorm import norm_of_parts, norm_of_whole
+from moco.batchnorm import OfParts, norm_of_parts, norm_of_whole
 from moco.config import Head, Predictor, ResNet, ViT
 from moco.vit import build_vit
 
@@ -19,16 +20,25 @@ def norm_layer(splits: int) -> Norm:
     return norm_of_parts(splits)
 
 
-class Encoder(nn.Module):
-    """A backbone without its classifier; `feature_dim` is the width of what it returns."""
+class Encoder(OfParts):
+    """A backbone without its classifier; `feature_dim` is the width of what it returns.
+
+    `interleaved` G > 1: in training, rows i, i + G, i + 2 G, ... are one of the G parts of BatchNorm. Only BatchNorm looks at
+    other rows, and its parts are neighbours: so rows change places before the backbone and go back after it.
+    """
 
     def __init__(self, backbone: nn.Module, feature_dim: int) -> None:
         super().__init__()
         self.backbone, self.feature_dim = backbone, feature_dim
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        features_BD: Tensor = self.backbone(images_B3SS)
-        return features_BD
+        if self.interleaved == 1 or not self.training:
+            features_BD: Tensor = self.backbone(images_B3SS)
+            return features_BD
+        parts = self.interleaved
+        order_B = torch.arange(len(images_B3SS), device=images_B3SS.device).view(-1, parts).T.flatten()
+        features_BD = self.backbone(images_B3SS[order_B])
+        return features_BD.view(parts, -1, self.feature_dim).transpose(0, 1).flatten(0, 1)
 
 
 def build_encoder(config: ResNet | ViT, image_size: int = 224) -> Encoder:
@@ -39,7 +49,10 @@ def build_encoder(config: ResNet | ViT, image_size: int = 224) -> Encoder:
     norm = norm_layer(config.batch_norm_splits)
     if isinstance(config, ViT):
         return Encoder(build_vit(config, image_size, norm), config.width)
-    return _narrow(config, norm) if config.depth == 8 else _torchvision(config, norm)
+    encoder = _narrow(config, norm) if config.depth == 8 else _torchvision(config, norm)
+    if config.batch_norm_parts == "interleaved":
+        encoder.interleaved = config.batch_norm_splits
+    return encoder
 
 
 def _torchvision(config: ResNet, norm: Norm) -> Encoder:
@@ -51,14 +64,17 @@ def _torchvision(config: ResNet, norm: Norm) -> Encoder:
     if config.stem != "imagenet":
         net.conv1 = small_convolution(config, 64)
         net.maxpool = nn.Identity()
+    elif config.stem_init == "torch":
+        net.conv1.reset_parameters()
     return Encoder(net, feature_dim)
 
 
 def small_convolution(config: ResNet, width: int) -> nn.Conv2d:
     """3 x 3 in place of ImageNet's 7 x 7 with stride 2 and its pooling (the CIFAR form); `strided` halves the side once."""
-    stride = 2 if config.stem == "strided" else 1
-    conv = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's ResNet
+    stride, padding = (2 if config.stem == "strided" else 1), (2 if config.stem == "padded" else 1)
+    conv = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=padding, bias=False)
+    if config.stem_init == "he":
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's ResNet
     return conv
 
 
@@ -68,7 +84,7 @@ def _narrow(config: ResNet, norm: Norm) -> Encoder:
     blocks = [_block(w, w, 1, norm), _block(w, 2 * w, 2, norm), _block(2 * w, 4 * w, 2, norm)]
     net = nn.Sequential(small_convolution(config, w), norm(w), nn.ReLU(inplace=True), *blocks)
     for module in net.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and (module is not net[0] or config.stem_init == "he"):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, BasicBlock) and config.zero_init_residual:
             nn.init.zeros_(module.bn2.weight)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Several = Literal["outside", "inside"]  # the log
 
-def info_nce(scores_BN: Tensor, is_positive_BN: Tensor, temperature: float) -> Tensor:
+
+def info_nce(scores_BN: Tensor, is_positive_BN: Tensor, temperature: float, several: Several = "outside") -> Tensor:
     """Mean over queries of -log softmax(scores / temperature) at the positive (v1, eq. 1; van den Oord et al., eq. 4).
 
     scores_BN: cosine similarities, float32 (rounding a cosine to bfloat16 moves a logit by up to 0.03 at T = 0.07).
-    is_positive_BN: bool, at least one True in a row; several positives are averaged outside the log (SupCon's L_out).
+    is_positive_BN: bool, at least one True in a row. Of `several` positives the losses are averaged (outside the log: SupCon,
+    eq. 2) or their softmax added up (inside it: eq. 3, but for its 1 / |P|).
     """
     logits_BN = scores_BN.to(torch.promote_types(scores_BN.dtype, torch.float32)) / temperature
+    if several == "inside":
+        return (logits_BN.logsumexp(1) - logits_BN.masked_fill(~is_positive_BN, -math.inf).logsumexp(1)).mean()
     positives_B = torch.where(is_positive_BN, logits_BN, 0.0).sum(1) / is_positive_BN.sum(1)
     return (logits_BN.logsumexp(1) - positives_B).mean()
 

@@ -75,7 +75,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`loss` is the mean over the directions, and over the queries of each."""
+    """`loss` is the mean (or the sum) over the directions, of the mean over the queries of each."""
 
     loss: Tensor
     directions: tuple[Direction, ...]
@@ -155,14 +155,18 @@ class Contrast(Method):
         if isinstance(config.predictor, c.Predictor):
             with seeded(seed, "predictor"):
                 self.predictor = build_predictor(config.predictor, config.part(c.Head).dim)
-        directions = 2 if self.loss.symmetric else 1
-        self.sources = nn.ModuleList([build_source(config, images, view) for view in range(directions)])
+        self.directions = 2 if self.loss.symmetric else 1
+        self.shared_source = isinstance(config.negatives, c.Queue) and config.negatives.shared
+        sources = 1 if self.shared_source else self.directions
+        self.sources = nn.ModuleList([build_source(config, images, view) for view in range(sources)])
         self.candidates = self.source(0).candidates
         self.scale = 1.0 if self.loss.factor is None else self.loss.factor * self.loss.temperature
+        if self.loss.directions == "sum":
+            self.scale *= self.directions
         self.chance = self.scale * chance_loss(self.candidates)
 
     def source(self, direction: int) -> Source:
-        source = self.sources[direction]
+        source = self.sources[0 if self.shared_source else direction]
         assert isinstance(source, Source)
         return source
 
@@ -173,25 +177,27 @@ class Contrast(Method):
         return unit(self.predictor(self.query.project(view_B3SS)))
 
     def outcome(self, queries: list[Tensor], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
-        """The mean InfoNCE over the directions; scores and loss are float32 at least (autocast is off here)."""
+        """InfoNCE, the mean or the sum over the directions; scores and loss are float32 at least (autocast is off here)."""
         directions = []
         with torch.autocast(queries[0].device.type, enabled=False):
             for number, (queries_BC, keys_MC) in enumerate(zip(queries, keys, strict=True)):
                 scores_BN, is_positive_BN = self.source(number).scores(queries_BC, keys_MC, sample)
                 directions.append(Direction(queries_BC, scores_BN, is_positive_BN))
-            losses = [info_nce(d.scores_BN, d.is_positive_BN, self.loss.temperature) for d in directions]
+            losses = [
+                info_nce(d.scores_BN, d.is_positive_BN, self.loss.temperature, self.loss.several) for d in directions
+            ]
             return Outcome(torch.stack(losses).mean() * self.scale, tuple(directions))
 
-    def whole(self, view_B3SS: Tensor, step: int, *, shuffle: bool, through: nn.Module) -> Tensor:
-        """Embeddings (M, C) of the whole batch; with ShuffleBN through a permuted batch (v1, section 3.3).
+    def whole(self, view_B3SS: Tensor, step: int, *, shuffle: bool, through: nn.Module, direction: int = 0) -> Tensor:
+        """Embeddings (M, C) of the whole batch; with ShuffleBN through a permuted batch (v1, section 3.3), the one of the
+        direction.
 
         Of several processes each was given its rows of the permuted batch by the loader.
         """
         if not shuffle:
             return gather(self.in_parts(view_B3SS, through))
-        order_M = key_order(self.config.train.seed, step, size() * len(view_B3SS)).to(
-            view_B3SS.device, non_blocking=True
-        )
+        drawn_M = key_order(self.config.train.seed, step, size() * len(view_B3SS), direction)
+        order_M = drawn_M.to(view_B3SS.device, non_blocking=True)
         shuffled_MC = gather(self.in_parts(view_B3SS[order_M] if size() == 1 else view_B3SS, through))
         return torch.empty_like(shuffled_MC).index_copy(0, order_M, shuffled_MC)
 
@@ -246,15 +252,19 @@ class MomentumContrast(Contrast):
     @torch.no_grad()
     def keys(self, views: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:
         """Of the second view for the first direction, of the first view for the second."""
+        shuffle, apart = self.momentum.shuffle, self.momentum.shuffle_apart
         return tuple(
-            self.whole(view, step, shuffle=self.momentum.shuffle, through=self.key_projector)
-            for view, _ in zip(reversed(views), self.sources, strict=False)
+            self.whole(view, step, shuffle=shuffle, through=self.key_projector, direction=direction if apart else 0)
+            for direction, view in enumerate(list(reversed(views))[: self.directions])
         )
 
     def forward(self, views: tuple[Tensor, ...], keys: tuple[Tensor, ...], sample: Sample) -> Outcome:
         return self.outcome([self.queries(view) for view, _ in zip(views, keys, strict=False)], keys, sample)
 
     def end(self, outcome: list[Outcome], keys: tuple[Tensor, ...], sample: Sample) -> None:
+        if self.shared_source:
+            self.source(0).update(torch.cat(keys[::-1]), sample.repeated(len(keys)))  # the first view's keys first
+            return
         for number, keys_MC in enumerate(keys):
             self.source(number).update(keys_MC, sample)
 
@@ -267,7 +277,7 @@ class SharedContrast(Contrast):
         first_BC = self.queries(views[0])
         shuffle = self.config.part(c.Shared).shuffle
         second_MC = self.whole(views[1], sample.step, shuffle=shuffle, through=self.query)
-        if len(self.sources) == 1:
+        if self.directions == 1:
             return self.outcome([first_BC], (second_MC,), sample)
         return self.outcome([first_BC, own(second_MC)], (second_MC, gather(first_BC)), sample)
 

@@ -37,6 +37,10 @@ class Sample:
     def first_to_last(self, first: int, last: int) -> Sample:
         return Sample(self.step, self.images_M, self.labels_M, self.own_B[first:last])
 
+    def repeated(self, times: int) -> Sample:
+        """Of the same images again and again: their views one after the other."""
+        return Sample(self.step, self.images_M.repeat(times), self.labels_M.repeat(times), self.own_B)
+
 
 class Source(nn.Module):
     """A source of negatives; all its state is in buffers, so a checkpoint has it all."""

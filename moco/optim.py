@@ -17,6 +17,9 @@ from moco import config as c
 class LARS(torch.optim.Optimizer):
     """SGD with momentum whose step is scaled for each weight tensor by trust x |w| / |g + decay x w|.
 
+    `clipped`: by the smaller of trust x |w| / (|g| + decay x |w|) / lr and 1, so that no layer moves faster than by lr
+    (LARC, as solo-learn and lightning-bolts have it, with their 1e-8 under the fraction).
+
     Tensors of one dimension or none (biases, BatchNorm) are neither decayed nor scaled, and a tensor whose weights or
     update are all 0 is not scaled. Source: You et al. (arXiv:1708.03888), equations 4 and 6, as facebookresearch/moco-v3
     applies them: the scale comes before the momentum, the learning rate after it.
@@ -29,7 +32,9 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.9,
         trust: float = 0.001,
+        clipped: bool = False,
     ) -> None:
+        self.clipped = clipped
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust})
 
     @torch.no_grad()
@@ -40,7 +45,8 @@ class LARS(torch.optim.Optimizer):
             moving = [p for p in group["params"] if p.grad is not None]
             matrices = [p for p in moving if p.ndim > 1]
             vectors = [p for p in moving if p.ndim <= 1]
-            self._move(matrices, adapted_updates(matrices, group["weight_decay"], group["trust"]), group)
+            lr = group["lr"] if self.clipped else None
+            self._move(matrices, adapted_updates(matrices, group["weight_decay"], group["trust"], lr), group)
             self._move(vectors, [p.grad for p in vectors], group)
 
     def _move(self, parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
@@ -55,15 +61,38 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
 
 
-def adapted_updates(parameters: list[Tensor], weight_decay: float, trust: float) -> list[Tensor]:
-    """New tensors (g + decay w) x trust |w| / |g + decay w|; no value of them is asked from the device."""
+def adapted_updates(
+    parameters: list[Tensor], weight_decay: float, trust: float, clip_at: float | None = None
+) -> list[Tensor]:
+    """New tensors (g + decay w) x trust |w| / |g + decay w|; no value of them is asked from the device.
+
+    `clip_at`: the learning rate, where the scale is clipped. Tensors whose weights or gradients are all 0 then have the
+    gradient alone for an update, neither decayed nor scaled.
+    """
     if not parameters:
         return []
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if clip_at is not None:
+        return clipped_updates(parameters, gradients, weight_decay, trust, clip_at)
     updates = torch._foreach_add(gradients, parameters, alpha=weight_decay)
     lengths_P, update_lengths_P = (torch.stack(torch._foreach_norm(tensors)) for tensors in (parameters, updates))
     both_P = (lengths_P > 0) & (update_lengths_P > 0)
     scales_P = torch.where(both_P, trust * lengths_P / update_lengths_P, 1.0)
+    torch._foreach_mul_(updates, list(scales_P.unbind()))
+    return list(updates)
+
+
+def clipped_updates(
+    parameters: list[Tensor], gradients: list[Tensor], weight_decay: float, trust: float, lr: float
+) -> list[Tensor]:
+    """(g + decay w) x min(trust |w| / (|g| + decay |w| + 1e-8) / lr, 1)."""
+    lengths_P, gradient_lengths_P = (torch.stack(torch._foreach_norm(tensors)) for tensors in (parameters, gradients))
+    both_P = (lengths_P > 0) & (gradient_lengths_P > 0)
+    scales_P = trust * lengths_P / (gradient_lengths_P + weight_decay * lengths_P + 1e-8)
+    scales_P = torch.where(both_P, (scales_P / lr).clamp_max(1.0), 1.0) if lr else torch.ones_like(scales_P)
+    decays_P = both_P.to(lengths_P.dtype) * weight_decay
+    decayed = torch._foreach_mul(parameters, list(decays_P.unbind()))
+    updates = torch._foreach_add(gradients, decayed)
     torch._foreach_mul_(updates, list(scales_P.unbind()))
     return list(updates)
 
@@ -87,7 +116,8 @@ def build_optimiser(
         case c.AdamW(betas=betas):
             return torch.optim.AdamW(moving, lr=lr, betas=betas, weight_decay=decay, fused=True)
         case c.LARS(momentum=momentum, trust=trust):
-            return LARS(moving, lr=lr, weight_decay=decay, momentum=momentum, trust=trust)
+            clipped = config.adaptation == "clipped"
+            return LARS(moving, lr=lr, weight_decay=decay, momentum=momentum, trust=trust, clipped=clipped)
 
 
 def scaled_lr(config: c.SGD | c.AdamW | c.LARS, batch_size: int) -> float:

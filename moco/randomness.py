@@ -20,9 +20,10 @@ def generator(device: str | torch.device, *key: int | str) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed_of(*key))
 
 
-def key_order(seed: int, step: int, batch: int) -> torch.Tensor:
+def key_order(seed: int, step: int, batch: int, direction: int = 0) -> torch.Tensor:
     """The permutation of ShuffleBN (v1, section 3.3): place i of the permuted batch has row `key_order[i]` of the batch.
 
     On the CPU, drawn there: the same on every device, and known to whoever reads the images.
     """
-    return torch.randperm(batch, generator=generator("cpu", seed, "shuffle", step))
+    key = ("shuffle", step) if direction == 0 else ("shuffle", step, direction)
+    return torch.randperm(batch, generator=generator("cpu", seed, *key))

@@ -1,12 +1,15 @@
 """The loop: a resumable generator. It yields numbers; the caller writes them down, and decides when to stop.
 
 A checkpoint is written only after everything yielded before it has been taken by the caller, so a caller that writes each
-record before asking for the next loses none. Resume is the same call.
+record before asking for the next loses none. Resume is the same call. The last two checkpoints are kept: a damaged one is
+passed over with a warning, and without a sound one the run starts afresh. The final readouts stop and go on as the steps do.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,17 +17,24 @@ from pathlib import Path
 
 from moco import checkpoint, distributed
 from moco.config import Config
-from moco.config.plain import to_plain
+from moco.config.plain import run_id, to_plain
 from moco.data import load
 from moco.data.catalog import check_labels
 from moco.data.loader import Batch
+from moco.data.seen import Seen
 from moco.data.splits import ImageData
 from moco.errors import Diverged
+from moco.evaluation.pauses import Progress, Stopped
 from moco.evaluation.readouts import curves, final_values, validation_values
 from moco.trainer import Trainer, choose_device, uncompiled
 
-CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.pt"
-__all__ = ["CHECKPOINT", "ENCODER", "Diverged", "Record", "Resumed", "train"]
+CHECKPOINT, PREVIOUS, ENCODER = "checkpoint.pt", "checkpoint.previous.pt", "encoder.pt"
+IMAGES = "images.json"
+READOUTS = "readouts.pt"  # of final readouts that were stopped: what they had
+__all__ = ["CHECKPOINT", "ENCODER", "PREVIOUS", "READOUTS", "Diverged", "Record", "Resumed", "train"]
+
+
+LOGGER = logging.getLogger("moco")
 
 
 @dataclass(frozen=True)
@@ -48,25 +58,43 @@ def never() -> bool:
 
 
 def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> Iterator[Record | Resumed]:
-    """Train, evaluate, leave `encoder.pt`. `stop` is asked after each step: True saves and ends the iteration early.
+    """Train, evaluate, leave `encoder.pt`, and `images.json` for a set of image files (`moco.data.seen`).
+
+    `stop` is asked after each step, and between the parts and epochs of the final readouts: True saves and ends the
+    iteration early.
 
     In each of a run's several processes (`moco.distributed.group`) it yields the same, and `stop` must give the same answer
     (`moco.distributed.agree`); rank 0 writes the files.
 
-    Raises ValueError for data or a checkpoint that do not fit the config, Diverged when the loss stops being finite.
+    Raises ValueError for data or a checkpoint that do not fit the config, Diverged when the loss stops being finite. A damaged
+    checkpoint raises nothing: the one before it is taken, with a warning, or the run starts afresh.
     """
     started = time.monotonic()
     check_labels(config)
-    data = load(config.data, logging.getLogger("moco").warning)
+    data = load(config.data, LOGGER.warning)
+    if data.seen is not None and distributed.rank() == 0:
+        write_images(run_dir / IMAGES, data.seen)
     trainer = Trainer(config, data, choose_device(config.train.device))
-    if distributed.agree((run_dir / CHECKPOINT).exists()):  # a shared disk may show it here later than there
-        trainer.load_state_dict(checkpoint.load(run_dir / CHECKPOINT, trainer.device))
+    kept = run_dir / CHECKPOINT, run_dir / PREVIOUS
+    if distributed.agree(any(map(os.path.lexists, kept))):  # a shared disk may show it here later than there
+        if not checkpoint.load_newest(kept, trainer.load_state_dict, trainer.device):
+            LOGGER.warning("%s: none of its checkpoints is sound; the run starts afresh", run_dir)
+            trainer = Trainer(config, data, trainer.device)  # the other may have taken a part of a damaged state
+        if distributed.agree(trainer.step != distributed.from_first(trainer.step)):
+            raise ValueError(f"{run_dir}: its processes read different checkpoints; start it again")
         yield Resumed(trainer.step)
     loop = _Loop(trainer, data, run_dir / CHECKPOINT, stop)
     loop.setup_seconds = time.monotonic() - started
     yield from loop.run()
     if trainer.step == trainer.total_steps:
         yield from loop.finish(run_dir / ENCODER)
+
+
+def write_images(path: Path, seen: Seen) -> None:
+    """What happened to the image files, as JSON; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(seen.plain(), indent=1) + "\n")
+    temporary.replace(path)
 
 
 @dataclass
@@ -156,11 +184,12 @@ class _Loop:
         return trainer.step == trainer.total_steps or minutes >= trainer.config.train.checkpoint_minutes
 
     def save(self) -> None:
-        self.trainer.save(self.path)
+        if distributed.rank() == 0:
+            checkpoint.save(self.trainer.state_dict(), self.path, previous=self.path.with_name(PREVIOUS))
         self.saved_at = time.monotonic()
 
     def finish(self, path: Path) -> Iterator[Record]:
-        """Curves of readouts that train, then the final readouts.
+        """Curves of readouts that train, then the final readouts; nothing if it is to stop before they are there.
 
         Leaves the weights: {"encoder", "head": state dicts, "config", "step"}.
         """
@@ -168,12 +197,22 @@ class _Loop:
         if trainer.total_steps == 0:
             trainer.measure_statistics()
         query = trainer.model.query
-        with uncompiled():
-            values = final_values(query, self.data, trainer.config)
+        progress = Progress(
+            path.with_name(READOUTS),
+            self.stop,
+            {"run_id": run_id(trainer.config), "step": trainer.step},
+            minutes=trainer.config.train.checkpoint_minutes,
+            device=trainer.device,
+        )
+        try:
+            with uncompiled(), progress:
+                values = final_values(query, self.data, trainer.config)
+        except Stopped:
+            return
         state = {"encoder": query.encoder.state_dict(), "head": query.head.state_dict(), "step": trainer.step}
         if distributed.rank() == 0:
             checkpoint.save(state | {"config": to_plain(trainer.config)}, path)
-        self.evaluation_seconds += time.monotonic() - started
+        self.evaluation_seconds += time.monotonic() - started + progress.seconds
         seconds = {
             "seconds/setup": self.setup_seconds,
             "seconds/train": trainer.seconds,
@@ -183,3 +222,5 @@ class _Loop:
         for epoch, values in by_epoch.items():
             yield Record(trainer.step + epoch, epoch, values)
         yield self._record(alone | seconds)
+        if distributed.rank() == 0:  # the caller has taken all records
+            progress.path.unlink(missing_ok=True)

@@ -9,14 +9,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from moco import checkpoint, diagnostics, distributed
+from moco import diagnostics, distributed
 from moco.augment import normalise
 from moco.batchnorm import local_statistics, measure_statistics, share_statistics
 from moco.config import Config, Queue, Train, check_processes
@@ -132,7 +131,7 @@ class Trainer:
         """Steps in which a queue is renewed; an epoch without a queue."""
         negatives = self.config.negatives
         if isinstance(negatives, Queue):
-            return -(-negatives.size // self.config.train.batch_size)
+            return -(-negatives.size // (self.config.train.batch_size * (2 if negatives.shared else 1)))
         return self.batches.steps_per_epoch
 
     def _probe(self, data: ImageData) -> Tensor:
@@ -273,7 +272,3 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.meter.load_state_dict(state["meter"])
         self.drift.snapshots = [(step, keys) for step, keys in state["snapshots"]]
-
-    def save(self, path: Path) -> None:
-        if distributed.rank() == 0:
-            checkpoint.save(self.state_dict(), path)

@@ -1,7 +1,7 @@
 """Which K, m, T and head width?  python sweeps/search_moco.py --trials 24 --workers 2   (about 8 min on 2 cores)
 
 He et al. (arXiv:1911.05722) take K = 65,536, m = 0.999, T = 0.07; Chen et al. (arXiv:2003.04297) a hidden layer and T = 0.2.
-K stays below the training images. Judged by kNN on the validation images at one seed: --confirm 5x3 tells skill from luck.
+K stays below the training images. Judged by kNN on the validation images at one seed: --confirm 3x10 tells skill from luck.
 """
 
 from experiments import Choice, Complement, Given, Log, Powers, Search, main

@@ -1,7 +1,7 @@
 """Which learning rate, weight decay and batch?  python sweeps/search_optim.py --trials 24 --workers 2  (8 min on 2 cores)
 
 He et al. (arXiv:1911.05722) take 0.03, 1e-4 and 256 for 200 epochs of ImageNet; a run on the digits has a few hundred steps.
-Judged by kNN on the validation images at one seed: --confirm 5x3 tells skill from luck.
+Judged by kNN on the validation images at one seed: --confirm 3x10 tells skill from luck.
 """
 
 from experiments import Log, Powers, Search, main

@@ -47,9 +47,10 @@ OUTSIDE: dict[str, set[str]] = {
     "moco.methods": set(),
     "moco.data.builtin": {"torch", "sklearn", "numpy"},
     "moco.transfer.scores": {"torch", "numpy", "pycocotools"},
-    "moco.weights": {"torch", "torchvision", "safetensors"},
+    "moco.weights": {"torch", "torchvision", "safetensors", "numpy"},
     "slurm": {"submitit"},
     "experiments": {"rich"},
+    "experiments.evaluate.look": {"jinja2", "torch", "sklearn", "numpy", "pyarrow", "PIL"},  # a page of pictures
     "experiments.store": set(),
     "experiments.store.summary": {"scipy"},  # Student's t, imported when an interval is asked for
     "experiments.plan": set(),

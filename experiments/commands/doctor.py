@@ -53,7 +53,8 @@ from experiments.run.cluster import (
 )
 from experiments.run.stop import TIME_LIMIT_SIGNAL
 from experiments.store import schema
-from experiments.store.files import read_json, replace_json, replace_text
+from experiments.store.files import lines_in_words, read_json, replace_json, replace_text
+from experiments.store.journal import read_journal
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory
 from experiments.store.states import host
@@ -258,7 +259,13 @@ def _try_files(root: Path) -> None:
 
 def _try_run(path: Path) -> bool:
     run = RunDirectory(path)
-    run.status(), run.results(), run.attempts()
+    run.checked_status(), run.checked_results()
+    for name, damaged in (
+        (schema.ATTEMPTS, run.checked_attempts()[1]),
+        (schema.JOURNAL, read_journal(path / schema.JOURNAL).damaged),
+    ):
+        if damaged:
+            raise ValueError(f"{path / name}, {lines_in_words(damaged)}: damaged, the rest is used")
     return True
 
 

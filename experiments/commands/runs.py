@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import traceback
 from pathlib import Path
 
+from experiments.evaluate.weights import add_reading
 from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED
 from experiments.plan.overrides import base_configs
@@ -16,6 +18,7 @@ from experiments.run import distributed
 from experiments.state.find import find
 from experiments.state.state import state_of
 from experiments.store import schema
+from experiments.store.images import images_line
 from experiments.store.metrics import PROTOCOLS
 from experiments.store.run import Busy, RunDirectory, runs_root
 from experiments.tracking.lookup import run_id_of
@@ -62,6 +65,7 @@ def register(add: AddVerb) -> None:
         f"own (then only printed): {', '.join(baselines())}",
     )
     add_set(again)
+    add_reading(again)
     again.add_argument(
         "--cluster", metavar="NAME", help="a Slurm profile that judges the runs of a sweep (default: here)"
     )
@@ -72,7 +76,7 @@ def register(add: AddVerb) -> None:
 
     out = add(
         "export",
-        help="an encoder for torchvision, timm, detectron2 or as safetensors",
+        help="an encoder for torchvision, timm, detectron2, the authors' linear probe or as safetensors",
         allow_abbrev=False,
         description="Write the encoder of a finished run for other tools, with a model card.",
     )
@@ -83,7 +87,8 @@ def register(add: AddVerb) -> None:
         action="extend",
         required=True,
         metavar="TOOL",
-        help="torchvision, timm, detectron2, safetensors",
+        help="torchvision, timm, detectron2, lincls (the authors' main_lincls.py), safetensors; one that has no such network "
+        "leaves the others alone",
     )
     out.add_argument("--out", default="exports", metavar="FOLDER", help="default: exports/<run id>")
     out.set_defaults(run=export)
@@ -99,19 +104,26 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
     from dataclasses import replace
 
     from experiments.launch.launch import Launch
+    from experiments.plan.by_names import choose
     from experiments.plan.sweep import check_sizes, warnings
-    from moco.config import check_processes
+    from moco.config import Data, check_processes
+    from moco.config.plain import run_id
     from moco.data.catalog import resolve
 
     distributed.adopt_step()
     config, _ = base_configs(options.baseline, options.set)
-    config = replace(config, data=resolve(config.data))
+
+    def run_ids(data: Data) -> list[str]:
+        return [run_id(replace(config, data=data))]
+
+    data, of_before = choose(resolve(config.data), run_ids, runs_root())
+    config = replace(config, data=data)
     check_sizes(options.baseline, config)
     check_processes(config, distributed.size())
     cell, root = make_cell(options.baseline, config.train.seed, config), runs_root()
     if distributed.rank():
         return distributed.accompany(RunDirectory(root / cell.run_id), config)
-    for warning in warnings({options.baseline: config}):
+    for warning in [*warnings({options.baseline: config}), *([of_before] if of_before else [])]:
         print("\n".join(paragraph(f"warning: {warning}")))
     if state_of(root / cell.run_id).state != schema.DONE:
         launch = Launch(root, options.baseline, [cell], command)
@@ -136,7 +148,10 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
 def _print_results(cell: Cell, root: Path) -> None:
     from experiments.evaluate.verb import print_readouts
 
-    results = RunDirectory(root / cell.run_id).results() or schema.Results()
+    run = RunDirectory(root / cell.run_id)
+    if line := images_line(run):
+        print("\n".join(paragraph(line)))
+    results = run.results() or schema.Results()
     print_readouts({f"test/{name}": value for name, value in results.get("test", {}).items()})
     print(f"done in {results.get('seconds', 0.0):.1f} s  {root / cell.run_id}")
 
@@ -151,9 +166,12 @@ def evaluate(options: argparse.Namespace, command: str) -> int:
 def export(options: argparse.Namespace, command: str) -> int:
     from experiments.export.export import export as write
 
-    for path in write(_one_run(options.target), options.to, Path(options.out)):
+    done = write(_one_run(options.target), options.to, Path(options.out))
+    for path in done.paths:
         print(path)
-    return 0
+    for why in done.refused.values():
+        print(f"error: {why}", file=sys.stderr)
+    return 1 if done.refused else 0
 
 
 def _one_run(target: str) -> Path:

@@ -2,7 +2,7 @@
 
     run          the exit code of one command: reads the flags, then `carry_out`
     carry_out    shows, searches, or confirms the best trials, as the flags say
-    adopt        prints the winner as a baseline
+    adopt        prints the winner as a baseline, or why the base stays
 
 Exit 0: the trials asked for are finished. 1: some are not. 2: wrong input, nothing was started. 130: interrupted, the
 same command goes on. `--dry-run` imports neither torch nor optuna.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,11 +32,13 @@ from experiments.store import schema
 from experiments.store.files import now
 from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
-from experiments.store.search_record import finished, read_record, record_named, record_path
+from experiments.store.search_record import arm_of, finished, read_record, record_named, record_path
 from moco.data.catalog import training_images
 
 if TYPE_CHECKING:
+    from analysis.advantage import Advantage
     from experiments.launch.process import Work
+    from experiments.search.result import Fresh
 
 EPILOG = (
     "Runs live under $MOCO_RUNS, by default runs/ in the current folder, the study in its searches/. Ctrl-C once saves and "
@@ -121,7 +123,7 @@ def parser(search: Search) -> Parser:
     add("--sampler-seed", type=int, default=0, metavar="N", help="what a new study draws by (default: 0)")
     add("--warm-start", metavar="SWEEP", help="tell the study the finished runs of a sweep that lie in the space")
     add("--new-study", action="store_true", help="begin anew; the study that is there is kept")
-    add("--confirm", metavar="KxN", help="train the K best trials and the base at N fresh seeds, as a sweep, e.g. 5x3")
+    add("--confirm", metavar="KxN", help="train the K best trials and the base at N fresh seeds, as a sweep, e.g. 3x10")
     add("--retry", action="store_true", help="with --confirm: also run again what failed or was cancelled")
     add("--dry-run", action="store_true", help="print the space and what is there, start nothing")
     add("--yes", action="store_true", help="do not ask")
@@ -305,7 +307,7 @@ def _table(record: SearchRecord, place: Place) -> int:
     if count < record["budget"]:
         print(f"{count} of {record['budget']} trials finished; the same command goes on")
         return 1
-    print(f"figures: python -m analysis search {name}; is the best one lucky? python sweeps/{name}.py --confirm 5x3")
+    print(f"figures: python -m analysis search {name}; is the best one lucky? python sweeps/{name}.py --confirm 3x10")
     return 0
 
 
@@ -342,26 +344,72 @@ def confirm(record: SearchRecord, wanted: str, options: SearchOptions) -> int:
 def register(add: AddVerb) -> None:
     take = add(
         "adopt",
-        help="the winner of a search as a baseline to paste",
+        help="the winner of a search as a baseline to paste, if fresh seeds have one",
         allow_abbrev=False,
-        description="Print the winner: the best at fresh seeds (--confirm), else the search's best.",
+        description="Print the trial that fresh seeds (--confirm) tell apart from the base as better, by the rule for a "
+        "claim. Without one the base stays: the reason is printed, as a comment, and the exit code is 1.",
     )
     take.add_argument("search", metavar="SEARCH", help="name or label of a search, e.g. search_moco")
-    take.add_argument("--trial", type=int, metavar="N", help="this trial instead; needed with several objectives")
+    take.add_argument(
+        "--trial", type=int, metavar="N", help="this trial, whatever speaks for it; needed with several objectives"
+    )
     take.set_defaults(run=adopt)
 
 
 def adopt(options: argparse.Namespace, command: str) -> int:
-    """Print the winner as a baseline. Exit code 0 also for one that was not confirmed, with a warning on stderr."""
-    from experiments.search.result import imports, source, winner
+    """Print the winner as a baseline and return 0, or why the base stays, in lines that are Python comments, and return 1."""
+    from analysis.advantage import advantages, best
+    from experiments.search.result import BASE, check_one_winner, confirmed, evidence, imports, source, trial_numbered
 
     root = runs_root()
     record = record_named(root, options.search)
-    chosen = winner(root, record, options.trial)
-    if not chosen.means:
-        text = f"chosen by one seed; python sweeps/{record['name']}.py --confirm 5x3 tells whether it was lucky"
-        print(f"warning: {text}", file=sys.stderr)
-    text = source(record, chosen)
+    fresh = confirmed(root, record)
+    better = record["directions"][0] == "maximize"
+    found = advantages(fresh.of_trials, fresh.values.get(BASE, {}), higher_is_better=better) if fresh else {}
+    if options.trial is not None:
+        trial = trial_numbered(record, options.trial)
+        if not (one := found.get(arm_of(trial["number"]))) or not one.believed:
+            print("warning: fresh seeds do not tell this trial apart from the base as better", file=sys.stderr)
+    else:
+        check_one_winner(record)
+        arm = best(found)
+        if fresh is None or arm is None:
+            print("\n".join(f"# {line}" for line in base_stays(record, fresh, found)))
+            return 1
+        trial, one = fresh.trials[arm], found[arm]
+    text = source(record, trial, evidence(record, trial, fresh) + (f"\n\n    {advantage_line(one)}" if one else ""))
     print(f"from dataclasses import replace\n\nfrom experiments.plan.baselines import {record['base']}")
     print(f"{imports(text)}\n\n\n{text}", end="")
     return 0
+
+
+def advantage_line(one: Advantage) -> str:
+    """`Above the base by 1.2 [0.4, 2.0] (n = 5, p 0.01 after Holm); 0.9 are expected of it at further seeds.`"""
+    c = one.comparison
+    if c is None:
+        return "Not confirmed: seeds are missing."
+    interval = "" if c.low is None or c.high is None else f" [{c.low:+.2f}, {c.high:+.2f}]"
+    p = "" if one.p is None else f", p {one.p:.2g} after Holm over the confirmed trials"
+    rest = "" if one.shrunken is None else f"; {one.shrunken:+.2f} are expected of it at further seeds (shrunken)"
+    return f"Better than the base by {c.difference:+.2f}{interval} (n = {c.n}{p}){rest}."
+
+
+def base_stays(record: SearchRecord, fresh: Fresh | None, found: Mapping[str, Advantage]) -> list[str]:
+    """Why, and what to do, in lines without the sign of a comment."""
+    from analysis.stats import SEEDS_TO_CLAIM
+
+    again = f"python sweeps/{record['name']}.py --confirm 3x{2 * SEEDS_TO_CLAIM}"
+    head = f"{record['label']}: the base {record['base']} stays"
+    if fresh is None:
+        return [
+            f"{head}: every trial was chosen by one seed, and the best of many is a lucky one.",
+            f"Fresh seeds: {again}",
+        ]
+    lines = [f"{head}: fresh seeds tell no trial apart from it as better."]
+    lines += [f"{arm}: {advantage_line(one)}" for arm, one in found.items()]
+    if fresh.missing:
+        lines.append(f"Not all seeds are there of {', '.join(fresh.missing)}.")
+    seeds = max(map(len, fresh.values.values()), default=0)
+    if seeds < SEEDS_TO_CLAIM:
+        lines.append(f"A claim needs {SEEDS_TO_CLAIM} seeds or more: {again}")
+    return [*lines, f"A trial all the same: python -m experiments adopt {record['name']} --trial N"]

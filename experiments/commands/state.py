@@ -16,13 +16,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from experiments.commands.arms import in_short, reasons
 from experiments.launch.grid import counts, grid, paragraph
 from experiments.launch.options import INTERRUPTED
+from experiments.plan.orphans import Orphan, orphans
 from experiments.plan.parser import AddVerb
 from experiments.run.cluster import DEFAULT, cluster_named
 from experiments.state.find import ANY, Found, find, mlflow_runs, sweeps_named
 from experiments.state.state import RunState, state_of, states_of
 from experiments.store import schema
+from experiments.store.images import ONLY_NAMES, known_by_names
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory, runs_root
 from experiments.store.schema import Cell, Manifest
@@ -65,10 +68,15 @@ class SweepStatus:
         return [
             f"{manifest['label']}: {self.summary()}",
             *(f"  {line}" for line in table),
+            *self._by_names(),
             *self._listed([c for c in manifest["cells"] if self.state(c).state == schema.RUNNING], _pace),
             *self._listed([c for c in manifest["cells"] if self.state(c).state in BROKEN], _reason),
             *self._never_begun(),
         ]
+
+    def _by_names(self) -> list[str]:
+        by_names = known_by_names(cell["config"] for cell in self.manifest["cells"])
+        return paragraph(ONLY_NAMES, "  ") if by_names else []
 
     def _listed(self, cells: Sequence[Cell], describe: Any) -> Iterator[str]:
         for cell in cells[:LISTED]:
@@ -211,12 +219,23 @@ def _page(root: Path, target: str | None) -> tuple[list[str], bool]:
     if target is None:
         empty = [] if found else [f"no sweep in {root} yet; start one with python sweeps/queue_size.py"]
         lines = [f"{one.manifest['label']}  {one.summary()}" for one in found] + empty
-        return lines, any(one.live for one in found)
+        return lines + in_short(orphans(root)), any(one.live for one in found)
     if found:
-        return [line for one in found for line in one.lines()], any(one.live for one in found)
+        left = _left(root, found)
+        lines = [line for one in found for line in [*one.lines(), *reasons(root, left[one.manifest["label"]])]]
+        return lines, any(one.live for one in found)
     runs = find(root, target, tracked=run_id_of)
     live = any(state_of(root / run.run_id).state in LIVE for run in runs)
     return [line for run in runs for line in _run_lines(root, run)], live
+
+
+def _left(root: Path, found: Sequence[SweepStatus]) -> dict[str, list[Orphan]]:
+    """Label -> runs that were planned for that sweep and count in no table."""
+    left: dict[str, list[Orphan]] = {one.manifest["label"]: [] for one in found}
+    for orphan in orphans(root):
+        if orphan.label in left:
+            left[orphan.label].append(orphan)
+    return left
 
 
 def _sweep_statuses(root: Path, target: str | None) -> list[SweepStatus]:
@@ -226,9 +245,10 @@ def _sweep_statuses(root: Path, target: str | None) -> list[SweepStatus]:
 
 def _plain(root: Path, target: str | None) -> list[dict[str, Any]]:
     """For `--json`: sweeps, or for a target that is no sweep, its runs."""
-    found = [one.plain() for one in _sweep_statuses(root, target)]
-    if found or target is None:
-        return found
+    statuses = _sweep_statuses(root, target)
+    if statuses or target is None:
+        left = _left(root, statuses)
+        return [one.plain() | _in_no_table(left[one.manifest["label"]]) for one in statuses]
     runs = find(root, target, tracked=run_id_of)
     jobs = {run.run_id: _job(root / run.run_id) for run in runs}
     facts = _accounts(jobs.values())
@@ -246,9 +266,15 @@ def _plain(root: Path, target: str | None) -> list[dict[str, Any]]:
     ]
 
 
+def _in_no_table(left: Sequence[Orphan]) -> dict[str, Any]:
+    return {"in_no_table": [asdict(one) for one in left]} if left else {}
+
+
 def _run_lines(root: Path, run: Found) -> Iterator[str]:
     state, directory = state_of(root / run.run_id), RunDirectory(root / run.run_id)
     yield "  ".join(dict.fromkeys(filter(None, [run.run_id, run.name, run.label])))
+    if run.label is None:
+        yield from (f"  in no table: {one.why}" for one in orphans(root) if one.run_id == run.run_id)
     for name, value in asdict(state).items():
         if value not in (None, False):
             yield f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}"
@@ -321,10 +347,15 @@ def find_runs(options: argparse.Namespace, command: str) -> int:
     found = find(root, options.target, tracked=run_id_of)
     last = {run.run_id: _job(root / run.run_id) for run in found}
     facts = _accounts(last.values())
+    labels = {run.label for run in found}
+    of_a_sweep = bool(sweeps_named(root, options.target))
+    left = [one for one in orphans(root) if (of_a_sweep and one.label in labels) or one.run_id in last]
     for run in found:
         job = f"  job {one.id}{_in_accounts(facts.get(one))}" if (one := last[run.run_id]) else ""
         mlflow = "".join(f"  mlflow {id}" for id in mlflow_runs(root, run.run_id))
         print(f"{run.run_id}  {state_of(root / run.run_id).state:<9}  {run.name}  {run.label or '-'}{job}{mlflow}")
+    if left:
+        print("\n".join(reasons(root, left)))
     return 0
 
 

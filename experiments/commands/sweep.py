@@ -17,21 +17,37 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.commands.answers import show_table, undecided
+from experiments.commands.arms import reasons
 from experiments.launch.adaptive import Rounds
+from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
-from experiments.launch.options import DEBUG, INTERRUPTED, LOCAL, MAX_SEEDS, LaunchOptions, Place, cluster_profile
-from experiments.plan.manifest import write_manifest
+from experiments.launch.options import (
+    DEBUG,
+    FIRST_DECISION,
+    INTERRUPTED,
+    LOCAL,
+    LOOKS,
+    MAX_SEEDS,
+    LaunchOptions,
+    Place,
+    cluster_profile,
+)
+from experiments.plan.by_names import with_runs_of_before
+from experiments.plan.manifest import check_file, events_of, merged, write_manifest
+from experiments.plan.orphans import orphans
 from experiments.plan.overrides import base_configs
-from experiments.plan.parser import Parser, add_set, command_line
+from experiments.plan.parser import Parser, add_set, command_line, script
 from experiments.plan.registry import baselines
-from experiments.plan.sweep import Sweep, plan
+from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.run import distributed
 from experiments.run.cluster import Profile, profile_names
 from experiments.run.machine import share_a_gpu, slots_on_gpus
 from experiments.store import schema
+from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory, runs_root
 
 if TYPE_CHECKING:
@@ -86,11 +102,13 @@ def parser(sweep: Sweep) -> Parser:
     add("--max-parallel", type=int, metavar="N", help="runs at a time (default: one per GPU, else one per core)")
     add("--pack", type=int, metavar="K", help="runs that share one GPU; on a cluster, one job (default: 1)")
     add("--dry-run", action="store_true", help="print the grid with its states and the estimated time, start nothing")
+    add("--look", type=Path, metavar="FILE", help="write a page with each arm's augmented views, start nothing")
     add("--retry", action="store_true", help="also run again what failed or was cancelled")
     add("--force", action="store_true", help="run everything anew; finished runs are set aside, not deleted")
     add("--yes", action="store_true", help="do not ask")
     add("--until-significant", action="store_true", help="add seeds to the arms that are not told apart yet")
     add("--max-seeds", type=int, metavar="N", help=f"where --until-significant ends (default: {MAX_SEEDS})")
+    add("--looks", choices=LOOKS, help=f"fix its looks beforehand, every {FIRST_DECISION} seeds, for more power")
     add("--wait", action="store_true", help="stay until all runs have ended; local always does")
     add("--max-gpu-hours", type=float, metavar="H", help="ask before a launch that may take more, or an unknown number")
     add("--calibrate", action="store_true", help="time 20 steps there, for --max-gpu-hours; start nothing else")
@@ -129,31 +147,65 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
         )
     base_name = options.baseline or (options.profile and options.profile.baseline) or sweep.base
     base, preset = base_configs(base_name, options.settings)
-    planned = partial(plan, sweep, base, base_name=base_name, preset=preset)
-    launch_plan = LaunchPlan.of(planned(seeds=options.seeds), options)
+
+    def planned(seeds: int | None) -> Plan:
+        make = partial(plan, sweep, base_name=base_name, preset=preset, seeds=seeds)
+        return with_runs_of_before(make, base, options.place.root)
+
+    launch_plan = LaunchPlan.of(planned(options.seeds), options)
+    if options.look is not None:
+        from experiments.commands.look import write_views
+
+        trained = {arm: config for arm, config in launch_plan.planned.arms.items() if arm != schema.RANDOM_INIT}
+        return write_views(
+            trained, f"{launch_plan.planned.label}: what each arm is shown", options.command, options.look
+        )
+    if (file := script()) is not None:
+        check_file(launch_plan.root, launch_plan.planned, file)
     if options.calibrate:
         from experiments.launch.calibration import calibrate
 
         return calibrate(launch_plan)
     if options.until_significant and not options.dry_run:
-        return Rounds(lambda seeds: planned(seeds=seeds), _start_round, undecided, options).run(
-            len(launch_plan.planned.seeds)
-        )
+        return Rounds(planned, _start_round, undecided, options).run(len(launch_plan.planned.seeds))
     if options.profile is not None:
         return _on_cluster(launch_plan, options.profile)
     if options.cluster == DEBUG:
         launch_plan = launch_plan.first()
     if options.dry_run:
         launch_plan.show(launch_plan.would_start())
+        _look_ahead(launch_plan)
         return 0
     _ask_first(launch_plan)
-    write_manifest(launch_plan.root, launch_plan.planned, options.command)
+    _write_plan(launch_plan)
     if options.force:
         _set_aside(launch_plan)
     if not launch_plan.to_run:
         return _nothing_to_start(launch_plan)
     launch_plan.announce()
     return _debug(launch_plan) if options.cluster == DEBUG else _local(launch_plan)
+
+
+def _write_plan(launch_plan: LaunchPlan) -> None:
+    """Record the plan, and print what it does to arms that were planned before."""
+    file = script()
+    made = write_manifest(
+        launch_plan.root, launch_plan.planned, launch_plan.options.command, None if file is None else str(file)
+    )
+    for line in events_of(made):
+        print("\n".join(paragraph(line)))
+
+
+def _look_ahead(launch_plan: LaunchPlan) -> None:
+    """Print what writing this plan would do to arms that were planned before, and which runs would count in no table."""
+    root, label = launch_plan.root, launch_plan.planned.label
+    would = merged(root, launch_plan.planned, launch_plan.options.command)
+    for line in events_of(would):
+        print("\n".join(paragraph(line)))
+    plans = [would, *(manifest for manifest in all_manifests(root) if manifest["label"] != label)]
+    lines = reasons(root, [one for one in orphans(root, plans) if one.label == label])
+    if lines:
+        print("\n".join(lines))
 
 
 def _start_round(launch_plan: LaunchPlan) -> int:
@@ -180,10 +232,11 @@ def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
     preview = Preview(launch_plan, profile)
     if options.dry_run:
         launch_plan.show(preview.text())
+        _look_ahead(launch_plan)
         return 0
     _ask_first(launch_plan)
     disk_check = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
-    write_manifest(launch_plan.root, launch_plan.planned, options.command)
+    _write_plan(launch_plan)
     if options.force:
         _set_aside(launch_plan)
     if not launch_plan.to_run and not queued(launch_plan):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from experiments.evaluate.weights import add_reading
 from experiments.plan.parser import AddVerb
 from moco.transfer.recipes import PLACES, RECIPES, TASKS
 
@@ -21,7 +22,14 @@ def register(add: AddVerb) -> None:
     verb.add_argument("--data", default="scenes", metavar="NAME", help=f"{', '.join(PLACES)} (default: scenes)")
     verb.add_argument("--root", metavar="DIR", help="where VOC or COCO is; nothing is downloaded")
     verb.add_argument("--recipe", metavar="NAME", help="one of those below (default: the usual one of task and data)")
-    verb.add_argument("--set", nargs="+", action="extend", metavar="FIELD=VALUE", help="change a field of the recipe")
+    verb.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, or encoder.* of a file",
+    )
+    add_reading(verb)
     verb.add_argument(
         "--frozen", action="store_true", help="keep the encoder as it is; short for --set backbone=frozen"
     )

@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.evaluate.weights import say, weights, weights_file
+from experiments.evaluate.weights import NOTHING_SAID, Reading, say, weights, weights_file
 from experiments.run import distributed, provenance
 from experiments.run.machine import hardware
 from experiments.run.readouts import readouts_of
@@ -35,6 +35,7 @@ from experiments.store.journal import last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import host
 from moco.config import Config, Data
+from moco.evaluation.hits import hits_of
 
 if TYPE_CHECKING:
     from moco.data.splits import ImageData
@@ -51,7 +52,8 @@ class ProtocolReadouts:
     """The readouts of one protocol.
 
     values: names as in the journal; percent where the name says top1, map or recall; None where it does not exist.
-    by_epoch: the curves of protocols that train. device: as the config names it.
+    by_epoch: the curves of protocols that train. device: as the config names it. A top-1 of the test split may be a
+    `moco.evaluation.hits.TopOne`, whose hits are then stored too.
     """
 
     values: dict[str, float | None]
@@ -66,12 +68,17 @@ class ProtocolReadouts:
 
 
 def evaluate_weights(
-    path: Path, protocols: Sequence[str], base: Config | None = None, device: str | None = None
+    path: Path,
+    protocols: Sequence[str],
+    base: Config | None = None,
+    device: str | None = None,
+    reading: Reading = NOTHING_SAID,
 ) -> Iterator[tuple[str, ProtocolReadouts]]:
     """Yield each protocol with its readouts of a file of weights or a run directory. Several processes share the work.
 
     The features are extracted once for all protocols. base: the config whose images are used, needed for a file of
-    another tool. Raises ValueError for a path without weights, a file that is not recognised and an unknown protocol,
+    another tool; reading: what the user says about the file. Raises ValueError for a path without weights, a file that is
+    not recognised and an unknown protocol,
     and BackboneMovedError instead of the readouts of a protocol that changed the network.
     """
     from moco.distributed import group
@@ -81,7 +88,7 @@ def evaluate_weights(
 
     began = time.monotonic()
     chosen = {name: protocol(name) for name in protocols}
-    config, query_of = weights(weights_file(path), base)
+    config, query_of = weights(weights_file(path), base, reading)
     if device is not None:
         config = replace(config, train=replace(config.train, device=device))
     data = images(config.data)
@@ -205,6 +212,7 @@ def add_readouts(
     with run.locked(PATIENCE):
         if run.results() is None or _stamp(run) != stamp:
             raise ValueError(f"{run.path}: was trained anew while it was judged; nothing was added")
+        run.add_hits(hits_of(evaluation.values))
         has = {(record["step"], name) for record in run.records() for name in record["values"]}
         with run.journal() as journal:
             for line in lines(run, evaluation, protocols):

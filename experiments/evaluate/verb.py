@@ -27,6 +27,7 @@ from experiments.evaluate.add import (
 )
 from experiments.evaluate.pool import EvaluationPool
 from experiments.evaluate.progress import Progress
+from experiments.evaluate.weights import Reading
 from experiments.evaluate.worker import report
 from experiments.launch.launch import tracking_off
 from experiments.launch.options import INTERRUPTED, LOCAL, Place
@@ -62,6 +63,7 @@ class EvaluateOptions:
     profile: Profile | None
     max_parallel: int | None
     device: str | None
+    reading: Reading  # of a file of weights
 
     @staticmethod
     def of(given: argparse.Namespace) -> EvaluateOptions:
@@ -69,11 +71,12 @@ class EvaluateOptions:
         protocols = tuple(dict.fromkeys(given.protocol or DEFAULT))
         for name in protocols:
             readouts_of(name)
-        if given.set and not given.baseline:
+        reading, settings = Reading.of(given, given.set)
+        if settings and not given.baseline:
             raise ValueError(
                 "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"
             )
-        base = base_configs(given.baseline, given.set)[0] if given.baseline else None
+        base = base_configs(given.baseline, settings)[0] if given.baseline else None
         profile = None if given.cluster in (None, LOCAL) else load_profile(given.cluster)
         return EvaluateOptions(
             given.target,
@@ -85,6 +88,7 @@ class EvaluateOptions:
             profile,
             given.max_parallel,
             given.device,
+            reading,
         )
 
 
@@ -102,6 +106,7 @@ def _evaluate(options: EvaluateOptions, show_table: ShowTable) -> int:
     if path.exists():
         single = path.is_dir() and (path / schema.CONFIG).exists()
         return _run(path.absolute(), options) if single else _file(path, options)
+    options.reading.only_for_files("a run")
     found = find(root, options.target, tracked=partial(run_id_of, address=options.place.tracking))
     if len(found) == 1:
         return _run(root / found[0].run_id, options)
@@ -121,8 +126,9 @@ def _only_here(options: EvaluateOptions) -> None:
 def _file(path: Path, options: EvaluateOptions) -> int:
     """Print the readouts of a file of weights, each protocol's as soon as they are there; nothing is written."""
     _only_here(options)
+    given = path, options.protocols, options.base, options.device, options.reading
     try:
-        for _, evaluated in evaluate_weights(path, options.protocols, options.base, options.device):
+        for _, evaluated in evaluate_weights(*given):
             if distributed.rank() == 0:
                 print_readouts(evaluated.last(), WIDTH)
     except KeyboardInterrupt:

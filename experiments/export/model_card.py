@@ -25,6 +25,8 @@ def loading(target: str, file: str, config: Config) -> str:
     """The Python lines that load the file in a tool, as the card shows them; `net(images)` gives the features."""
     if target == "detectron2":
         return _detectron2(file, config)
+    if target == "lincls":
+        return _lincls(file, config)
     build = _vit(target, config.encoder, config.data.image_size) if isinstance(config.encoder, ViT) else None
     if isinstance(config.encoder, ResNet):
         build = _timm_resnet(config.encoder) if target == "timm" else _resnet(config.encoder)
@@ -77,9 +79,22 @@ def _vit(target: str, encoder: ViT, side: int) -> str:
             f"net = timm.models.VisionTransformer(img_size={side}, patch_size={encoder.patch}, embed_dim={encoder.width}, "
             f"depth={encoder.depth}, num_heads={encoder.heads}, num_classes=0)"
         )
+    if encoder.pool == "mean" or encoder.stem == "conv":  # torchvision's constructor has neither as we do
+        own = "import moco.encoders\nfrom moco.config import ViT"
+        return f"{own}\nnet = moco.encoders.build_encoder({encoder!r}, {side}).backbone"
     return (
         f"net = torchvision.models.VisionTransformer({side}, {encoder.patch}, {encoder.depth}, {encoder.heads}, "
         f"{encoder.width}, {4 * encoder.width})\nnet.heads = torch.nn.Identity()"
+    )
+
+
+def _lincls(file: str, config: Config) -> str:
+    """A command, as the authors' README has it; in Python it is a comment."""
+    from moco.weights.write import name_of
+
+    assert isinstance(config.encoder, ResNet)
+    return (
+        f"# python main_lincls.py -a {name_of(config.encoder)} --pretrained {file} ... DATA, of facebookresearch/moco"
     )
 
 

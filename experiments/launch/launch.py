@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.launch.grid import paragraph
 from experiments.launch.local import TRAINING, Runs
 from experiments.launch.options import INTERRUPTED, Place
 from experiments.launch.process import Work, last_line
@@ -27,6 +28,7 @@ from experiments.run.machine import Slot, make_slots
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
 from experiments.store.files import in_threads, json_text
+from experiments.store.images import images_line
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
 
@@ -143,6 +145,8 @@ def summary(root: Path, cells: Sequence[Cell], began: float, *, interrupted: boo
     done = [cell for cell, state in states.items() if state.state == schema.DONE]
     failed = {cell: s for cell, s in states.items() if s.state in (schema.FAILED, schema.LOST, schema.CANCELLED)}
     print(f"{len(done)} of {len(cells)} runs done in {clock(time.monotonic() - began)}")
+    for line in seen_lines(root, cells):
+        print("\n".join(paragraph(line)))
     for cell, state in failed.items():
         print(f"  {cell.name}  {result_words(state, None)}")
         print(f"    {last_line(root / cell.run_id / schema.LOG)}")
@@ -153,6 +157,15 @@ def summary(root: Path, cells: Sequence[Cell], began: float, *, interrupted: boo
     if failed:
         print("--retry runs failed and cancelled runs again; lost ones go on by the same command")
     return 1 if len(done) < len(cells) else 0
+
+
+def seen_lines(root: Path, cells: Sequence[Cell]) -> list[str]:
+    """What happened to the image files of these runs, each line once."""
+    lines = []
+    for cell in cells:
+        with suppress(ValueError):  # damaged: the table names it
+            lines.append(images_line(RunDirectory(root / cell.run_id)))
+    return list(dict.fromkeys(filter(None, lines)))
 
 
 def _unfinished(states: dict[Cell, RunState]) -> str:

@@ -25,7 +25,7 @@ from experiments.run.machine import Slot
 from experiments.run.worker import TAKEN, main
 from experiments.state.state import RunState, state_of
 from experiments.store import causes, schema
-from experiments.store.files import age_of, now
+from experiments.store.files import now
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import AT_REST, handling
 
@@ -178,9 +178,10 @@ def record_death(run: RunDirectory, code: int | None) -> None:
         began = status.get("state") == schema.RUNNING
         state, reason, cause = _how_it_ended(began, code, run.path / schema.LOG)
         if began and attempts and attempts[-1]["event"] == "start":
-            number, seconds = attempts[-1]["attempt"], round(age_of(attempts[-1]["time"]), 3)
-            end = schema.Attempt(event="end", attempt=number, time=now(), state=state, seconds=seconds)
-            end["reason"], end["cause"] = reason, cause
+            number = attempts[-1]["attempt"]
+            end = schema.Attempt(event="end", attempt=number, time=now(), state=state, reason=reason, cause=cause)
+            if (lived := run.lived(number)) is not None:
+                end["seconds"] = round(lived, 3)
             run.append_attempt(end)
         run.write_status({**status, "state": state, "reason": reason, "cause": cause})
 

@@ -32,6 +32,7 @@ from experiments.store.states import child_environment, is_alive, process_starte
 
 SERVER_GONE = 255  # exit code that multiprocessing gives a child whose server has died
 TICK_SECONDS = 0.05
+SLOWER = "warning: no fork server could be kept; each process imports torch itself, which takes some seconds more"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Starter:
                 if not wanted():
                     return None
                 self.forks = False
+                print(SLOWER, file=sys.stderr)
         return self._start("spawn", arguments, environment, log)
 
     def _start(self, method: str, arguments: tuple[Any, ...], environment: Mapping[str, str], log: Path) -> Child:

@@ -10,16 +10,15 @@ be written as 65536, 65_536, 65,536 or 64k (k = 1,024, as in queue lengths).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.plan.registry import baseline_config
 from moco.config import Config
-from moco.config.kinds import alternatives, group_classes, type_hints
+from moco.config.kinds import group_classes, type_hints
+from moco.config.text import parse
 from moco.data.catalog import check_labels
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ T = TypeVar("T", bound="DataclassInstance")
 
 # Letters of the papers -> field.
 LETTERS = {"K": "negatives.size", "m": "key_encoder.momentum", "T": "loss.temperature", "tau": "loss.temperature"}
-YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def base_configs(name: str, assignments: Sequence[str]) -> tuple[Config, Config]:
@@ -197,77 +195,3 @@ def _new_group(path: str, kinds: Mapping[str, type], text: str) -> Any:
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{path}={text}: no such kind; allowed: {', '.join(kinds)}{meant}")
     return kind()
-
-
-def parse(path: str, annotation: Any, text: str) -> Any:
-    """`text` as a value of the annotation. Raises ValueError that names both."""
-    options = alternatives(annotation)
-    if NoneType in options and text.lower() in ("none", "null"):
-        return None
-    (kind,) = (o for o in options if o is not NoneType)
-    if get_origin(kind) is Literal:
-        return _choice(path, get_args(kind), text)
-    if get_origin(kind) is tuple:
-        return _tuple(path, get_args(kind), text)
-    reader, wanted = _SCALARS[kind]
-    try:
-        return reader(text)
-    except ValueError:
-        raise ValueError(f"{path}={text}: must be {wanted}") from None
-
-
-def _choice(path: str, choices: tuple[Any, ...], text: str) -> Any:
-    for choice in choices:
-        if str(choice) == text:
-            return choice
-    near = get_close_matches(text, [str(c) for c in choices], n=1)
-    meant = f"; did you mean {near[0]}?" if near else ""
-    raise ValueError(f"{path}={text}: must be one of {', '.join(map(str, choices))}{meant}")
-
-
-def _tuple(path: str, kinds: tuple[Any, ...], text: str) -> tuple[Any, ...]:
-    bare = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
-    parts = [part.strip() for part in bare.split(",") if part.strip()]
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return tuple(parse(path, kinds[0], part) for part in parts)
-    if len(parts) != len(kinds):
-        example = ",".join("0" for _ in kinds)
-        raise ValueError(f"{path}={text}: must be {len(kinds)} values separated by commas, as {example}")
-    return tuple(parse(path, kind, part) for kind, part in zip(kinds, parts, strict=True))
-
-
-def _bool(text: str) -> bool:
-    if text.lower() not in YES + NO:
-        raise ValueError
-    return text.lower() in YES
-
-
-def _int(text: str) -> int:
-    match = re.fullmatch(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)(k?)", text, re.IGNORECASE)
-    if match is None:
-        return _whole(float(text))
-    sign, digits, thousand = match.groups()
-    value = int(digits.replace(",", "").replace("_", "")) * (1024 if thousand else 1)
-    return -value if sign == "-" else value
-
-
-def _whole(value: float) -> int:
-    """1e4 is a whole number; 1.5, nan and inf are not."""
-    if value != value or value in (float("inf"), float("-inf")) or value != int(value):
-        raise ValueError
-    return int(value)
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ValueError
-    return value
-
-
-_SCALARS: dict[Any, tuple[Callable[[str], Any], str]] = {
-    bool: (_bool, "true or false (also yes/no, on/off, 1/0)"),
-    int: (_int, "a whole number, such as 1024, 65_536 or 64k"),
-    float: (_float, "a number, such as 0.03 or 3e-2"),
-    str: (str, "text"),
-}

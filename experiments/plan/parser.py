@@ -74,6 +74,12 @@ def command_line(arguments: Sequence[str]) -> str:
     return shlex.join(["python", shown, *arguments])
 
 
+def script() -> Path | None:
+    """The file that was started, of a sweep or a search; None where Python was started in another way."""
+    file = Path(sys.argv[0]).absolute()
+    return file if file.suffix == ".py" and file.stem != "__main__" and file.is_file() else None
+
+
 def run_quietly_past_reader(command: Callable[[], int]) -> int:
     """The exit code of a command; 0 if whoever reads its output leaves before the end, as in `status | head`."""
     try:

@@ -19,6 +19,7 @@ from typing import Any
 
 from experiments.plan import expectation
 from experiments.plan.factors import Levels, check_levels
+from experiments.plan.typed import typed
 from experiments.store import schema
 from moco.config import Config, Head, Momentum
 from moco.config.plain import flatten, run_id
@@ -30,6 +31,7 @@ PAPER_V2 = "MoCo v2 (arXiv:2003.04297), linear top-1, ImageNet, ResNet-50, 200 e
 SUPCON = "SupCon (arXiv:2004.11362), linear top-1, CIFAR-10, ResNet-50, 1,000 epochs"
 NOTEBOOK = "the authors' CIFAR-10 notebook (facebookresearch/moco), ResNet-18"
 
+ARM_NAME = re.compile(r"[A-Za-z0-9.=+_-]+")
 LARGE_SHARE = 0.1  # of the training images: a longer queue holds many keys of the query's own image
 
 
@@ -141,7 +143,7 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
     if count < 1:
         raise ValueError(f"--seeds {count}: must be at least 1")
     base = _resolved(base)
-    arms, baseline = {arm: _resolved(config) for arm, config in sweep.arms(base).items()}, sweep.baseline_arm(base)
+    arms, baseline = {arm: _resolved_like(base, c) for arm, c in sweep.arms(base).items()}, sweep.baseline_arm(base)
     _check_names(sweep, arms, baseline)
     _check_differences(sweep, arms, baseline)
     factors = sweep.factors(arms) if sweep.factors else {}
@@ -165,6 +167,16 @@ def plan(sweep: Sweep, base: Config, *, base_name: str, preset: Config | None = 
 def _resolved(config: Config) -> Config:
     check_labels(config)
     return replace(config, data=resolve(config.data))
+
+
+def _resolved_like(base: Config, config: Config) -> Config:
+    """An arm has the data of the resolved base, unless it changes them."""
+    if config.data == base.data:
+        check_labels(config)
+        return config
+    if (config.data.name, config.data.root) != (base.data.name, base.data.root):
+        config = replace(config, data=replace(config.data, fingerprint=""))
+    return _resolved(config)
 
 
 def random_init(base: Config) -> Config:
@@ -198,7 +210,7 @@ def covers(declared: str, name: str) -> bool:
 
 def _check_names(sweep: Sweep, arms: Mapping[str, Config], baseline: str) -> None:
     for arm in arms:
-        if not re.fullmatch(r"[A-Za-z0-9.=+_-]+", arm) or arm.replace("-", " ") == schema.RANDOM_INIT:
+        if not ARM_NAME.fullmatch(arm) or arm.replace("-", " ") == schema.RANDOM_INIT:
             raise ValueError(
                 f"sweep {sweep.name}: arm {arm!r}: name arms as people type them, K=1024: letters, digits and . = + - _ only"
             )
@@ -221,7 +233,7 @@ def _check_differences(sweep: Sweep, arms: Mapping[str, Config], baseline: str) 
             raise ValueError(
                 f"sweep {sweep.name}: arm {arm} changes nothing: its config is that of the baseline arm {baseline}"
             )
-        twin = seen.setdefault(run_id(config), arm)
+        twin = seen.setdefault(run_id(typed(config)), arm)
         if twin != arm:
             raise ValueError(f"sweep {sweep.name}: arms {twin} and {arm} have the same config; drop one")
 

@@ -64,30 +64,33 @@ class StopRequest:
 
 
 @contextmanager
-def beating(run: RunDirectory) -> Iterator[None]:
-    """Touch the heartbeat every few seconds, from a thread of its own."""
-    ended = threading.Event()
+def beating(run: RunDirectory, attempt: int = 0) -> Iterator[None]:
+    """Write the heartbeat, of that attempt at the run, every few seconds, from a thread of its own."""
+    ended, began = threading.Event(), time.monotonic()
 
     def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # a disk that is away for a moment must not end the thread
-                run.beat()
+        with suppress(OSError):  # a disk that is full, or away for a moment, must not end the run
+            run.beat(attempt, time.monotonic() - began)
 
-    run.beat()
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    def beat_on() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            beat()
+
+    beat()
+    thread = threading.Thread(target=beat_on, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        run.beat()
+        beat()
 
 
 @contextmanager
 def logging_to(path: Path, *names: str) -> Iterator[None]:
     """Write what these loggers report to the run's log, with the time."""
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:

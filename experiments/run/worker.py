@@ -10,6 +10,8 @@ the trainer checks after each step; it then saves. After a killed attempt the ne
 from __future__ import annotations
 
 import logging
+import math
+import os
 import sys
 import time
 import traceback
@@ -30,6 +32,7 @@ from experiments.store.journal import RESUMED_AT, add_line, last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import handling, this_process
 from moco.errors import Diverged, PeerFailed, PeerLost
+from moco.evaluation.hits import hits_of
 
 if TYPE_CHECKING:
     from moco.train import Record
@@ -40,7 +43,8 @@ DONE, FAILED, TAKEN, STOPPED = (
     73,
     75,
 )  # exit codes: done, failed, another process has the run, saved and resumable
-STATUS_SECONDS = 0.5  # between two writes of status.json
+STATUS_SECONDS = 0.5  # between two writes of status.json, which waits for the disk,
+STATUS_SHARE = 0.02  # so on a slow one they are further apart: at most so much of the time goes into them
 SYNC_SECONDS = 1.0  # between two flushes of the journal to the disk
 
 LOGGER = logging.getLogger("experiments.run.worker")
@@ -88,20 +92,25 @@ def attempt(
         if distributed.rank():
             return distributed.follow(run, config, stop)
         log = logging_to(path / schema.LOG, "moco", LOGGER.name)
-        with distributed.leading(config, stop) as peers, run.locked(), beating(run), log:
+        with distributed.leading(config, stop) as peers, run.locked(), log:
             if (run.status() or {}).get("state") == schema.DONE and run.results() is not None:
                 return schema.DONE  # by another process, since this one was started
-            try:
-                return _Attempt(run, stop, on_status, peers).carry_out(reraise)
-            finally:
-                if stop.signal is not None:
-                    on_signal(stop.signal)
+            run.tidy()
+            # Reads the heartbeat of a killed attempt, so before the first of this one.
+            this = _Attempt(run, stop, on_status, peers)
+            with beating(run, this.number):
+                try:
+                    return this.carry_out(reraise)
+                finally:
+                    if stop.signal is not None:
+                        on_signal(stop.signal)
+                    run.tidy()
 
 
 class _Attempt:
     def __init__(self, run: RunDirectory, stop: StopRequest, on_status: OnStatus, peers: distributed.Peers) -> None:
         self.run, self.stop, self.on_status, self.peers, self.config = run, stop, on_status, peers, config_of(run)
-        self.began, self.wrote_status, self.synced = time.monotonic(), 0.0, 0.0
+        self.began, self.wrote_status, self.status_cost, self.synced = time.monotonic(), 0.0, 0.0, 0.0
         before = run.status() or schema.Status()
         fresh = schema.Status(
             state=schema.RUNNING,
@@ -120,7 +129,10 @@ class _Attempt:
         self.earlier_seconds = sum(line.get("seconds", 0.0) for line in self.run.attempts())
 
     def _close_killed(self, earlier: list[schema.Attempt]) -> None:
-        """Record the end of an earlier attempt that was killed: the time of its last heartbeat."""
+        """Record the end of an earlier attempt that was killed, with the time that it lived by its last heartbeat.
+
+        By the clock of its own process; an older version left only the time of day of its last heartbeat.
+        """
         if not earlier or earlier[-1]["event"] == "end":
             return
         end = schema.Attempt(
@@ -131,9 +143,12 @@ class _Attempt:
             reason="killed; found by the next attempt",
             cause=causes.KILLED,
         )
-        age = self.run.heartbeat_age()
-        if age is not None:  # without a heartbeat its length is not known
-            end["seconds"] = round(max(0.0, age_of(earlier[-1]["time"]) - age), 3)
+        lived = self.run.lived(earlier[-1]["attempt"])
+        if lived is None and (age := self.run.heartbeat_age()) is not None:
+            since = age_of(earlier[-1]["time"]) - age
+            lived = since if 0 <= since < math.inf else None
+        if lived is not None:  # without a heartbeat its length is not known
+            end["seconds"] = round(lived, 3)
         self.run.append_attempt(end)
 
     def carry_out(self, reraise: bool) -> str:
@@ -192,7 +207,8 @@ class _Attempt:
         self.system = SystemMetrics(self.config.train.device)
         with self.run.journal() as journal:
             self.stop.before_save = journal.sync
-            if self.records and not (self.run.path / schema.CHECKPOINT).exists():
+            checkpoints = (self.run.path / name for name in (schema.CHECKPOINT, schema.PREVIOUS))
+            if self.records and not any(map(os.path.lexists, checkpoints)):
                 self._append(journal, {RESUMED_AT: 0})  # killed before its first checkpoint: start from the beginning
             for item in self.peers.train(lambda: train(self.config, self.run.path, self.stop)):
                 if isinstance(item, Resumed):
@@ -200,6 +216,8 @@ class _Attempt:
                     self.status["step"] = item.step
                     LOGGER.info("resumed after step %d", item.step)
                 else:
+                    # Before the record that ends the run: a run that is done has its hits, or never had any.
+                    self.run.add_hits(hits_of(item.values))
                     self._append(journal, self._line(item), sync=self._sync_due(item))
                     self._update_status(item)
 
@@ -229,7 +247,7 @@ class _Attempt:
             LOGGER.info("epoch %g: kNN %.1f %%", record.epoch, self.status["knn"])
             self.wrote_status = 0.0  # a search may decide on it to prune the run,
             self.stop.check_files_next()  # which then stops at the next step
-        if time.monotonic() - self.wrote_status >= STATUS_SECONDS:
+        if time.monotonic() - self.wrote_status >= max(STATUS_SECONDS, self.status_cost / STATUS_SHARE):
             self._write_status()
 
     def _finished(self) -> bool:
@@ -283,8 +301,10 @@ class _Attempt:
         return time.monotonic() - self.began
 
     def _write_status(self) -> None:
-        self.wrote_status = time.monotonic()
+        began = time.monotonic()
         self.run.write_status(self.status)
+        self.wrote_status = time.monotonic()
+        self.status_cost = self.wrote_status - began
         self.on_status(self.status)
 
 

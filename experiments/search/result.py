@@ -1,7 +1,8 @@
 """After a search: its best trials as a sweep at fresh seeds, and its winner as a baseline to paste.
 
     parse, best, confirmation    `--confirm 5x3`: the best trials and the base at fresh seeds, as an ordinary sweep
-    winner, source, imports      `adopt`: the winning trial, as Python for experiments/plan/baselines.py
+    confirmed                    what fresh seeds say
+    source, imports              `adopt`: a trial, as Python for experiments/plan/baselines.py
 
 Neither needs optuna: both read the record of the search and the run directories.
 """
@@ -20,7 +21,7 @@ from experiments.plan.sweep import Sweep
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory
-from experiments.store.schema import SearchRecord, TrialRecord
+from experiments.store.schema import Manifest, SearchRecord, TrialRecord
 from experiments.store.search_record import arm_of, front, ranked
 from moco.config import Config
 from moco.config.plain import from_plain, run_id
@@ -76,65 +77,81 @@ def confirmation(record: SearchRecord, winners: list[TrialRecord], seeds: int) -
 
 
 @dataclass(frozen=True)
-class Winner:
-    """A trial, and by arm the readouts at fresh seeds (`means`), empty where nothing was confirmed."""
+class Fresh:
+    """A confirmation: the trials that were to be confirmed, by arm, and the validation readouts of the search's first metric.
 
-    trial: TrialRecord
-    means: Mapping[str, list[float]]
-
-
-def winner(root: Path, record: SearchRecord, number: int | None) -> Winner:
-    """Trial `number`; without one, the best at fresh seeds, or else the search's best.
-
-    Raises ValueError for a trial that is not there, a search with no done trial, and several objectives without a number.
+    values: arm -> seed -> readout, of arms all of whose seeds are there. The base is the arm `BASE`.
     """
-    done = {t["number"]: t for t in ranked(record)}
-    fresh = confirmed(root, record)
-    if number is not None:
-        found = next((t for t in record["trials"] if t["number"] == number and t.get("config")), None)
-        if found is None:
-            raise ValueError(f"--trial {number}: {record['label']} has no such trial; the best are {_best(done)}")
-        return Winner(found, fresh)
-    if not done:
+
+    trials: Mapping[str, TrialRecord]
+    values: Mapping[str, Mapping[int, float]]
+
+    @property
+    def of_trials(self) -> dict[str, Mapping[int, float]]:
+        """Of every trial that was to be confirmed, empty where seeds are missing."""
+        return {arm: self.values.get(arm, {}) for arm in self.trials}
+
+    @property
+    def missing(self) -> list[str]:
+        """Arms that lack a seed."""
+        return [arm for arm in (BASE, *self.trials) if arm not in self.values]
+
+
+def confirmed(root: Path, record: SearchRecord) -> Fresh | None:
+    """The newest confirmation of this search, of which an arm counts if it has the config of the trial that it is named after.
+
+    Those of another base, of other settings, or of the study before `--new-study` do not. None without one.
+    """
+    base, of_arm = _id(record["base_config"]), {arm_of(t["number"]): t for t in record["trials"] if t.get("config")}
+    for manifest in all_manifests(root):
+        if manifest["name"] != sweep_name(record):
+            continue
+        configs = {cell["arm"]: cell["config"] for cell in manifest["cells"]}
+        own = {arm: t for arm, t in of_arm.items() if arm in configs and _id(configs[arm]) == _id(t["config"])}
+        if own and BASE in configs and _id(configs[BASE]) == base:
+            return Fresh(own, _values(root, manifest, record["metrics"][0]))
+    return None
+
+
+def _values(root: Path, manifest: Manifest, metric: str) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for arm in manifest["arms"]:
+        cells = [cell for cell in manifest["cells"] if cell["arm"] == arm]
+        results = {cell["seed"]: RunDirectory(root / cell["run_id"]).results() or schema.Results() for cell in cells}
+        values = {seed: v for seed, r in results.items() if (v := r.get("validation", {}).get(metric)) is not None}
+        if values and len(values) == len(cells):
+            found[arm] = values
+    return found
+
+
+def trial_numbered(record: SearchRecord, number: int) -> TrialRecord:
+    """Raises ValueError for a trial that is not there, with the best ones."""
+    found = next((t for t in record["trials"] if t["number"] == number and t.get("config")), None)
+    if found is None:
+        numbers = ", ".join(str(t["number"]) for t in ranked(record)[:5]) or "none yet"
+        raise ValueError(f"--trial {number}: {record['label']} has no such trial; the best are {numbers}")
+    return found
+
+
+def check_one_winner(record: SearchRecord) -> None:
+    """Raises ValueError where only a person can choose: no done trial, or several objectives."""
+    if not ranked(record):
         raise ValueError(f"{record['label']}: no trial is done within its limits")
     if len(record["metrics"]) > 1:
         numbers = ", ".join(str(t["number"]) for t in front(record))
         raise ValueError(
             f"{record['label']}: several objectives have no one winner; choose with --trial among {numbers}"
         )
-    trials = {arm: t for arm in fresh if (t := next((t for t in done.values() if arm_of(t["number"]) == arm), None))}
-    if trials:
-        return Winner(trials[max(trials, key=lambda arm: statistics.fmean(fresh[arm]))], fresh)
-    return Winner(next(iter(done.values())), {})
 
 
-def _best(done: Mapping[int, TrialRecord]) -> str:
-    return ", ".join(map(str, list(done)[:5])) or "none yet"
-
-
-def confirmed(root: Path, record: SearchRecord) -> dict[str, list[float]]:
-    """arm -> validation readouts at the seeds of the newest confirmation. Arms that lack a seed are left out."""
-    named = [m for m in all_manifests(root) if m["name"] == sweep_name(record)]
-    if not named:
-        return {}
-    found: dict[str, list[float]] = {}
-    for arm in named[0]["arms"]:
-        cells = [cell for cell in named[0]["cells"] if cell["arm"] == arm]
-        results = [RunDirectory(root / cell["run_id"]).results() or schema.Results() for cell in cells]
-        values = [v for r in results if (v := r.get("validation", {}).get(record["metrics"][0])) is not None]
-        if values and len(values) == len(cells):
-            found[arm] = values
-    return found
-
-
-def source(record: SearchRecord, chosen: Winner) -> str:
+def source(record: SearchRecord, trial: TrialRecord, evidence: str) -> str:
     """A function for experiments/plan/baselines.py, with its evidence in the docstring; ends with a newline."""
-    name, trial = f"{record['base']}_{record['name'].removeprefix('search_')}", chosen.trial
+    name = f"{record['base']}_{record['name'].removeprefix('search_')}"
     winning: Config = from_plain(Config, trial["config"])
     changes = differences(baseline_config(record["base"]), winning, "base")
     lines = [
         f"def {name}() -> Config:",
-        f'{INDENT}"""{record["base"]} with what a search found: {_evidence(record, chosen)}',
+        f'{INDENT}"""{record["base"]} with what a search found: {evidence}',
         "",
         f"{INDENT}Source: {record['label']}, trial {trial['number']}, run {trial['run_id']}.",
         f"{INDENT}Command: {record['command']}",
@@ -145,16 +162,18 @@ def source(record: SearchRecord, chosen: Winner) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _evidence(record: SearchRecord, chosen: Winner) -> str:
-    arm, metric = arm_of(chosen.trial["number"]), record["metrics"][0]
-    if arm in chosen.means:
-        base = f", {_mean(chosen.means[BASE])} of the base" if BASE in chosen.means else ""
-        return f"validation {metric} {_mean(chosen.means[arm])} at fresh seeds{base}."
-    values = chosen.trial.get("values")
+def evidence(record: SearchRecord, trial: TrialRecord, fresh: Fresh | None) -> str:
+    """What speaks for a trial, as the end of a sentence."""
+    arm, metric = arm_of(trial["number"]), record["metrics"][0]
+    if fresh is not None and arm in fresh.values:
+        base = f", {_mean(fresh.values[BASE])} of the base" if BASE in fresh.values else ""
+        return f"validation {metric} {_mean(fresh.values[arm])} at fresh seeds{base}."
+    values = trial.get("values")
     return f"validation {metric} {values[0]:.1f} at the one seed it was chosen by." if values else "chosen by hand."
 
 
-def _mean(values: list[float]) -> str:
+def _mean(by_seed: Mapping[int, float]) -> str:
+    values = list(by_seed.values())
     spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}{spread} (n = {len(values)})"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from experiments.plan.sweep import Cell
 from experiments.run.worker import attempt
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
+from experiments.store.files import parse_line
+from experiments.store.journal import add_line
 from experiments.store.run import Busy, RunDirectory
 
 POLL_SECONDS = 0.5  # while another process works on the run
@@ -39,8 +40,10 @@ class Evaluations:
             return
         whole = content[: content.rfind(b"\n") + 1]
         self.offset += len(whole)
-        for line in whole.splitlines():
-            record = json.loads(line)
+        for line in whole.split(b"\n")[:-1]:
+            record = parse_line(line)
+            if record is None or not add_line([], record):  # damaged: `records` names it
+                continue
             value = record.get("values", {}).get(VALIDATION)
             if value is not None:
                 yield round(record["epoch"]), float(value)

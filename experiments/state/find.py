@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.run.cluster import array_of
 from experiments.store import schema
-from experiments.store.manifests import all_manifests
+from experiments.store.manifests import all_manifests, former_names
 from experiments.store.named import named, nearest
 from experiments.store.run import RunDirectory
 from experiments.store.schema import Manifest
@@ -54,6 +54,7 @@ def find(root: Path, text: str, arm: str | None = None, *, tracked: Tracked | No
     found = (
         _of_sweep(root, text)
         or [run for run in everything if _matches(root, run, text)]
+        or _of_former_name(root, text)
         or _of_mlflow(root, text, tracked)
     )
     if not found:
@@ -77,6 +78,16 @@ def _of_arm(found: Sequence[Found], text: str, arm: str) -> list[Found]:
 
 def _of_sweep(root: Path, text: str) -> list[Found]:
     return [run for manifest in sweeps_named(root, text)[:1] for run in cells_of(manifest)]
+
+
+def _of_former_name(root: Path, text: str) -> list[Found]:
+    """The runs of an arm that had this name before."""
+    return [
+        run
+        for manifest in all_manifests(root)
+        for run in cells_of(manifest)
+        if run.arm is not None and text in former_names(manifest, run.arm)
+    ]
 
 
 def cells_of(manifest: Manifest) -> list[Found]:

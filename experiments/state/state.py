@@ -141,14 +141,14 @@ def state_of(path: Path, queue: Queue = QUEUE) -> RunState:
 def _status(run: RunDirectory) -> tuple[schema.Status, str | None]:
     """The status, and what is wrong with the file; an empty status if it is damaged."""
     try:
-        return run.status() or schema.Status(), None
+        return run.checked_status() or schema.Status(), None
     except ValueError as error:
         return schema.Status(), str(error)
 
 
 def _is_finished(run: RunDirectory) -> bool:
     try:
-        return run.results() is not None
+        return run.checked_results() is not None
     except ValueError:
         return False
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from experiments.store.files import read_json
+from experiments.store.files import Damaged, read_json
 from experiments.store.schema import STORE_VERSION
 
 Record = TypeVar("Record")
@@ -21,15 +21,15 @@ Check = Callable[[Any], bool]
 
 
 def checked(kind: type[Record], value: Any, source: object) -> Record:
-    """`value` as a record of that kind. Raises ValueError that names the source and the first field that is wrong."""
+    """`value` as a record of that kind. Raises Damaged, which names the source and the first field that is wrong."""
     if (wrong := problem(kind, value)) is not None:
-        raise ValueError(f"{source}: damaged, {wrong}")
+        raise Damaged(source, wrong)
     record: Record = value
     return record
 
 
 def read_record(kind: type[Record], path: Path) -> Record | None:
-    """None if the file is not there. Raises ValueError for one that is damaged or written by a newer version."""
+    """None if the file is not there. Raises Damaged, and ValueError for one that a newer version has written."""
     value = read_json(path)
     if value is None and not path.exists():
         return None

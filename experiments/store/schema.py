@@ -10,9 +10,13 @@ The run directory holds the data; MLflow and the tables are views of it. All pac
             journal.jsonl           metrics: {"step", "epoch", "time", "values"[, "system"][, "judged"]} or
                                     {"resumed_at": step}; `evaluate` adds records with "judged" at the end of a done run
             results.json            final readouts: {"test": {...}, "validation": {...}, "seconds": ...}
-            checkpoint.pt           everything that resume needs
+            checkpoint.pt           everything that resume needs; checkpoint.previous.pt: the one before it
+            readouts.pt             final readouts that were stopped midway: what they had
+            hits.json               readout -> which test images it got right, one bit each; older runs have none
             encoder.pt              the query encoder at the end
-            heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives
+            images.json             what happened to the image files, for a set that is read from files (see `Images`)
+            heartbeat, lock         the heartbeat's mtime is fresh, and the lock held, while a worker lives; the heartbeat
+                                    says the attempt and the seconds that it has lived
             log.txt, environment.json, uncommitted.diff
         sweeps/<name>@<baseline>[,field=value...].json    a sweep as it was planned (see `Manifest`)
         set-aside/<run id>.<time>/  what `--force` replaced is moved here, never deleted
@@ -40,7 +44,10 @@ STORE_VERSION: Final = 1
 
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
+PREVIOUS = "checkpoint.previous.pt"
+HITS = "hits.json"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
+IMAGES = "images.json"
 CANCEL, SET_ASIDE_FOLDER = "cancel", "set-aside"
 JUDGING = "judging"  # lock file, held while `evaluate` adds readouts to a finished run
 PRUNE = "prune"  # a search asks the run to end here; holds the reason, one line
@@ -89,6 +96,7 @@ TAGS: Final[dict[str, str]] = {
     "moco.steps": "of a done run: its steps",
     "moco.readouts": "of a done run with readouts that the program's own list lacks: their records, as JSON",
     "moco.device_seconds": "seconds of all attempts, also failed and cancelled ones, times their processes (one device each)",
+    "moco.images": "what happened to the image files, one line, for a set that is read from files",
     "moco.uncommitted": "short hash of the changes that were not committed; absent for a clean tree",
 }
 
@@ -176,6 +184,31 @@ class Results(TypedDict, total=False):
     steps: int
 
 
+class Hits(TypedDict):
+    """Which test images a readout got right. Two of them are of the same images if `images` and `labels` are equal."""
+
+    images: int
+    labels: str  # 16 digits of the SHA-256 of the images' labels in order
+    bits: str  # base64; image i is bit 7 - i % 8 of byte i // 8
+
+
+class Images(TypedDict):
+    """images.json, as `moco.data.seen.Seen` counts: files of all splits together."""
+
+    line: str  # all of it in words
+    read: int
+    skipped: int  # cannot be read
+    one_colour: int
+    deep: int  # with levels of 16 bits
+    deepest: int | None  # the highest of those levels, of `of`
+    of: int
+    dim: int  # of the deep ones, those that use less than a quarter of the range
+    clear: int  # with an alpha of 0 everywhere, shown without it
+    passed_over: dict[str, int]  # ending -> files that were not opened
+    loops: int  # links to a folder that holds them
+    known_by: str  # contents; names, for runs of before contents were compared; nothing, for a published set
+
+
 class Cell(TypedDict):
     """One planned run: an arm at a seed."""
 
@@ -208,14 +241,49 @@ class Joined(TypedDict):
     time: str  # ISO 8601, UTC
 
 
+class PastArm(TypedDict, total=False):
+    """An arm that a plan had and has no more, with all that is needed to bring it back."""
+
+    arm: str
+    why: str  # one line: dropped by hand, its config changed, ...
+    time: str  # ISO 8601, UTC
+    config: dict[str, Any]  # moco.config.plain.to_plain, at any of its seeds
+    runs: dict[str, str]  # seed -> run id
+    axis_value: float
+    levels: dict[str, str]  # factor -> level
+    published: float
+
+
+class PlanEvent(TypedDict, total=False):
+    """A line of a plan's history."""
+
+    time: str  # ISO 8601, UTC
+    event: str  # renamed, left out (into `past`), brought back
+    arm: str  # its name from then on
+    was: str  # renamed: its name before
+    why: str  # left out: as in PastArm
+
+
+class Looks(TypedDict):
+    """A group-sequential plan: when results are looked at, fixed before any of them."""
+
+    kind: str  # pocock, obrien-fleming
+    at: list[int]  # paired seeds, equally far apart
+
+
 class ManifestExtras(TypedDict, total=False):
     """Optional fields of a manifest; older stores lack them."""
+
+    past: list[PastArm]  # arms that were planned once and stand in no table now
+    history: list[PlanEvent]  # what happened to the names of arms, the oldest first
+    file: str  # of the sweep, an absolute path: two files of one name must not share a plan
 
     shape: list[Clause]  # what `claim` says, so that results can be held against it
     factors: dict[str, dict[str, str]]  # arm -> factor -> level, of arms that cross factors
     max_seeds: (
         int  # seeds are added until the answer is clear, up to so many; tables must correct for the repeated tests
     )
+    looks: Looks  # seeds are added in these rounds, for which tables must correct
     joined: list[Joined]  # empty: all seeds were planned before any result; older stores lack it and cannot say
     trials: dict[str, int]  # arm -> number of the Optuna trial: this is a search, seen as a sweep
     study: str  # name of its Optuna study

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.store import records, schema
+from experiments.store.files import Damaged, warn_once
 from experiments.store.named import named, names, nearest
 from experiments.store.schema import Manifest, SearchRecord, TrialRecord
 from experiments.store.summary import pareto_front
@@ -24,8 +25,14 @@ def read_record(path: Path) -> SearchRecord | None:
 
 
 def all_records(root: Path) -> list[SearchRecord]:
-    """The newest first."""
-    found = [r for path in (root / schema.SEARCHES_FOLDER).glob("*.json") if (r := read_record(path))]
+    """The newest first. A damaged one is left out and named on standard error."""
+    found: list[SearchRecord] = []
+    for path in (root / schema.SEARCHES_FOLDER).glob("*.json"):
+        try:
+            if record := read_record(path):
+                found.append(record)
+        except Damaged as error:
+            warn_once(f"{error}; the search is left out: its own command writes the file anew")
     return sorted(found, key=lambda r: r["updated"], reverse=True)
 
 
@@ -113,7 +120,14 @@ def as_manifest(record: SearchRecord) -> Manifest:
 
 def search_manifests(root: Path) -> list[Manifest]:
     """All searches as sweeps, the newest first."""
-    return [as_manifest(record) for record in all_records(root)]
+    found: list[Manifest] = []
+    for record in all_records(root):
+        try:
+            found.append(as_manifest(record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # below the depth that the reader checks
+            path = record_path(root, record["label"])
+            warn_once(f"{path}: damaged ({error!r}); the search is left out: its own command writes the file anew")
+    return found
 
 
 def split_trial(text: str) -> tuple[str, str] | None:

@@ -77,6 +77,8 @@ def judge_by_heartbeat(path: Path, status: Status) -> Judged:
     age = heartbeat_age(path)
     if age is not None and age < schema.STALE_SECONDS:
         return schema.RUNNING, None
+    if age is None and (path / schema.HEARTBEAT).exists():
+        return schema.LOST, f"the heartbeat from {status.get('host')} is in the future: a clock is wrong, here or there"
     since = "ever" if age is None else f"for {age:.0f} s"
     return schema.LOST, f"no heartbeat from {status.get('host')} {since}"
 
@@ -94,12 +96,16 @@ def lock_is_held(path: Path) -> bool:
 
 
 def heartbeat_age(path: Path) -> float | None:
-    """Seconds since the worker's last heartbeat; None if there was none."""
+    """Seconds since the worker's last heartbeat; None if there was none.
+
+    None, too, for one that is further in the future than clocks of two machines differ: it would be fresh for as long.
+    """
     try:
         last = (path / schema.HEARTBEAT).stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return None
-    return max(0.0, time.time() - last)
+    age = time.time() - last
+    return None if age < -schema.STALE_SECONDS else max(0.0, age)
 
 
 def device_seconds(attempts: Sequence[Mapping[str, Any]]) -> float | None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from experiments.state.state import RunState, state_of
 from experiments.store import metrics, schema
+from experiments.store.images import images_line
 from experiments.store.journal import read_journal
 from experiments.store.run import RunDirectory
 from experiments.store.states import device_seconds
@@ -205,8 +206,11 @@ def mirror_of(runs_root: Path, manifest: schema.Manifest, cell: schema.Cell) -> 
     Raises ValueError for a damaged directory.
     """
     run = RunDirectory(runs_root / cell["run_id"])
-    state, attempts = state_of(run.path), run.attempts()
+    state, (attempts, damaged) = state_of(run.path), run.checked_attempts()
+    wrong = tuple(f"{run.path / schema.ATTEMPTS}, line {number}: damaged, left out" for number in damaged)
     if not attempts:
+        if wrong:
+            raise ValueError(wrong[0])
         return None
     status, config = STATUS.get(state.state, KILLED), from_plain(Config, cell["config"])
     records, problems = _final_records(run, state.state)
@@ -221,7 +225,7 @@ def mirror_of(runs_root: Path, manifest: schema.Manifest, cell: schema.Cell) -> 
         artifacts=_artifacts(run, state.state, with_curves=bool(records)) if status in ENDED else (),
         data=_data_set(config),
         weights=_weights(run.path, config, state) if state.state == schema.DONE else None,
-        problems=problems,
+        problems=(*problems, *wrong),
     )
 
 
@@ -285,6 +289,7 @@ def _tags(
         "moco.commit": start.get("commit"),
         "moco.uncommitted": start.get("uncommitted"),
         "moco.hardware": start.get("hardware"),
+        "moco.images": images_line(run),
         "moco.job": start.get("job"),
         **_spent(run, state, attempts),
         "moco.study": manifest.get("study"),
@@ -362,7 +367,7 @@ def _data_set(config: Config) -> DataSet:
 # A process that follows a sweep reads it every few seconds, beside the training. So a directory is read again only when
 # one of these files has changed. The journal of a running run is not among them: only what is before its last checkpoint
 # is shown.
-WHILE_IT_RUNS = (schema.CONFIG, schema.ATTEMPTS, schema.CHECKPOINT)
+WHILE_IT_RUNS = (schema.CONFIG, schema.ATTEMPTS, schema.CHECKPOINT, schema.IMAGES)
 AT_REST = (*WHILE_IT_RUNS, schema.JOURNAL, schema.HEARTBEAT, schema.ENCODER, *schema.RUN_ARTIFACTS)
 
 

@@ -140,6 +140,8 @@ def mirror_sweep(client: MlflowClient, runs_root: Path, question: Question, tall
         tags = {**EXPERIMENT_KIND, NOTE: parent.tags[NOTE], "moco.sweep": manifest["name"], VIEW_TAG: view}
         experiment = experiment_id(client, runs_root, manifest["label"], tags)
         found = existing_runs(client, experiment, ours)
+        for key in _renamed(manifest, found):  # an arm's name is a param, which MLflow cannot change
+            client.delete_run(found.pop(key).info.run_id)
         parent_id = push(client, experiment, parent, found.get(None), tally)
         for key, mirror in _children(question, mirrors).items():
             tags = {**mirror.tags, PARENT: parent_id, STORE: ours}
@@ -168,6 +170,13 @@ def existing_runs(client: MlflowClient, experiment: str, ours: str) -> dict[Key 
         token = page.token
         if not token:
             return found
+
+
+def _renamed(manifest: schema.Manifest, found: Mapping[Key | None, Run]) -> list[Key]:
+    """The runs that stand in MLflow under a name that their arm had before."""
+    planned = {(cell["run_id"], cell["arm"]) for cell in manifest["cells"]}
+    ids = {run_id for run_id, _ in planned}
+    return [key for key in found if key is not None and key[0] in ids and key not in planned]
 
 
 def _children(question: Question, mirrors: Mapping[Key, Mirror]) -> dict[Key, Mirror]:

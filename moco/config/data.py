@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moco.config.fields import cosmetic, require, require_share
+from moco.config.fields import added, cosmetic, require, require_share
+from moco.config.text import typed_values
 
 
 @dataclass(frozen=True)
+@typed_values
 class Data:
     """The images. `image_size` is the side in pixels of what the encoder sees."""
 
@@ -16,13 +18,15 @@ class Data:
     validation_share: float = 0.1  # of the training images, held out, stratified by class; used for every choice
     stream: bool = False  # False: all images in memory as uint8; True: read and crop from disk every time
     max_corrupt: int = 10  # unreadable files that are skipped by name before the run is refused
-    fingerprint: str = ""  # of a folder's listing; filled in when the config is resolved
+    fingerprint: str = ""  # of a folder's names and contents; filled in when the config is resolved
     root: str | None = cosmetic(None)  # folder of `name=folder`, or where downloads are kept
     download: bool = cosmetic(True)
     workers: int = cosmetic(0)  # processes that read images; only for stream=True
     quick_crops: bool = cosmetic(
         False
     )  # of stream=True: resized on bytes, a third less time, at most a level of 255 off
+    # Bits that levels of 16-bit files use. None: 16, and files that look like fewer are refused.
+    bits: int | None = added(None, before=None)
 
     def __post_init__(self) -> None:
         require(self.image_size >= 8, f"data.image_size = {self.image_size}: must be at least 8 pixels")
@@ -31,11 +35,16 @@ class Data:
             f"data.validation_share = {self.validation_share}: must be above 0 and at most 0.5 "
             "(the validation images are held out of train, for choosing anything)",
         )
+        require(
+            self.bits is None or 8 <= self.bits <= 16,
+            f"data.bits = {self.bits}: must be 8 to 16, the bits that levels of 16-bit files use",
+        )
         require(self.max_corrupt >= 0, f"data.max_corrupt = {self.max_corrupt}: must be 0 or more")
         require(self.workers >= 0, f"data.workers = {self.workers}: must be 0 or more")
 
 
 @dataclass(frozen=True)
+@typed_values
 class Augment:
     """One view's recipe. Order: crop, [jitter, grey | grey, jitter], blur, solarize, flip, rotate, noise, normalise.
 

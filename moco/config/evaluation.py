@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moco.config.fields import require
+from moco.config.text import typed_values
 
 
 @dataclass(frozen=True)
+@typed_values
 class Evaluation:
     """Readouts. Everything is chosen on the validation split; the test split is only reported.
 

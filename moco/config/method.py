@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from moco.config.fields import require, require_share
+from moco.config.fields import added, require, require_share
 from moco.config.kinds import Group
+from moco.config.text import typed_values
 
 # Where negatives come from.
 
@@ -25,13 +26,26 @@ class Negatives(Group):
 
 
 @dataclass(frozen=True)
+@typed_values
 class Queue(Negatives):
-    """The last `size` keys, a ring that any batch size may enter (K in the papers). A symmetric loss has one per view."""
+    """The last `size` keys, a ring that any batch size may enter (K in the papers). A symmetric loss has one per view.
+
+    `shared`: one for both directions of a symmetric loss, which the keys of the first view enter, then those of the second
+    (the authors' CIFAR notebook): a step renews twice as much of it.
+    """
 
     size: int = 65_536
+    shared: bool = added(False, before=False)
 
     def __post_init__(self) -> None:
         require(self.size >= 1, f"negatives.size = {self.size}: the queue must hold at least 1 key")
+
+    def check(self, loss: InfoNCE) -> None:
+        require(
+            loss.symmetric or not self.shared,
+            "negatives.shared = True and loss.symmetric = False: one direction has one queue anyway; "
+            "set loss.symmetric=true or negatives.shared=false",
+        )
 
     @property
     def stored(self) -> int:
@@ -55,6 +69,7 @@ class BothViews(Negatives):
 
 
 @dataclass(frozen=True)
+@typed_values
 class MemoryBank(Negatives):
     """One stored embedding per training image; `size` of them are drawn as negatives at each step (K), the image's own is
     the positive. A stored one moves by v <- m v + (1 - m) q, of unit length (InstDisc, arXiv:1805.01978, section 3)."""
@@ -97,16 +112,19 @@ class KeyEncoder(Group):
 
 
 @dataclass(frozen=True)
+@typed_values
 class Momentum(KeyEncoder):
     """Key encoder = moving average of the query encoder's parameters: theta_k <- m theta_k + (1 - m) theta_q (v1, eq. 2).
 
     `ramp_to` moves m from `momentum` to that value by half a cosine, step by step (v2+, v3). `shuffle` permutes the keys'
-    batch before BatchNorm and undoes it after (ShuffleBN); it needs split BatchNorm.
+    batch before BatchNorm and undoes it after (ShuffleBN); it needs split BatchNorm. `shuffle_apart` draws a permutation for
+    each direction of a symmetric loss (the authors' CIFAR notebook); else both have the same.
     """
 
     momentum: float = 0.999
     ramp_to: float | None = None
     shuffle: bool = True
+    shuffle_apart: bool = added(False, before=False)
 
     goes_with = (Queue, InBatch)
     reason = "a momentum encoder makes keys for a queue or for its batch"
@@ -115,9 +133,14 @@ class Momentum(KeyEncoder):
         require_share("key_encoder.momentum", self.momentum)
         if self.ramp_to is not None:
             require_share("key_encoder.ramp_to", self.ramp_to)
+        require(
+            self.shuffle or not self.shuffle_apart,
+            "key_encoder.shuffle_apart = True and key_encoder.shuffle = False: nothing is permuted; set one as the other",
+        )
 
 
 @dataclass(frozen=True)
+@typed_values
 class Shared(KeyEncoder):
     """Keys come from the query encoder itself and gradients flow through both (end-to-end, SimCLR, SupCon)."""
 
@@ -136,21 +159,36 @@ class Absent(KeyEncoder, Negatives):
 
 
 @dataclass(frozen=True)
+@typed_values
 class InfoNCE:
     """Softmax cross entropy over cosine similarities divided by `temperature` (v1, eq. 1), mean over queries.
 
-    `positives` own: the query's own image; label: every candidate of its class (SupCon, arXiv:2004.11362, L_out).
-    `symmetric`: both views are queries in turn and the mean of the two losses counts. `factor` multiplies the loss by
-    factor x temperature: 4 in v3, which sums two directions of 2T each.
+    `positives` own: the query's own image; label: every candidate of its class (SupCon, arXiv:2004.11362, section 3.2).
+    `several`: what several positives are. outside: the mean of their losses (SupCon, eq. 2, L_out); inside: the sum of their
+    shares, one logarithm (eq. 3, L_in, without its 1 / |P|; solo-learn's SupCon).
+    `symmetric`: both views are queries in turn, and the mean or the sum of the two `directions` counts (the CIFAR notebook
+    sums). `factor` multiplies the loss by factor x temperature: 4 in v3, which sums two directions of 2T each.
     """
 
     temperature: float = 0.07
     positives: Literal["own", "label"] = "own"
     symmetric: bool = False
     factor: float | None = None
+    directions: Literal["mean", "sum"] = added("mean", before="mean")
+    several: Literal["outside", "inside"] = added("outside", before="outside")
 
     def __post_init__(self) -> None:
         require(self.temperature > 0.0, f"loss.temperature = {self.temperature}: must be above 0")
+        require(
+            self.symmetric or self.directions == "mean",
+            f"loss.directions = {self.directions} and loss.symmetric = False: there is one direction; "
+            "set loss.symmetric=true or loss.directions=mean",
+        )
+        require(
+            self.positives == "label" or self.several == "outside",
+            f"loss.several = {self.several} and loss.positives = {self.positives}: there is one positive; "
+            "set loss.positives=label or loss.several=outside",
+        )
         require(self.factor is None or self.factor > 0.0, f"loss.factor = {self.factor}: must be above 0, or none")
 
 
@@ -163,21 +201,30 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
+@typed_values
 class ResNet:
     """Residual network. Depth 8 is a narrow three-block net for small images; the others are torchvision's.
 
     `groups` and `width_per_group` are torchvision's: ResNeXt-50 32x4d is depth 50, 32 groups of 4; Wide ResNet-50-2 is
     depth 50, 1 group of 128. `batch_norm_splits` G > 1 normalises G equal parts of the batch apart, as G GPUs would
-    (SplitBatchNorm); 1 normalises the whole batch together, also over several GPUs (SyncBN).
+    (SplitBatchNorm); 1 normalises the whole batch together, also over several GPUs (SyncBN). `batch_norm_parts`: which rows
+    are a part. contiguous: neighbours, as several GPUs have them; interleaved: every G-th (the authors' CIFAR notebook).
+
+    `stem`: imagenet is 7 x 7 and pooling; the others are 3 x 3: small, strided (halves the side once), padded (a border of
+    two pixels, solo-learn's: the side grows by two). `stem_init`: he is torchvision's normal of its ResNet, over the outputs;
+    torch the uniform that a new Conv2d has, which code that replaces the first convolution trains with (the notebook,
+    solo-learn): for 3 x 3 its standard deviation is 1 / 9, not 1 / 17.
     """
 
     depth: Literal[8, 18, 34, 50, 101, 152] = 50
-    stem: Literal["imagenet", "small", "strided"] = "imagenet"
+    stem: Literal["imagenet", "small", "strided", "padded"] = "imagenet"
     width: int = 64  # channels of the first stage
     groups: int = 1
     width_per_group: int = 64
     zero_init_residual: bool = False  # the last BatchNorm of each block starts at 0 (v3)
     batch_norm_splits: int = 1
+    batch_norm_parts: Literal["contiguous", "interleaved"] = added("contiguous", before="contiguous")
+    stem_init: Literal["he", "torch"] = added("he", before="he")
 
     def __post_init__(self) -> None:
         require(
@@ -200,6 +247,7 @@ class ResNet:
 
 
 @dataclass(frozen=True)
+@typed_values
 class ViT:
     """Vision transformer as MoCo v3 trains it (arXiv:2104.02057, section 4; tiny 192/12/3, small 384/12/12, base 768/12/12,
     large 1024/24/16).
@@ -253,6 +301,7 @@ class ViT:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Head:
     """Projection head: Linear-ReLU for each entry of `hidden`, then Linear to `dim`. No hidden layer is v1's linear head.
 
@@ -279,6 +328,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Predictor:
     """An MLP on the queries alone, `head.dim` to `head.dim`, hidden layers with BatchNorm (v3, section 3)."""
 

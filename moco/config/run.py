@@ -124,6 +124,11 @@ class Config:
         require(
             isinstance(self.head, Head), "head = classifier and loss = infonce: set head=head, or loss=crossentropy"
         )
+        require(
+            loss.symmetric or not getattr(self.key_encoder, "shuffle_apart", False),
+            "key_encoder.shuffle_apart = True and loss.symmetric = False: there is one direction; set loss.symmetric=true "
+            "or key_encoder.shuffle_apart=false",
+        )
         self._check_predictor(loss)
         self.negatives.check(loss)
 
@@ -161,6 +166,11 @@ class Config:
             "apart; batch_norm_splits must be a multiple of accumulate",
         )
         require(
+            isinstance(self.encoder, ViT) or self.encoder.batch_norm_parts == "contiguous",
+            f"train.accumulate = {parts} and encoder.batch_norm_parts = interleaved: every part of BatchNorm has rows of the "
+            "whole batch; set train.accumulate=1 or encoder.batch_norm_parts=contiguous",
+        )
+        require(
             isinstance(self.predictor, Absent)
             and not (isinstance(self.head, Head) and (self.head.norm or self.head.last_norm))
             and getattr(self.encoder, "stem", "") != "conv",
@@ -196,6 +206,11 @@ def check_processes(config: Config, count: int) -> None:
         isinstance(config.encoder, ViT) or splits == 1 or splits % (count * parts) == 0,
         f"encoder.batch_norm_splits = {splits} {over}{cut}: each process normalises whole parts; choose a multiple of "
         f"{count * parts}, or 1 for one BatchNorm over all (SyncBN)",
+    )
+    require(
+        isinstance(config.encoder, ViT) or splits == 1 or config.encoder.batch_norm_parts == "contiguous",
+        f"encoder.batch_norm_parts = interleaved {over}: every part has rows of all of them; set "
+        "encoder.batch_norm_parts=contiguous, or use one process",
     )
     symmetric = isinstance(config.loss, InfoNCE) and config.loss.symmetric
     require(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from moco.config.fields import cosmetic, require
+from moco.config.fields import added, cosmetic, require
+from moco.config.text import typed_values
 
 Scaling = Literal["none", "linear", "sqrt"]
 
 
 @dataclass(frozen=True)
+@typed_values
 class Step:
     """lr x `factor` at each epoch of `milestones`."""
 
@@ -20,6 +22,7 @@ class Step:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Cosine:
     """lr x (1 + cos(pi epoch / epochs)) / 2. `first_epoch` 1 repeats the CIFAR notebook, whose epochs count from one."""
 
@@ -32,6 +35,7 @@ Schedule = Step | Cosine
 
 
 @dataclass(frozen=True)
+@typed_values
 class SGD:
     """SGD with momentum; weight decay on all parameters, as the authors'.
 
@@ -52,6 +56,7 @@ class SGD:
 
 
 @dataclass(frozen=True)
+@typed_values
 class AdamW:
     """AdamW (Loshchilov and Hutter); weight decay on all parameters, as v3's ViT."""
 
@@ -69,9 +74,13 @@ class AdamW:
 
 
 @dataclass(frozen=True)
+@typed_values
 class LARS:
     """Layer-wise adaptive rates (You et al., arXiv:1708.03888) as v3 uses them: parameters of one dimension or none
-    (biases, BatchNorm) have neither weight decay nor adaptation."""
+    (biases, BatchNorm) have neither weight decay nor adaptation.
+
+    A layer's rate is lr x scale. `adaptation` joint: trust |w| / |g + decay w| (v3's code); clipped: the smaller of
+    trust |w| / (|g| + decay |w|) / lr and 1 (LARC, as in solo-learn, whose `eta` is this `trust`)."""
 
     lr: float = 0.3
     weight_decay: float = 1e-6
@@ -80,6 +89,7 @@ class LARS:
     schedule: Schedule = Cosine(warmup_epochs=10, per_step=True)
     scaling: Scaling = "linear"
     weight_decay_to: float | None = None
+    adaptation: Literal["joint", "clipped"] = added("joint", before="joint")
 
     def __post_init__(self) -> None:
         _check_rates(self)
@@ -103,6 +113,7 @@ def _check_momentum(momentum: float) -> None:
 
 
 @dataclass(frozen=True)
+@typed_values
 class Train:
     """`epochs` 0 is the random-initialisation row: BatchNorm statistics are measured, no weight moves.
 

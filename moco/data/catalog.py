@@ -14,6 +14,8 @@ from typing import Any
 
 from moco.config import Config, Data
 from moco.data.folder import Listing, list_folder
+from moco.data.folder import known_by as known_by
+from moco.data.folder import shown as shown
 from moco.data.holdout import held_out, quotas
 
 FOLDER = "folder"
@@ -112,26 +114,28 @@ def how_to_provide(data: Data) -> str:
 def training_images(data: Data) -> int:
     """Images to pre-train on, after the validation images are held out: exactly what `moco.data.load` gives.
 
-    For `folder` files are counted, not decoded: unreadable ones (at most `data.max_corrupt`) are still in the count.
-    Raises ValueError as `resolve` does.
+    For `folder` files are counted, neither decoded nor compared: unreadable ones (at most `data.max_corrupt`) are still in the
+    count. Raises ValueError as `resolve` does.
     """
     _require_known(data)
     if data.name == FOLDER:
-        total = _listed_once(data) if data.fingerprint else len(folder_listing(data).train_files)
+        total = _counted_once(data) if data.fingerprint else _counted(data)
         return total - held_out(total, data.validation_share)
     facts = sets()[data.name]
     return facts.unlabelled or facts.train - held_out(facts.train, data.validation_share)
 
 
 def resolve(data: Data) -> Data:
-    """The same data with an absolute root and, for `folder`, the fingerprint of its files.
+    """The same data with an absolute root and, for `folder`, the fingerprint of its files. One that is given is kept: of 16
+    digits it is of names and sizes, as in configs of before contents were compared.
 
-    Raises ValueError (one line) for what can be known without reading an image: an unknown set, a missing folder or
-    class, an empty class, a set that is not there and cannot be downloaded, streaming from a set that has no files.
+    Raises ValueError (one line) for what can be known without decoding an image: an unknown set, a missing folder or class, an
+    empty class, files that are not those of a given fingerprint, a set that is not there and cannot be downloaded, streaming
+    from a set that has no files.
     """
     _require_known(data)
     if data.name == FOLDER:
-        listing = folder_listing(replace(data, fingerprint=""))
+        listing = folder_listing(data)
         _require_holdout(listing, data.validation_share)
         return replace(data, root=str(listing.root), fingerprint=listing.fingerprint)
     facts = sets()[data.name]
@@ -169,25 +173,44 @@ def _require_known(data: Data) -> None:
 
 
 @cache
-def _listed_once(data: Data) -> int:
+def _counted_once(data: Data) -> int:
     """A resolved folder is listed once however many arms ask: its fingerprint is part of the question."""
-    return len(folder_listing(data).train_files)
+    return _counted(data)
+
+
+def _counted(data: Data) -> int:
+    """Files in train/."""
+    by_names = data.fingerprint and known_by(data.fingerprint) == "names"
+    return len(list_folder(_folder_of(data), compare="names" if by_names else "nothing").train_files)
 
 
 def folder_listing(data: Data) -> Listing:
-    """The files of `data.root`. Raises ValueError if they are not those that the data were resolved with."""
+    """The files of `data.root`, compared with the fingerprint if the data have one. Raises ValueError if they are others."""
+    compare = known_by(data.fingerprint)
+    listing = list_folder(_folder_of(data), compare=compare)
+    if data.fingerprint not in ("", listing.fingerprint):
+        what = "its files" if compare == "contents" else "names or sizes of its files"
+        raise ValueError(
+            f"data.root = {shown(listing.root)}: {what} changed since this run was planned (fingerprint "
+            f"{data.fingerprint}, now {listing.fingerprint}); restore them or start the sweep again"
+        )
+    return listing
+
+
+def known_by_names(data: Data) -> tuple[Data, int]:
+    """Of resolved data of `folder`: the same as configs had it when only names and sizes were compared, and the moment when a
+    file last changed, in nanoseconds since 1970."""
+    listing = list_folder(_folder_of(data), compare="names")
+    return replace(data, fingerprint=listing.fingerprint), listing.contents().changed_ns
+
+
+def _folder_of(data: Data) -> Path:
     if data.root is None:
         raise ValueError(
             "data.root is not set: data.name = folder needs data.root=DIR, where DIR holds train/<class>/* and "
             "val/<class>/*"
         )
-    listing = list_folder(Path(data.root))
-    if data.fingerprint not in ("", listing.fingerprint):
-        raise ValueError(
-            f"data.root = {listing.root}: its files changed since this run was planned (fingerprint "
-            f"{data.fingerprint}, now {listing.fingerprint}); restore them or start the sweep again"
-        )
-    return listing
+    return Path(data.root)
 
 
 def _require_holdout(listing: Listing, share: float) -> None:

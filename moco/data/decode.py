@@ -10,18 +10,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from moco.data.damage import check_whole
+from moco.data.folder import shown
 
 Log = Callable[[str], None]
 T = TypeVar("T")
 PROGRESS_SECONDS = 10.0
 CHUNK = 256  # files per hand-over to the threads
 BILINEAR = Image.Resampling.BILINEAR
+MOST_PIXELS = 178_956_970  # half a GiB as RGB; Pillow refuses more, too, but not in all its formats
+LONG = 16.0  # sides in such a ratio are cropped before they are resized
+SAMPLE_FORMAT, PHOTOMETRIC = 339, 262  # tags of TIFF
+OTHER_ORDER = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B"}
 
 
 class Unreadable(ValueError):
@@ -32,48 +42,150 @@ class Unreadable(ValueError):
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{shown(self.path)}: {self.reason}"
 
 
-def open_rgb(path: str, at_least: int | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class Picture:
+    """A decoded file, 8-bit RGB, and what was met in it."""
+
+    image: Image.Image
+    deep: bool = False  # its levels have more than 8 bits
+    deepest: int | None = None  # the highest of them; None where 16 bits of it cannot be had
+    clear: bool = False  # its alpha is 0 everywhere
+
+    @property
+    def one_colour(self) -> bool:
+        bands: Any = self.image.getextrema()
+        return all(low == high for low, high in bands)
+
+
+def open_rgb(path: str, bits: int | None = None) -> Image.Image:
+    """The image of `open_picture` with all its pixels, without looking at their levels. Raises `Unreadable`."""
+    return open_picture(path, bits=bits, look=False).image
+
+
+def open_picture(path: str, at_least: int | None = None, bits: int | None = None, *, look: bool = True) -> Picture:
     """The picture as it is meant to be seen: 8-bit RGB, upright (EXIF), first frame, transparency over white.
 
-    White, because transparent pictures are mostly made for white pages: a black drawing would vanish on black. 16-bit
-    grey keeps its 8 high bits. `at_least`: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while both sides stay
-    at least this long. Raises `Unreadable`.
+    White, because transparent pictures are mostly made for white pages: a black drawing would vanish on black. An alpha that
+    is 0 everywhere says nothing, and is left out. Of levels of 16 bits that use `bits` (None: 16) the 8 high ones are kept.
+    `at_least`: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while both sides stay at least this long. `look`: find the
+    deepest level of 16-bit colour, for which the file is read twice, and damage that Pillow does not see. Raises `Unreadable`,
+    also for more than MOST_PIXELS.
     """
     try:
+        if look:
+            check_whole(Path(path).read_bytes())
         with Image.open(path) as image:
+            _check(image)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
+            raw, inverted = _raw_mode(image), _white_is_zero(image)
+            low_bytes = _low_bytes(path, raw) if look or bits not in (None, 16) else None
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            if image.mode.startswith("I;16") or image.mode == "I":
+                return _from_grey(image, bits, inverted)
+            if ";16" not in raw:
+                return _from_bytes(image)
+            if low_bytes is None and bits not in (None, 16):
+                raise ValueError(f"{raw} with data.bits = {bits}: only its high bytes can be read; save it as 8 bit")
+            return _from_colour(image, low_bytes, bits)
     except MemoryError:
         raise
     except Exception as reason:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ... for a broken file
         raise Unreadable(path, _one_line(reason)) from reason
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return _from_16_bit(image)
+def _check(image: Image.Image) -> None:
+    """Raises ValueError for what Pillow would take for something else, and for a picture too large for the memory."""
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width:,} x {height:,} pixels: more than {MOST_PIXELS:,}; cut it into tiles")
+    formats = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT)
+    if 2 in (formats if isinstance(formats, tuple) else (formats,)) and image.mode not in ("I", "F"):
+        raise ValueError("signed levels of 8 bits have no known black; save it as unsigned 8 or 16 bit")
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Of a 16-bit TIFF: Pillow turns such levels around where there are 8 bits, not where there are 16."""
+    return image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file holds its pixels: `RGB;16B` where `image.mode` is RGB."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else None
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _low_bytes(path: str, raw: str) -> Image.Image | None:
+    """The low bytes of 16-bit colour, of which Pillow gives the high ones: the same file, read as if the two bytes of a level
+    came in the other order. None for other pictures."""
+    if raw not in OTHER_ORDER:
+        return None
+    with Image.open(path) as opened:
+        image: Any = opened  # its stub lacks `tile`
+        swapped = OTHER_ORDER[raw]
+        image.tile = [
+            tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
+            for tile in image.tile
+        ]
+        ImageOps.exif_transpose(opened, in_place=True)
+        return opened.copy()
+
+
+def _from_bytes(image: Image.Image, *, deep: bool = False, deepest: int | None = None) -> Picture:
+    """Of an image with 8 bits a level."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it as 8 or 16 bit")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return Picture(image.convert("RGB"), deep, deepest)
+    layer = image.convert("RGBA")
+    if layer.getchannel("A").getextrema() == (0, 0):
+        return Picture(layer.convert("RGB"), deep, deepest, clear=True)
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Picture(Image.alpha_composite(white, layer).convert("RGB"), deep, deepest)
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    wide = image.convert("I")
-    low, high = wide.getextrema()
-    if not (isinstance(low, int | float) and isinstance(high, int | float) and low >= 0 and high <= 65_535):
+def _from_grey(image: Image.Image, bits: int | None, inverted: bool) -> Picture:
+    levels_HW = np.asarray(image.convert("I"))
+    low, high, top = int(levels_HW.min()), int(levels_HW.max()), highest(bits)
+    if low < 0 or high > 65_535:
         raise ValueError(f"pixels from {low} to {high}: grey must be 8 or 16 bit")
-    return wide.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+    _require_room(high, bits)
+    if inverted:
+        levels_HW, high = top - levels_HW, top - low
+    return Picture(_eight_bits(levels_HW, bits).convert("RGB"), True, high)
+
+
+def _from_colour(image: Image.Image, low_bytes: Image.Image | None, bits: int | None) -> Picture:
+    """Alpha is of 16 bits whatever the colours have: 65,535 is opaque."""
+    if low_bytes is None:
+        return _from_bytes(image, deep=True)
+    levels_HWC = np.asarray(image).astype(np.int32) * 256 + np.asarray(low_bytes)
+    high = int(levels_HWC[..., :3].max())
+    _require_room(high, bits)
+    colour = _eight_bits(levels_HWC[..., :3], bits)
+    if image.mode == "RGBA":
+        colour.putalpha(image.getchannel("A"))
+    return _from_bytes(colour, deep=True, deepest=high)
+
+
+def highest(bits: int | None) -> int:
+    """The highest level that so many bits hold; None stands for 16."""
+    return int(2 ** (bits or 16)) - 1
+
+
+def _require_room(high: int, bits: int | None) -> None:
+    if high > highest(bits):
+        raise ValueError(f"pixels up to {high:,}: data.bits = {bits} holds no more than {highest(bits):,}")
+
+
+def _eight_bits(levels: NDArray[np.int32], bits: int | None) -> Image.Image:
+    """Of (H, W) or (H, W, 3) levels the 8 high bits."""
+    return Image.fromarray((levels >> ((bits or 16) - 8)).astype(np.uint8))
 
 
 def _one_line(reason: Exception) -> str:
@@ -88,24 +200,27 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def centre_square(image: Image.Image, short_side: int, size: int) -> Image.Image:
-    """Resize the short side to `short_side`, then crop the central square (torchvision's Resize, CenterCrop)."""
+    """Resize the short side to `short_side`, then crop the central square (torchvision's Resize, CenterCrop).
+
+    Of a very long picture the centre is resized alone: all of it would take memory without end. Pillow places such a window in
+    single precision, so its levels may be one off.
+    """
     width, height = image.size
     if width <= height:
         new = (short_side, int(short_side * height / width))
     else:
         new = (int(short_side * width / height), short_side)
     left, top = round((new[0] - size) / 2.0), round((new[1] - size) / 2.0)
-    return image.resize(new, BILINEAR).crop((left, top, left + size, top + size))
+    if max(width, height) <= LONG * min(width, height):
+        return image.resize(new, BILINEAR).crop((left, top, left + size, top + size))
+    across, down = width / new[0], height / new[1]
+    window = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), BILINEAR, box=window)
 
 
-def read_square(path: str, short_side: int, size: int, at_least: int | None = None) -> Tensor:
+def read_square(path: str, short_side: int, size: int, bits: int | None = None) -> Tensor:
     """One file as uint8 (3, S, S). Raises `Unreadable`."""
-    return to_tensor(centre_square(open_rgb(path, at_least), short_side, size))
-
-
-def check(path: str) -> None:
-    """Raises `Unreadable` unless the whole file can be decoded."""
-    open_rgb(path)
+    return to_tensor(centre_square(open_rgb(path, bits), short_side, size))
 
 
 def cores() -> int:
@@ -152,9 +267,9 @@ class Pixels:
         return self.levels_3HW.shape[2], self.levels_3HW.shape[1]
 
 
-def open_pixels(path: str) -> Pixels:
+def open_pixels(path: str, bits: int | None = None) -> Pixels:
     """What `open_rgb` shows. Raises `Unreadable`."""
-    picture = open_rgb(path)
+    picture = open_rgb(path, bits)
     levels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return Pixels(levels.view(picture.height, picture.width, 3).permute(2, 0, 1))
 

@@ -182,7 +182,7 @@ class _Crops(Dataset["Crops | Unreadable"]):
         needed = sorted({row for place in places for row in place})
         for first in range(0, len(needed), OPEN_AT_ONCE):
             pictures = {
-                row: self.reading.open(self.images.paths[positions[row]])
+                row: self.reading.open(self.images.paths[positions[row]], self.images.bits)
                 for row in needed[first : first + OPEN_AT_ONCE]
             }
             for crops, place, table in zip(all_crops, places, tables, strict=True):
@@ -207,12 +207,12 @@ def resized_crop(picture: Image.Image, box: list[int], size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How files become crops: `open` a path, `crop` a (top, left, height, width) of it to a size.
+    """How files become crops: `open` a path (and `Data.bits`), `crop` a (top, left, height, width) of it to a size.
 
     Crops wait in the order in memory that they are made in; the device turns them around.
     """
 
-    open: Callable[[str], Any]
+    open: Callable[[str, int | None], Any]
     crop: Callable[[Any, list[int], int], Tensor]
     memory_format: torch.memory_format
 

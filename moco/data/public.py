@@ -80,7 +80,7 @@ def stl10(options: dict[str, Any]) -> Arrays:
 def listing(fetch: Callable[[Data, dict[str, Any]], Path], data: Data, log: Log) -> Listing:
     """The files in the folder that `fetch` provides. Raises ValueError when they cannot be had or some are missing."""
     with _fetching(data, log) as options:
-        found = list_folder(fetch(data, options), fingerprint=False)
+        found = list_folder(fetch(data, options), compare="nothing")
     facts = sets()[data.name]
     counts = (len(found.classes), len(found.train_files), len(found.val_files))
     if counts != (facts.classes, facts.train, facts.test):

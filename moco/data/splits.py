@@ -20,6 +20,7 @@ from moco.config import Data
 from moco.data.catalog import evaluation_resize
 from moco.data.decode import cores, read_square
 from moco.data.holdout import held_out, hold_out
+from moco.data.seen import Seen
 
 
 class Images(Protocol):
@@ -56,12 +57,13 @@ class Streamed:
 
     paths: tuple[str, ...]
     size: int
+    bits: int | None = None  # that levels of 16-bit files use, see `Data.bits`
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, indices_B: Tensor) -> Tensor:
-        read = partial(read_square, short_side=evaluation_resize(self.size), size=self.size)
+        read = partial(read_square, short_side=evaluation_resize(self.size), size=self.size, bits=self.bits)
         with ThreadPoolExecutor(cores()) as pool:
             return torch.stack(list(pool.map(read, (self.paths[i] for i in indices_B.tolist()))))
 
@@ -80,21 +82,27 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """`pretrain` is `train`, or the unlabelled images of a set that has them. `test` is only ever reported."""
+    """`pretrain` is `train`, or the unlabelled images of a set that has them. `test` is only ever reported.
+
+    `seen`: what happened to the files, of a set that is read from files.
+    """
 
     train: Split
     validation: Split
     test: Split
     pretrain: Split
     classes: tuple[str, ...]
+    seen: Seen | None = None
 
 
 def resident_split(images_N3SS: Tensor, labels_N: Tensor, positions: Tensor) -> Split:
     return Split(Resident(images_N3SS[positions]), labels_N[positions], positions)
 
 
-def streamed_split(paths: Sequence[str], size: int, labels_N: Tensor, positions: Tensor) -> Split:
-    return Split(Streamed(tuple(paths[i] for i in positions.tolist()), size), labels_N[positions], positions)
+def streamed_split(
+    paths: Sequence[str], size: int, labels_N: Tensor, positions: Tensor, *, bits: int | None = None
+) -> Split:
+    return Split(Streamed(tuple(paths[i] for i in positions.tolist()), size, bits), labels_N[positions], positions)
 
 
 def require_memory(count: int, size: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moco.augment import normalise
 from moco.distributed import add_up_, highest, rank, size
 from moco.evaluation.frozen import unmoved
+from moco.evaluation.pauses import go_on
 
 if TYPE_CHECKING:
     from moco.config import Augment, Config
@@ -96,8 +97,11 @@ def extract(
     if not len(images):
         raise ValueError("0 images: there is nothing to extract features from; every split needs at least one image")
     rows = torch.arange(len(images)).split(batch_size)[rank() :: size()]
+    alone = size() == 1  # several processes must be asked equally often
     with evaluating(encoder):
-        batches = (encoder(normalise(images.take(rows_B).to(device), recipe)) for rows_B in rows)
+        batches = (
+            encoder(normalise(images.take(rows_B).to(device), recipe)) for rows_B in rows if not alone or go_on()
+        )
         if size() == 1:
             return filled(batches, len(images))
         return put_together(zip(rows, batches, strict=True), len(images), device)

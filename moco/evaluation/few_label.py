@@ -18,6 +18,7 @@ from torch import Tensor
 
 from moco.evaluation.features import Labelled
 from moco.evaluation.linear_probe import MOST_NUMBERS, Standardiser, standardiser
+from moco.evaluation.pauses import ask
 from moco.evaluation.scores import top1_hits
 from moco.randomness import generator
 
@@ -52,6 +53,7 @@ def few_label(
     standardise = standardiser(train.features_ND)
     top1 = torch.zeros(2, len(STRENGTHS), dtype=torch.float64)  # validation and test, summed over the draws
     for group in in_memory(subsets, train.features_ND.shape[1], classes):
+        ask()
         rows_SM = torch.stack(group).to(train.labels_N.device)
         inputs_SME = standardise(train.features_ND[rows_SM.flatten()]).unflatten(0, rows_SM.shape)
         weights_SECR = fit(inputs_SME, train.labels_N[rows_SM], classes, STRENGTHS)

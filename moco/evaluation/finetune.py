@@ -14,6 +14,7 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from moco.augment import normalise, one_view
 from moco.batchnorm import normalise_batch_at_hand
 from moco.evaluation.features import evaluating
 from moco.evaluation.few_label import subset
+from moco.evaluation.pauses import kept, pause
 from moco.evaluation.scores import Scores, score
 from moco.randomness import generator, seed_of
 
@@ -155,16 +157,21 @@ def fine_tune(
         if not len(split):
             raise ValueError(f"0 {name} images: fine-tuning needs some; raise data.validation_share or add images")
     rows = subset(data.train.labels_N, config.evaluation.finetune_per_class, config.train.seed, 0)
-    best: tuple[tuple[float, ...], Setting, tuple[float, ...], Tuned] | None = None
-    for setting in settings(encoder, frozen=frozen):
+    tried = settings(encoder, frozen=frozen)
+    at: dict[str, Any] = kept("settings") or {"tried": 0, "best": None}  # best: rank, number, curve, weights
+    best = at["best"]
+    for number in range(at["tried"], len(tried)):
         network = Tuned(encoder, len(data.classes), config.train.seed, frozen=frozen)
-        curve = _tune(network, data, rows, config, device, setting)
-        rank = (curve[-1], *setting.preference)
-        if best is None or rank > best[0]:  # one network is kept: of a large encoder all would not fit
-            best = rank, setting, curve, network
+        begun, before = (at.get("begun") if number == at["tried"] else None), {"tried": number, "best": best}
+        curve = _tune(network, data, rows, config, device, tried[number], before, begun)
+        rank = (curve[-1], *tried[number].preference)
+        if best is None or rank > tuple(best[0]):  # one network is kept: of a large encoder all would not fit
+            best = rank, number, curve, network.state_dict()
     assert best is not None, "there is a setting"
-    _, setting, curve, network = best
-    return FineTuned(setting, curve, scores_of(network, data.test, config, device))
+    _, number, curve, weights = best
+    network = Tuned(encoder, len(data.classes), config.train.seed, frozen=frozen)
+    network.load_state_dict(weights)
+    return FineTuned(tried[number], tuple(curve), scores_of(network, data.test, config, device))
 
 
 def optimiser_of(network: Tuned, setting: Setting) -> torch.optim.AdamW:
@@ -175,13 +182,25 @@ def optimiser_of(network: Tuned, setting: Setting) -> torch.optim.AdamW:
 
 
 def _tune(
-    network: Tuned, data: ImageData, rows: Tensor, config: Config, device: torch.device, setting: Setting
+    network: Tuned,
+    data: ImageData,
+    rows: Tensor,
+    config: Config,
+    device: torch.device,
+    setting: Setting,
+    before: dict[str, Any],
+    begun: dict[str, Any] | None,
 ) -> tuple[float, ...]:
-    """Train it; returns its curve."""
-    epochs, curve = config.evaluation.finetune_epochs, []
+    """Train it; returns its curve. `before`: what is kept beside it where it is stopped; `begun`: its state there."""
+    epochs, curve = config.evaluation.finetune_epochs, list[float]()
     optimiser = optimiser_of(network, setting)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    for epoch in range(epochs):
+    if begun is not None:
+        curve = list(begun["curve"])
+        network.load_state_dict(begun["network"])
+        optimiser.load_state_dict(begun["optimiser"])
+        schedule.load_state_dict(begun["schedule"])
+    for epoch in range(len(curve), epochs):
         network.train()
         for images_B3SS, labels_B in batches(data.train, rows, config, epoch, device):
             optimiser.zero_grad(set_to_none=True)
@@ -191,7 +210,14 @@ def _tune(
         top1 = scores_of(network, data.validation, config, device).top1
         assert top1 is not None, "the validation split is not empty"
         curve.append(top1)
+        now = {"curve": curve, "network": network, "optimiser": optimiser, "schedule": schedule}
+        pause("settings", partial(_state, before, now))
     return tuple(curve)
+
+
+def _state(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    parts = {name: part if isinstance(part, list) else part.state_dict() for name, part in now.items()}
+    return {**before, "begun": parts}
 
 
 def batches(

@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moco.evaluation.features import Labelled
+from moco.evaluation.pauses import kept, once, pause
 from moco.evaluation.scores import top1_hits
 from moco.randomness import generator
 
@@ -90,12 +92,18 @@ def linear_probe(
     preferred = sorted(pairs, key=lambda pair: (-pair.weight_decay, pair.lr))
     size = max(1, MOST_NUMBERS // (classes * (3 * train.features_ND.shape[1] + 2 * batch_size(len(train)))))
     best: LinearProbe | None = None
-    for group in (preferred[start : start + size] for start in range(0, len(preferred), size)):
-        weights_ECP = fit(train, standardise, classes, epochs, seed, group)
-        top1_P = validation_top1(weights_ECP, standardise, validation)
-        p = max(range(len(group)), key=top1_P.__getitem__)  # the first of equals, which is the preferred one
-        if best is None or top1_P[p] > best.validation_top1:
-            best = LinearProbe(group[p], standardise, weights_ECP[:, :, p].clone(), top1_P[p])
+    for start in range(0, len(preferred), size):
+        group = preferred[start : start + size]
+
+        def best_of(group: Sequence[Pair] = group) -> tuple[int, float, Tensor]:
+            weights_ECP = fit(train, standardise, classes, epochs, seed, group)
+            top1_P = validation_top1(weights_ECP, standardise, validation)
+            p = max(range(len(group)), key=top1_P.__getitem__)  # the first of equals, which is the preferred one
+            return p, top1_P[p], weights_ECP[:, :, p].clone()
+
+        p, top1, weights_EC = once(f"pairs from {start}", best_of)
+        if best is None or top1 > best.validation_top1:
+            best = LinearProbe(group[p], standardise, weights_EC, top1)
     assert best is not None
     return best
 
@@ -103,13 +111,20 @@ def linear_probe(
 def fit(
     train: Labelled, standardise: Standardiser, classes: int, epochs: int, seed: int, pairs: Sequence[Pair]
 ) -> Tensor:
-    """(E, C, P): the weights of each pair after `epochs` of SGD as torch's (velocity v <- 0.9 v + g, w <- w - lr v)."""
+    """(E, C, P): the weights of each pair after `epochs` of SGD as torch's (velocity v <- 0.9 v + g, w <- w - lr v).
+
+    May stop after an epoch and go on there (`moco.evaluation.pauses`).
+    """
     features_ND = train.features_ND
     lr_P = features_ND.new_tensor([pair.lr for pair in pairs])
     decay_P = features_ND.new_tensor([pair.weight_decay for pair in pairs])
     weights_ECP = features_ND.new_zeros(features_ND.shape[1] + 1, classes, len(pairs))
     velocity_ECP = torch.zeros_like(weights_ECP)
-    for rate, inputs_BE, target_BC1 in minibatches(train, standardise, classes, epochs, seed):
+    first, steps = 0, math.ceil(len(train) / batch_size(len(train)))
+    if (at := kept("epochs")) is not None:
+        first, weights_ECP, velocity_ECP = at["epoch"], at["weights"], at["velocity"]
+    batches = minibatches(train, standardise, classes, epochs, seed, first)
+    for step, (rate, inputs_BE, target_BC1) in enumerate(batches, start=first * steps + 1):
         logits_BCP = (inputs_BE @ weights_ECP.flatten(1)).unflatten(1, (classes, len(pairs)))
         # Pairs lie last and the softmax runs over the middle: 20 times faster on a CPU than over a short last dimension.
         # Clamped because a product with subnormal numbers (below 1e-38) is 100 times slower; 1e-30 moves no weight.
@@ -117,13 +132,16 @@ def fit(
         velocity_ECP.flatten(1).addmm_(inputs_BE.T, error_BCP.flatten(1), beta=MOMENTUM, alpha=1.0 / len(inputs_BE))
         velocity_ECP[:-1].addcmul_(weights_ECP[:-1], decay_P)
         weights_ECP.addcmul_(velocity_ECP, lr_P, value=-rate)
+        if step % steps == 0:
+            at = {"epoch": step // steps, "weights": weights_ECP, "velocity": velocity_ECP}
+            pause("epochs", partial(dict, at))
     return weights_ECP
 
 
 def minibatches(
-    train: Labelled, standardise: Standardiser, classes: int, epochs: int, seed: int
+    train: Labelled, standardise: Standardiser, classes: int, epochs: int, seed: int, first: int = 0
 ) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """(share of the learning rate, standardised inputs (B, E), one-hot targets (B, C, 1)) of every step.
+    """(share of the learning rate, standardised inputs (B, E), one-hot targets (B, C, 1)) of every step from epoch `first` on.
 
     What fits in memory is standardised once and put in order once an epoch: a third of a step of one pair otherwise.
     """
@@ -135,7 +153,7 @@ def minibatches(
     count, device = len(train), train.features_ND.device
     small = count * max(train.features_ND.shape[1], classes) <= MOST_NUMBERS // 2  # two copies
     inputs_NE, targets_NC1 = rows(torch.arange(count, device=device)) if small else (None, None)
-    for rates, order_N in schedule(count, epochs, seed):
+    for rates, order_N in schedule(count, epochs, seed, first):
         order_N = order_N.to(device)
         batches: Iterable[tuple[Tensor, Tensor]]
         if inputs_NE is None or targets_NC1 is None:
@@ -152,14 +170,14 @@ def batch_size(images: int) -> int:
     return max(256, math.ceil(images / 312.5))
 
 
-def schedule(images: int, epochs: int, seed: int) -> Iterator[tuple[list[float], Tensor]]:
-    """(share of the learning rate for each of its minibatches, order of the images) of every epoch.
+def schedule(images: int, epochs: int, seed: int, first: int = 0) -> Iterator[tuple[list[float], Tensor]]:
+    """(share of the learning rate for each of its minibatches, order of the images) of every epoch from `first` on.
 
     The share falls as (1 + cos(pi t / T)) / 2. An epoch visits every image once, in batches equal to within one image;
     the order is drawn on the CPU from (seed, epoch): the same in every arm and on every device.
     """
     batches = math.ceil(images / batch_size(images))
-    for epoch in range(epochs):
+    for epoch in range(first, epochs):
         order_N = torch.randperm(images, generator=generator("cpu", seed, "linear probe", epoch))
         done = (epoch * batches + i for i in range(batches))
         yield [(1.0 + math.cos(math.pi * step / (epochs * batches))) / 2.0 for step in done], order_N

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from moco.data.loader import Batches
 from moco.distributed import gather, size
 from moco.evaluation.features import Crops, Labelled, evaluating, filled
 from moco.evaluation.frozen import unmoved
+from moco.evaluation.pauses import kept, pause
 from moco.randomness import generator, seed_of
 
 if TYPE_CHECKING:
@@ -66,16 +67,27 @@ def paper_probe(crops: Crops, classes: int, seed: int, epochs: int | None = None
     Errors: `BackboneMovedError` at the end of the epoch in which a tensor of the backbone changed.
     """
     layer: nn.Linear | None = None
-    for epoch in range(recipe.epochs if epochs is None else epochs):
+    last = recipe.epochs if epochs is None else epochs
+    at = kept("epochs")
+    for epoch in range(0 if at is None else at["epoch"], last):
         with unmoved(crops.backbone):
             labelled = crops.epoch_features(epoch)
             if layer is None:
                 layer = initial_layer(labelled.features_ND, classes, seed)
                 optimiser = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=MOMENTUM, weight_decay=0.0)
+                if at is not None:
+                    layer.load_state_dict(at["layer"])
+                    optimiser.load_state_dict(at["optimiser"])
             optimiser.param_groups[0]["lr"] = recipe.rate(epoch)
             train_epoch(layer, optimiser, labelled, generator("cpu", seed, "paper probe order", epoch), recipe.batch)
+        if epoch + 1 < last:
+            pause("epochs", partial(_state, epoch + 1, layer, optimiser))
     assert layer is not None, epochs
     return layer
+
+
+def _state(epoch: int, layer: nn.Linear, optimiser: torch.optim.SGD) -> dict[str, Any]:
+    return {"epoch": epoch, "layer": layer.state_dict(), "optimiser": optimiser.state_dict()}
 
 
 def initial_layer(features_ND: Tensor, classes: int, seed: int) -> nn.Linear:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from moco.evaluation.frozen import unmoved
 from moco.evaluation.knn import knn_scores, neighbours
 from moco.evaluation.linear_probe import linear_probe
 from moco.evaluation.paper_probe import V1, Recipe, paper_probe, random_crops, v3
+from moco.evaluation.pauses import once
 from moco.evaluation.protocols import PROTOCOLS, Metric, Protocol, Readout, always, protocol, protocols, readout
 from moco.evaluation.retrieval import KS as PLACES
 from moco.evaluation.retrieval import missing_classes, retrieve
@@ -369,10 +371,18 @@ def curves(values: dict[str, Value]) -> tuple[dict[str, Value], dict[int, dict[s
 
 def final_values(query: Projector, data: ImageData, config: Config) -> dict[str, float]:
     """`final_readouts` of a trained network; a value that does not exist is absent. The network is left to the bit."""
-    with unmoved(query):
-        features = features_for(final_protocols(config.evaluation), query, data, config)
-        readouts = final_readouts(features, config.evaluation, config.train.seed)
+    wanted = final_protocols(config.evaluation)
+
+    @cache
+    def features() -> Features:  # not at all if every readout was finished in an earlier attempt
+        return features_for(wanted, query, data, config)
+
+    def values_of(name: str) -> dict[str, float]:
+        readouts = PROTOCOLS[name](features(), config.evaluation, config.train.seed)
         return {key: value for key, value in readouts if value is not None}
+
+    with unmoved(query):
+        return {key: value for name in wanted for key, value in once(name, partial(values_of, name)).items()}
 
 
 def validation_values(query: Projector, data: ImageData, config: Config) -> dict[str, float]:

@@ -5,17 +5,22 @@ N images, B of a chunk, C classes, P classifiers.
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from moco.evaluation.hits import TopOne
 
 
 @dataclass(frozen=True)
 class Scores:
     """Percent. `None` where there is nothing to measure: an empty split, a class without an image."""
 
-    top1: float | None
+    top1: TopOne | None
     top5: float | None  # of min(5, C) classes: 100 by definition when C <= 5
     macro_recall: float | None  # mean recall of the classes that are present
     recall: tuple[float | None, ...]  # by class
@@ -31,7 +36,7 @@ def score(scores_NC: Tensor, labels_N: Tensor) -> Scores:
     recall = tuple(100.0 * hit / n if n else None for hit, n in zip(hits_C, images_C, strict=True))
     present = [r for r in recall if r is not None]
     return Scores(
-        top1=percent(hits_N),
+        top1=top_one(hits_N, labels_N),
         top5=percent(places_N < min(5, classes)),
         macro_recall=sum(present) / len(present) if present else None,
         recall=recall,
@@ -58,3 +63,13 @@ def top1_hits(scores_BCP: Tensor, labels_B: Tensor) -> Tensor:
 
 def percent(hits_N: Tensor) -> float | None:
     return 100.0 * hits_N.double().mean().item() if len(hits_N) else None
+
+
+def top_one(hits_N: Tensor, labels_N: Tensor) -> TopOne | None:
+    """`percent`, with the hits of the single images; `labels_N` are their classes."""
+    value = percent(hits_N)
+    if value is None:
+        return None
+    bits = np.packbits((hits_N > 0).cpu().numpy()).tobytes()
+    digest = hashlib.sha256(labels_N.cpu().numpy().astype("<i8").tobytes()).hexdigest()[:16]
+    return TopOne.counted(value, len(hits_N), digest, b64encode(bits).decode())

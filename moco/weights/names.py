@@ -13,8 +13,10 @@ from torch import Tensor
 State = dict[str, Tensor]
 Translation = Callable[[Mapping[str, Tensor]], State]
 
-# Children of torchvision's ResNet without its classifier, in order: what lightly's Sequential numbers.
+# Children of torchvision's ResNet without its classifier, in order: what lightly's Sequential numbers. The authors' CIFAR-10
+# notebook leaves the max pool out before it numbers them.
 RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")
+NOTEBOOK_CHILDREN = tuple(name for name in RESNET_CHILDREN if name != "maxpool")
 
 # timm's names of a ViT's tensors (moco-v3 trains timm's) and torchvision's, block by block.
 VIT_TENSORS = {
@@ -48,11 +50,35 @@ DETECTRON2 = (
     (r"\bdownsample\.1\.", "shortcut.norm."),
 )
 
+FROM_DETECTRON2 = (
+    *((rf"^res{stage + 1}\.", f"layer{stage}.") for stage in (1, 2, 3, 4)),
+    *((rf"\bconv{number}\.norm\.", f"bn{number}.") for number in (1, 2, 3)),
+    (r"\bshortcut\.norm\.", "downsample.1."),
+    (r"\bshortcut\.", "downsample.0."),
+)
+
 
 def from_timm(state: Mapping[str, Tensor]) -> State:
-    return translated(
-        state, lambda name: _vit_name(name, VIT_TENSORS, r"blocks\.(\d+)\.(.*)", VIT_BLOCK, TORCHVISION_BLOCK)
-    )
+    stem = _conv_stem_names(state)
+    names = VIT_TENSORS | {old: new for new, old in stem.items()}
+    return translated(state, lambda name: _vit_name(name, names, r"blocks\.(\d+)\.(.*)", VIT_BLOCK, TORCHVISION_BLOCK))
+
+
+def _conv_stem_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """torchvision's names of a conv stem -> those of facebookresearch/moco-v3 (vits.py, ConvStem): convolution, BatchNorm and
+    ReLU in turns, and a last 1 x 1 convolution, numbered through."""
+    numbers = [int(match[1]) for name in state if (match := re.match(r"patch_embed\.proj\.(\d+)\.", name))]
+    ours = [int(match[1]) for name in state if (match := re.match(r"conv_proj\.conv_bn_relu_(\d+)\.", name))]
+    stages = max(numbers) // 3 if numbers else max(ours, default=-1) + 1
+    norms = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names = {}
+    for stage in range(stages):
+        names[f"conv_proj.conv_bn_relu_{stage}.0.weight"] = f"patch_embed.proj.{3 * stage}.weight"
+        for part in norms:
+            names[f"conv_proj.conv_bn_relu_{stage}.1.{part}"] = f"patch_embed.proj.{3 * stage + 1}.{part}"
+    for part in ("weight", "bias") if stages else ():
+        names[f"conv_proj.conv_last.{part}"] = f"patch_embed.proj.{3 * stages}.{part}"
+    return names
 
 
 def to_timm(state: Mapping[str, Tensor]) -> State:
@@ -76,13 +102,28 @@ def _vit_name(name: str, tensors: Mapping[str, str], pattern: str, block: Mappin
     return form.format(match[1], block[match[2]])
 
 
-def from_numbered(state: Mapping[str, Tensor]) -> State:
+def from_numbered(state: Mapping[str, Tensor], children: tuple[str, ...] = RESNET_CHILDREN) -> State:
     """`nn.Sequential(*list(resnet.children())[:-1])`, as lightly's examples wrap a ResNet."""
 
     def name_of(name: str) -> str | None:
         number, _, rest = name.partition(".")
-        place = int(number) if number.isdigit() else len(RESNET_CHILDREN)
-        return f"{RESNET_CHILDREN[place]}.{rest}" if place < len(RESNET_CHILDREN) else None
+        place = int(number) if number.isdigit() else len(children)
+        return f"{children[place]}.{rest}" if place < len(children) else None
+
+    return translated(state, name_of)
+
+
+def from_notebook(state: Mapping[str, Tensor]) -> State:
+    """The authors' CIFAR-10 notebook (facebookresearch/moco, colab/moco_cifar10_demo.ipynb, ModelBase)."""
+    return from_numbered(state, NOTEBOOK_CHILDREN)
+
+
+def from_detectron2(state: Mapping[str, Tensor]) -> State:
+    def name_of(name: str) -> str:
+        first = name.removeprefix("stem.")
+        for pattern, new in FROM_DETECTRON2:
+            first = re.sub(pattern, new, first)
+        return first
 
     return translated(state, name_of)
 

@@ -31,6 +31,7 @@ from moco.config import (
     ResNet,
     Shared,
     ViT,
+    check_processes,
 )
 from moco.data.catalog import sets
 from moco.train import train
@@ -66,6 +67,8 @@ METHODS += [m.end_to_end, m.memory_bank, m.simclr, m.supcon, m.supervised]
         ),
         (m.moco_v1, {"encoder": ResNet(50)}, "shuffle = True and encoder.batch_norm_splits = 1"),
         (m.moco_v3_vit, {"key_encoder": Momentum(0.99)}, "shuffle = True and encoder.batch_norm_splits = 1"),
+        (m.moco_v1, {"negatives": Queue(shared=True)}, "negatives.shared = True and loss.symmetric = False"),
+        (m.moco_v1, {"key_encoder": Momentum(shuffle_apart=True)}, "shuffle_apart = True and loss.symmetric = False"),
     ],
 )
 def test_a_contradiction_is_one_line_with_both_values(
@@ -88,6 +91,30 @@ def test_accumulation_that_would_not_equal_the_whole_batch_is_refused(base: Call
     config = base()
     with pytest.raises(ValueError, match=words):
         replace(config, train=replace(config.train, accumulate=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: InfoNCE(directions="sum"), "loss.directions = sum and loss.symmetric = False: there is one direction"),
+        (lambda: InfoNCE(several="inside"), "loss.several = inside and loss.positives = own: there is one positive"),
+        (lambda: Momentum(shuffle=False, shuffle_apart=True), "shuffle_apart = True and key_encoder.shuffle = False"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        make()
+
+
+def test_interleaved_parts_need_the_whole_batch_in_one_place() -> None:
+    config = replace(m.moco_v1(), encoder=ResNet(50, batch_norm_splits=8, batch_norm_parts="interleaved"))
+    with pytest.raises(ValueError, match=r"accumulate = 2 and encoder.batch_norm_parts = interleaved"):
+        replace(config, train=replace(config.train, accumulate=2))
+    with pytest.raises(
+        ValueError, match=r"batch_norm_parts = interleaved over 2 processes: every part has rows of all"
+    ):
+        check_processes(config, 2)
+    check_processes(config, 1)
 
 
 @pytest.mark.parametrize("method", METHODS)

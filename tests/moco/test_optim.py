@@ -74,6 +74,38 @@ def test_many_steps_equal_a_slow_version() -> None:
         torch.testing.assert_close(p.detach(), w, rtol=1e-12, atol=1e-12)
 
 
+def test_clipped_steps_equal_a_slow_version() -> None:
+    """As solo-learn has it: rates from far above the clip to 0, tensors of zeros, vectors left alone."""
+    shapes = [(4, 3, 3, 3), (7,), (5, 4), (1, 1, 6), (2, 2)]
+    draw = generator("cpu", "larc")
+    start = [torch.randn(shape, dtype=torch.float64, generator=draw) for shape in shapes]
+    start[-1].zero_()
+    parameters = [nn.Parameter(w.clone()) for w in start]
+    weights, momenta = [w.clone() for w in start], [torch.zeros_like(w) for w in start]
+    config = c.LARS(momentum=0.8, trust=0.02, adaptation="clipped")
+    optimiser = build_optimiser(config, [(str(i), p) for i, p in enumerate(parameters)])
+    clipped = set()
+    for lr in (1e-6, 3e-3, 0.5, 0.0, 0.1):
+        gradients = [torch.randn(w.shape, dtype=torch.float64, generator=draw) * 4 for w in start]
+        if lr == 0.5:
+            gradients[2].zero_()
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g.clone()
+        set_rates(optimiser, lr, 0.3)
+        optimiser.step()
+        for w, m, g in zip(weights, momenta, gradients, strict=True):
+            length, gradient_length = w.square().sum().sqrt().item(), g.square().sum().sqrt().item()
+            if w.ndim > 1 and length > 0 and gradient_length > 0:
+                layer_rate = 0.02 * length / (gradient_length + 0.3 * length + 1e-8)
+                clipped.add(layer_rate >= lr)
+                g = (g + 0.3 * w) * (min(layer_rate / lr, 1.0) if lr else 1.0)
+            m.copy_(0.8 * m + g)
+            w -= lr * m
+    assert clipped == {True, False}
+    for p, w in zip(parameters, weights, strict=True):
+        torch.testing.assert_close(p.detach(), w, rtol=1e-12, atol=1e-12)
+
+
 def test_weights_or_updates_of_zero_are_not_scaled() -> None:
     zeros, still, absent = (
         parameter([[0.0, 0.0]], [[3.0, 4.0]]),

@@ -90,6 +90,22 @@ def test_info_nce_averages_several_positives_outside_the_log() -> None:
     assert info_nce(scores, positive, 0.5).item() == pytest.approx(total / 5, rel=1e-5)
 
 
+def test_info_nce_adds_several_positives_up_inside_the_log() -> None:
+    """Loss and gradient of -log(sum over positives / sum over candidates); one positive is the other form."""
+    scores = torch.randn(5, 9, generator=generator("cpu", 3), dtype=torch.float64).requires_grad_()
+    positive = torch.rand(5, 9, generator=generator("cpu", 4)) > 0.5
+    positive[:, 2] = True
+    weights = (scores / 0.5).exp()
+    expected = -torch.stack([(w[p].sum() / w.sum()).log() for w, p in zip(weights, positive, strict=True)]).mean()
+    loss = info_nce(scores, positive, 0.5, "inside")
+    torch.testing.assert_close(loss, expected)
+    mine, theirs = (torch.autograd.grad(x, scores, retain_graph=True)[0] for x in (loss, expected))
+    torch.testing.assert_close(mine, theirs)
+    one = torch.zeros_like(positive)
+    one[:, 2] = True
+    torch.testing.assert_close(info_nce(scores, one, 0.5, "inside"), info_nce(scores, one, 0.5))
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_split_batch_norm_is_batch_norm_of_each_part(memory_format: torch.memory_format) -> None:
     images = torch.randn(12, 5, 6, 6, generator=generator("cpu", 0)).contiguous(memory_format=memory_format)

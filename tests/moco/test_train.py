@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from experiments.plan.baselines import digits
 from experiments.store.schema import METRICS, ON_REQUEST
 from moco import checkpoint
 from moco.config import Config, Queue, Train
-from moco.train import CHECKPOINT, ENCODER, Diverged, Record, Resumed, train
+from moco.train import CHECKPOINT, ENCODER, PREVIOUS, READOUTS, Diverged, Record, Resumed, train
 
 CLOCKS = ("speed/", "seconds/")
 
@@ -113,12 +115,70 @@ def test_another_runs_checkpoint_is_refused(whole, tmp_path: Path) -> None:
         list(train(replace(quick(), train=Train(epochs=4, batch_size=256, device="cpu")), tmp_path))
 
 
-def test_a_truncated_checkpoint_is_one_line(whole, tmp_path: Path) -> None:
-    data = (whole[1] / CHECKPOINT).read_bytes()
-    (tmp_path / CHECKPOINT).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="not a readable checkpoint") as error:
-        list(train(quick(), tmp_path))
-    assert "\n" not in str(error.value)
+def flipped(data: bytes) -> bytes:
+    """One bit of the largest tensor: torch reads the file as if nothing had happened."""
+    place = len(data) // 2
+    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda data: data[: len(data) // 2], lambda data: b""])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_the_weights_are_those_of_the_whole_run(
+    whole, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    expected, folder = whole
+    first = numbers(
+        train(quick(), tmp_path, stop_after(7))
+    )  # checkpoints at the evaluation after step 5, and at step 7
+    (tmp_path / CHECKPOINT).write_bytes(damage((tmp_path / CHECKPOINT).read_bytes()))
+    events = list(train(quick(), tmp_path))
+    assert events[0] == Resumed(5)
+    assert re.search(
+        r"checkpoint\.pt: (damaged|not a readable checkpoint).*; going on from checkpoint\.prev", caplog.text
+    )
+    assert {key: value for key, value in first.items() if key[0] <= 5} | numbers(iter(events)) == expected
+    for name, tensor in weights(folder).items():
+        assert torch.equal(tensor, weights(tmp_path)[name]), name
+
+
+def test_without_a_sound_checkpoint_the_run_starts_afresh_and_says_so(
+    whole, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, folder = whole
+    numbers(train(quick(), tmp_path, stop_after(7)))
+    for name in (CHECKPOINT, PREVIOUS):
+        (tmp_path / name).write_bytes(flipped((tmp_path / name).read_bytes()))
+    events = list(train(quick(), tmp_path))
+    assert events[0] == Resumed(0)
+    assert "none of its checkpoints is sound; the run starts afresh" in caplog.text
+    assert numbers(iter(events)) == expected
+    assert all(torch.equal(tensor, weights(tmp_path)[name]) for name, tensor in weights(folder).items())
+
+
+def test_final_readouts_stop_when_they_are_told_to_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """Told again and again, a few questions after features were extracted. Oracle: the run that nobody stops."""
+    base = quick()
+    evaluation = replace(base.evaluation, knn_every=0, finetune=True, finetune_epochs=2, finetune_per_class=4)
+    config = replace(base, evaluation=evaluation, train=replace(base.train, epochs=1))
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    expected = numbers(train(config, tmp_path / "whole"))
+    found, attempts = numbers(train(config, tmp_path / "cut", within(5))), 1  # at the last step
+    while not (tmp_path / "cut" / ENCODER).exists():
+        found |= numbers(train(config, tmp_path / "cut", within(13)))
+        attempts += 1
+        assert attempts < 30
+    assert attempts > 3
+    assert found == expected
+    assert not (tmp_path / "cut" / READOUTS).exists()
+    assert all(
+        torch.equal(weights(tmp_path / "whole")[name], tensor) for name, tensor in weights(tmp_path / "cut").items()
+    )
+
+
+def within(questions: int) -> Callable[[], bool]:
+    """Stop from the n-th question on."""
+    asked = count(1)
+    return lambda: next(asked) >= questions
 
 
 def test_a_pickle_with_code_is_not_executed(tmp_path: Path) -> None:

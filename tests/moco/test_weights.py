@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from experiments.export.model_card import loading
 from moco import checkpoint
 from moco.config import Augment, Config, Data, Momentum, ResNet, ViT
 from moco.encoders import Encoder, build_encoder
+from moco.weights.carried import Carried
+from moco.weights.names import to_timm
 from moco.weights.read import encoder_of, read
-from moco.weights.write import export
+from moco.weights.write import TARGETS, check, export
 
 SMALL = ResNet(depth=18, stem="small")
 VIT = ViT(width=192, depth=2, heads=3, patch=8)
@@ -70,17 +74,17 @@ def solo_learn(net: Encoder) -> dict[str, object]:
     [
         (authors_v2, "the authors' MoCo v1 or v2"),
         (authors_v3, "the authors' MoCo v3"),
-        (lightly, "lightly or solo-learn"),
-        (solo_learn, "lightly or solo-learn"),
+        (lightly, "lightly"),
+        (solo_learn, "solo-learn"),
         (lambda net: net.backbone.state_dict(), "a plain network"),
     ],
 )
 def test_a_file_of_each_maker_gives_the_same_features(layout: Callable, maker: str, tmp_path: Path) -> None:
-    net = encoder(SMALL)
+    net = encoder(ResNet(depth=18))
     checkpoint.save(layout(net), tmp_path / "file.pth")
     found = read(tmp_path / "file.pth")
     assert found.maker == maker
-    assert found.config == SMALL
+    assert found.config == ResNet(depth=18)
     again = encoder_of(found, tmp_path / "file.pth").eval()
     assert torch.equal(again(IMAGES), net(IMAGES))
 
@@ -90,7 +94,9 @@ def test_v3_s_transformer_is_timm_s(tmp_path: Path) -> None:
     net = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=0)
     state = prefixed("module.base_encoder.", net.state_dict() | {"head.0.weight": torch.zeros(4, 4)})
     checkpoint.save({"arch": "vit_tiny", "state_dict": state}, tmp_path / "v3.pth")
-    found = read(tmp_path / "v3.pth")
+    with pytest.raises(ValueError, match=r"heads cannot be told from the weights.* add --set encoder\.heads=3"):
+        read(tmp_path / "v3.pth")
+    found = read(tmp_path / "v3.pth", {"heads": 3})
     assert found.image_size == 32
     torch.testing.assert_close(
         encoder_of(found, tmp_path / "v3.pth").eval()(IMAGES), net.eval()(IMAGES), rtol=1e-5, atol=1e-6
@@ -111,14 +117,96 @@ def test_the_card_s_lines_load_it_with_the_same_features(target: str, config: Re
         torch.testing.assert_close(loaded.eval()(IMAGES), net(IMAGES), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", [SMALL, VIT], ids=["resnet18", "vit"])
-@pytest.mark.parametrize("target", ["torchvision", "timm"])
+EXPORTED: tuple[ResNet | ViT, ...] = (
+    SMALL,
+    ResNet(depth=18),
+    ResNet(depth=18, stem="strided"),
+    ResNet(depth=8, width=4, stem="strided"),
+    VIT,
+    replace(VIT, heads=6),
+    replace(VIT, position="learned"),
+    replace(VIT, pool="mean"),
+    replace(VIT, stem="conv", depth=3, freeze_patch_projection=False),
+)
+
+
+@pytest.mark.parametrize("config", EXPORTED, ids=str)
+@pytest.mark.parametrize("target", TARGETS)
 def test_exported_and_read_again_is_the_original_to_the_bit(target: str, config: ResNet | ViT, tmp_path: Path) -> None:
+    """Stem, heads and pooling come from the config in the file; detectron2 has no counters of BatchNorm."""
     net = encoder(config)
-    found = read(export(net.backbone.state_dict(), config, target, tmp_path))
+    own = Config(Data(image_size=32), Augment(), config, key_encoder=Momentum(shuffle=False))
+    try:
+        check(config, target)
+    except ValueError:
+        return
+    file = export(net.backbone.state_dict(), config, target, tmp_path, Carried(own))
+    found = read(file)
+    assert found.config == config
+    assert found.carried is not None
+    assert found.carried.config == own
+    again = encoder_of(found, file).eval()
     original = net.backbone.state_dict()
-    assert found.state.keys() == original.keys()
-    assert all(torch.equal(found.state[name], original[name]) for name in original)
+    for name, tensor in again.backbone.state_dict().items():
+        assert torch.equal(tensor, original[name]), name
+    assert torch.equal(again(IMAGES), net(IMAGES))
+
+
+def test_an_export_takes_no_fields_of_the_encoder(tmp_path: Path) -> None:
+    own = Config(Data(image_size=32), Augment(), SMALL, key_encoder=Momentum(shuffle=False))
+    file = export(encoder(SMALL).backbone.state_dict(), SMALL, "timm", tmp_path, Carried(own))
+    with pytest.raises(ValueError, match=r"encoder\.stem: would change nothing"):
+        read(file, {"stem": "strided"})
+
+
+@pytest.mark.parametrize("side", [16, 48])
+def test_positions_are_resampled_as_timm_does(side: int, tmp_path: Path) -> None:
+    """Oracle: timm's own network of the other size, filled by timm's own resampling."""
+    torch.manual_seed(0)
+    sizes = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, "num_classes": 0}
+    net = timm.models.VisionTransformer(img_size=32, **sizes)
+    checkpoint.save(net.state_dict(), tmp_path / "vit.pth")
+    found = read(tmp_path / "vit.pth", {"heads": 4}).at(side)
+    theirs = timm.models.VisionTransformer(img_size=side, **sizes)
+    positions = resample_abs_pos_embed(net.pos_embed.detach(), [side // 8, side // 8])
+    theirs.load_state_dict({**net.state_dict(), "pos_embed": positions})
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    ours = encoder_of(found, tmp_path / "vit.pth").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="patches of 8 pixels do not divide"):
+        found.at(30)
+
+
+def test_the_waves_of_v3_are_made_anew_for_another_size(tmp_path: Path) -> None:
+    """Oracle: the positions that a network of the other size starts with."""
+    config = ViT(width=64, depth=1, heads=2, patch=8)
+    checkpoint.save(
+        {"module.base_encoder." + n: t for n, t in to_timm(encoder(config).backbone.state_dict()).items()},
+        tmp_path / "v3.pth",
+    )
+    found = read(tmp_path / "v3.pth", {"heads": 2}).at(48)
+    wanted = build_encoder(config, 48).backbone.state_dict()["encoder.pos_embedding"]
+    torch.testing.assert_close(found.state["encoder.pos_embedding"], wanted, rtol=0, atol=1e-6)
+    assert "made anew" in found.words
+
+
+def test_lincls_is_what_the_authors_script_loads(tmp_path: Path) -> None:
+    """The lines of main_lincls.py (facebookresearch/moco): rename, load, and compare after the first epoch."""
+    net = encoder(ResNet(depth=50))
+    file = export(net.backbone.state_dict(), ResNet(depth=50), "lincls", tmp_path)
+    saved = torch.load(file, weights_only=True)
+    model = getattr(torchvision.models, saved["arch"])()
+    prefix = "module.encoder_q."
+    inside = {name.removeprefix(prefix): t for name, t in saved["state_dict"].items() if name.startswith(prefix)}
+    message = model.load_state_dict({n: t for n, t in inside.items() if not n.startswith("fc")}, strict=False)
+    assert set(message.missing_keys) == {"fc.weight", "fc.bias"}
+    assert not message.unexpected_keys
+    for name, tensor in model.state_dict().items():
+        assert name in ("fc.weight", "fc.bias") or torch.equal(tensor, saved["state_dict"][prefix + name])
+    model.fc = nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(IMAGES), net(IMAGES), rtol=1e-5, atol=1e-6)
 
 
 def test_detectron2_s_names_are_those_of_the_authors_script(tmp_path: Path) -> None:
@@ -182,7 +270,10 @@ def test_a_file_that_cannot_be_read_says_why(write: Callable, words: str, tmp_pa
         (ResNet(depth=8), "timm", "no ResNet-8"),
         (VIT, "detectron2", "for ResNets"),
         (ViT(width=192, depth=2, heads=3, patch=8, pool="mean"), "timm", "no conv stem and no mean"),
-        (SMALL, "onnx", "the choices are torchvision, timm, detectron2, safetensors"),
+        (SMALL, "lincls", "the 7 x 7 stem, this one is small"),
+        (VIT, "lincls", "reads ResNets"),
+        (ResNet(depth=50, width_per_group=96), "lincls", "torchvision has no name"),
+        (SMALL, "onnx", "the choices are torchvision, timm, detectron2, lincls, safetensors"),
     ],
 )
 def test_what_a_tool_cannot_take_is_refused(config: ResNet | ViT, target: str, words: str, tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_a_dead_controller(tmp_path: Path, wide_cluster: DevCluster) -> None:
         wide_cluster.start_controller()
         let_go(root, 256)
         wait_until(lambda: {state_of(one.path).state for one in runs(root).values()} == {schema.DONE}, 120.0)
+        wait_until(lambda: not any(one.is_locked() for one in runs(root).values()))  # the attempts' ends are written
     assert_complete(root)
     assert {name: attempts(one) for name, one in runs(root).items()} == {name: [schema.DONE] for name in runs(root)}
 

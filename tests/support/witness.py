@@ -17,8 +17,11 @@ from types import TracebackType
 from experiments.state.state import FRESH_SECONDS, state_of
 from experiments.store import schema
 from experiments.store.run import RunDirectory
+from experiments.store.states import AT_REST
+from tests.support.stand_in_runs import wait_until
 
 LOOK_SECONDS = 0.3
+END_SECONDS = 60.0  # from a worker's last word to its end, on a disk that is slow to flush
 STALE_SECONDS = FRESH_SECONDS + 1.0  # what was true of a job so long ago may still be shown
 AT_AN_END = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
@@ -45,8 +48,9 @@ def _is_held(path: Path) -> bool:
         inode = os.stat(path / schema.LOCK).st_ino
     except FileNotFoundError:
         return False
+    # "1: FLOCK  ADVISORY  WRITE 812 08:01:4711 0 EOF": the sixth word ends with the inode. A waiting one has "->" before.
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return any(":".join(line).split(":").count(str(inode)) and "WRITE" in line for line in locks)
+    return any("WRITE" in line and "->" not in line and line[5].endswith(f":{inode}") for line in locks)
 
 
 def squeue() -> dict[str, str] | None:
@@ -64,15 +68,15 @@ def is_true(state: str, seen: Facts) -> bool:
     match state:
         case schema.RUNNING:
             return seen.held
-        case schema.DONE:
-            return seen.results and not seen.held
+        case schema.DONE:  # its worker may still be ending: after its last word it writes the end of the attempt
+            return seen.results and (not seen.held or seen.said == schema.DONE)
         case schema.QUEUED:
             return not seen.held and (not over or seen.job is None or not seen.answered)
         case schema.LOST if seen.said == schema.LOST:  # by somebody who saw its end
             return not seen.held and not seen.results
         case schema.MISSING | schema.LOST | schema.PREEMPTED:  # another job may be sent after it
             return not seen.held and over and not seen.results
-    return state == seen.said and not seen.held  # failed, cancelled
+    return state == seen.said  # failed, cancelled: at rest by its last word, also while its worker still ends
 
 
 @dataclass
@@ -130,3 +134,10 @@ class Witness:
             self.look()
             assert self.looks > 0
             assert not self.wrong, "\n".join(self.wrong[:10])
+            wait_until(lambda: not self._still_held(), END_SECONDS)
+
+    def _still_held(self) -> list[str]:
+        """Runs with a last word whose worker has not ended."""
+        paths = [config.parent for config in self.root.glob(f"*/{schema.CONFIG}")]
+        said = {path: (RunDirectory(path).status() or {}).get("state") for path in paths}
+        return [path.name for path in paths if said[path] in AT_REST and _is_held(path)]

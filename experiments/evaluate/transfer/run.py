@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.evaluate.transfer.spec import Job, record_file
-from experiments.evaluate.weights import architecture, weights, weights_file
+from experiments.evaluate.weights import NOTHING_SAID, Reading, architecture, weights, weights_file
 from experiments.run import provenance
 from experiments.run.machine import hardware
 from experiments.store import schema
@@ -41,6 +41,7 @@ class Source:
     base: Config | None = None  # pixel statistics for a file of another tool
     untrained: bool = False
     seed: int | None = None  # of the fine-tuning; None is the seed that the weights were trained with
+    reading: Reading = NOTHING_SAID  # what the user says about a file
 
 
 def run_job(source: Source, job: Job, say: Say, kept: Path | None = None) -> Scores:
@@ -53,7 +54,7 @@ def run_job(source: Source, job: Job, say: Say, kept: Path | None = None) -> Sco
     pixels = Pixels(config.augment.mean, config.augment.std)
     seed = config.train.seed if source.seed is None else source.seed
     if source.untrained:
-        encoder = untrained(weights_file(source.path), config, train)
+        encoder = untrained(weights_file(source.path), config, train, source.reading)
     return transfer(
         encoder,
         train,
@@ -70,9 +71,9 @@ def run_job(source: Source, job: Job, say: Say, kept: Path | None = None) -> Sco
 
 def encoder_of(source: Source) -> tuple[Config, Encoder]:
     """Without the head, whatever classes it knows."""
-    config, query_of = weights(weights_file(source.path), source.base)
+    config, query_of = weights(weights_file(source.path), source.base, source.reading)
     if isinstance(config.head, Classifier):
-        config, query_of = weights(weights_file(source.path), config)
+        config, query_of = weights(weights_file(source.path), config, source.reading)
     return config, query_of(0).encoder
 
 
@@ -84,7 +85,7 @@ def splits_of(job: Job) -> tuple[Split, Split]:
     return splits(job.recipe, Path(job.root) if job.root else None, job.on)
 
 
-def untrained(file: Path, config: Config, train: Split) -> Encoder:
+def untrained(file: Path, config: Config, train: Split, reading: Reading = NOTHING_SAID) -> Encoder:
     """The file's own architecture, with the weights that a run of this config and architecture starts from.
 
     BatchNorm's statistics are those of some training images.
@@ -94,7 +95,7 @@ def untrained(file: Path, config: Config, train: Split) -> Encoder:
     from moco.encoders import build_encoder
     from moco.model import seeded
 
-    kind, side = architecture(file, config)
+    kind, side = architecture(file, config, reading)
     with seeded(config.train.seed, "encoder"):
         encoder = build_encoder(kind, side)
     images = [train[row].image_3HW[None].contiguous() for row in range(min(len(train), MEASURED))]

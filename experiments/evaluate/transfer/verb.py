@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.evaluate.pool import EvaluationPool, Outcome
@@ -18,7 +18,7 @@ from experiments.evaluate.transfer.spec import HEADLINES, Job, changed, record_f
 from experiments.evaluate.transfer.table import Row, markdown, rows_of, title, write
 from experiments.evaluate.transfer.worker import report
 from experiments.evaluate.verb import print_readouts
-from experiments.evaluate.weights import say, weights_file
+from experiments.evaluate.weights import Reading, say, weights_file
 from experiments.launch.options import INTERRUPTED
 from experiments.plan.overrides import base_configs
 from experiments.run import distributed
@@ -46,10 +46,12 @@ class TransferOptions:
     seed: int | None
     random_init: bool
     max_parallel: int | None
+    reading: Reading  # of a file: `--set encoder.*`, `--prefix`, `--branch`
 
     @staticmethod
     def of(given: argparse.Namespace) -> TransferOptions:
-        recipe = changed(recipe_for(given.task, given.data, given.recipe), given.set or [])
+        reading, settings = Reading.of(given, given.set or [])
+        recipe = changed(recipe_for(given.task, given.data, given.recipe), settings)
         if given.frozen:
             recipe = changed(recipe, ["backbone=frozen"])
         if given.on not in HELD_OUT:
@@ -66,6 +68,7 @@ class TransferOptions:
             given.seed,
             given.random_init,
             given.max_parallel,
+            replace(reading, settings=()),  # those are of the recipe
         )
 
 
@@ -90,6 +93,7 @@ def _transfer(options: TransferOptions) -> int:
     if path.exists():
         single = path.is_dir() and (path / schema.CONFIG).exists()
         return _run(path.absolute(), options) if single else _file(path, options)
+    options.reading.only_for_files("a run")
     found = find(root, options.target, tracked=run_id_of)
     if len(found) == 1:
         return _run(root / found[0].run_id, options)
@@ -122,15 +126,17 @@ def _file(path: Path, options: TransferOptions) -> int:
     job, base = options.job, options.base
     weights_file(path)
     _check(job)
-    rows = {"": run_job(Source(path, base, seed=options.seed), job, say)}
+    source = Source(path, base, seed=options.seed, reading=options.reading)
+    rows = {"": run_job(source, job, say)}
     if options.random_init:
-        rows[f" ({schema.RANDOM_INIT})"] = run_job(Source(path, base, untrained=True, seed=options.seed), job, say)
+        rows[f" ({schema.RANDOM_INIT})"] = run_job(replace(source, untrained=True), job, say)
     _print(rows, job)
     return 0
 
 
 def _run(run: Path, options: TransferOptions) -> int:
     job = options.job
+    options.reading.only_for_files("a run")
     weights_file(run)
     if options.seed is not None or options.baseline:
         raise ValueError(

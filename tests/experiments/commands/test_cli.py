@@ -71,11 +71,13 @@ def test_the_flags_are_frozen() -> None:
         "--calibrate",
         "--until-significant",
         "--max-seeds",
+        "--look",
     }
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
         "pretrain": {"--baseline", "--set"},
         "evaluate": {"--protocol", "--baseline", "--set", "--cluster", "--max-parallel", "--device"},
+        "look": {"--baseline", "--set", "--out", "--layout", "--features", "--device"},
         "export": {"--to", "--out"},
         "status": {"--watch", "-w", "--json"},
         "logs": {"--follow", "-f"},
@@ -84,6 +86,7 @@ def test_the_flags_are_frozen() -> None:
         "retry": {"--yes"},
         "doctor": {"--cluster", "--patience"},
         "find": set(),
+        "arms": {"--drop", "--rename", "--restore"},
         "ui": {"--port"},
         "serve": {"--store", "--host", "--port", "--auth", "--name", "--artifacts", "--workers", "--migrate"},
         "names": {"--write"},

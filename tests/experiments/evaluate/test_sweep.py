@@ -40,6 +40,7 @@ from moco.config import Evaluation
 from moco.data import load
 from moco.evaluation.features import Features, extract_all
 from moco.evaluation.protocols import PROTOCOLS, Metric, Protocol
+from moco.evaluation.scores import score
 from moco.model import build_query
 from tests.support.judged_runs import LABEL, Evaluate, base, copied, evaluate, finished, planned
 from tests.support.stand_in_judge import FINE, judge, judge_with_pid
@@ -206,6 +207,23 @@ def test_what_a_run_had_gained_before_an_error_is_said_and_brought_to_mlflow(
 
 def judgement(**values: float) -> ProtocolReadouts:
     return ProtocolReadouts({f"test/{name}": value for name, value in values.items()}, {}, 0.5)
+
+
+def test_added_readouts_bring_their_hits_beside_those_of_training_and_a_damaged_file_harms_none(
+    run: RunDirectory,
+) -> None:
+    trained = run.hits()
+    assert set(trained) == {"linear_top1", "knn20_top1", "knn200_top1"}
+    top1 = score(torch.eye(3), torch.tensor([0, 1, 1])).top1
+    assert top1 is not None
+    add.add_readouts(run, judgement(linear_v3_top1=top1), ["linear_v3"], add._stamp(run))
+    assert run.hits() == {**trained, "linear_v3_top1": {"images": 3, "labels": top1.labels, "bits": "wA=="}}
+    (run.path / schema.HITS).write_text('{"linear_top1": ')
+    with pytest.raises(ValueError, match=r"hits\.json: damaged, not JSON"):
+        run.hits()
+    add.add_readouts(run, judgement(linear_paper_top1=top1), ["linear_paper"], add._stamp(run))
+    assert set(run.hits()) == {"linear_paper_top1"}
+    assert state_of(run.path).state == schema.DONE
 
 
 def test_a_kill_between_journal_and_results_is_made_good_without_judging_again(

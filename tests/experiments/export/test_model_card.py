@@ -78,7 +78,7 @@ def sweep_of(root: Path, encoder: ResNet, seeds: int) -> list[RunDirectory]:
 
 def test_readouts_have_n_and_the_t_interval_over_the_seeds_of_the_arm(tmp_path: Path) -> None:
     run, *_ = sweep_of(tmp_path / "runs", ResNet(depth=8, width=4, stem="small"), seeds=3)
-    *_, card = export(run.path, ["safetensors"], tmp_path / "out")
+    *_, card = export(run.path, ["safetensors"], tmp_path / "out").paths
     text = card.read_text()
     low, high = stats.t.interval(0.95, 2, loc=sum(LINEAR) / 3, scale=stats.sem(LINEAR))
     assert f"| linear_top1 | 97.5 | {sum(LINEAR) / 3:.1f} | {low:.1f} to {high:.1f} | 3 |" in text
@@ -91,7 +91,7 @@ def test_readouts_have_n_and_the_t_interval_over_the_seeds_of_the_arm(tmp_path: 
 def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     config = base(ResNet(depth=8, width=4, stem="small"))
     run = done(tmp_path / "runs", config, 97.5)
-    *_, card = export(run.path, ["safetensors"], tmp_path / "out")
+    *_, card = export(run.path, ["safetensors"], tmp_path / "out").paths
     assert "One seed (n = 1): there is no interval" in card.read_text()
     assert "| linear_top1 | 97.5 | 97.5 | none | 1 |" in card.read_text()
 
@@ -100,7 +100,7 @@ def test_the_differences_to_the_papers_recipe_are_all_there(tmp_path: Path) -> N
     config = base(ResNet(depth=8, width=4, stem="small"))
     name, changed = nearest(config, papers())
     assert name.startswith("imagenet_moco_v")
-    *_, card = export(done(tmp_path / "runs", config, 97.5).path, ["safetensors"], tmp_path / "out")
+    *_, card = export(done(tmp_path / "runs", config, 97.5).path, ["safetensors"], tmp_path / "out").paths
     part = card.read_text().partition(f"`{name}`, the nearest of the papers:")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\S+)` \| .* \| (.*) \|$", part, re.MULTILINE))
     assert set(rows) == set(changed)
@@ -119,7 +119,7 @@ def test_the_differences_to_the_papers_recipe_are_all_there(tmp_path: Path) -> N
 def test_its_code_runs_as_it_stands_and_gives_the_features(encoder: ResNet, targets: list[str], tmp_path: Path) -> None:
     config = base(encoder)
     run = done(tmp_path / "runs", config, 97.5)
-    *_, card = export(run.path, targets, tmp_path / "out")
+    *_, card = export(run.path, targets, tmp_path / "out").paths
     query = build_query(config, 10).eval()
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     blocks = re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.process import Child, Starter, Work
+from experiments.launch.process import SLOWER, Child, Starter, Work
 from experiments.store.files import replace_text
 from experiments.store.states import is_alive
 from tests.support.stand_in_runs import environment, wait_until
@@ -107,7 +107,7 @@ def test_an_error_is_the_last_line_of_the_log(tmp_path: Path) -> None:
 LAUNCHER = """
 import sys, time
 from pathlib import Path
-from experiments.launch.process import Starter, Work
+from experiments.launch.process import SLOWER, Starter, Work
 from tests.experiments.launch import test_process as here
 folder = Path({folder!r})
 with (folder / "imports").open("a") as file:
@@ -159,10 +159,11 @@ print([child.wait() for child in children])
 
 def test_where_an_import_leaves_a_thread_a_child_is_started_from_scratch(tmp_path: Path) -> None:
     rest = """
+sys.stderr = sys.stdout
 print(start(Work(here.report, ("tests.support.leaves_a_thread",)), str(folder / "facts"), 3).wait())
 """
     process = launcher(tmp_path, rest)
-    assert process.communicate(timeout=120) == ("3\n", None)
+    assert process.communicate(timeout=120) == (f"{SLOWER}\n3\n", None)
     assert json.loads((tmp_path / "facts").read_text())["parent"] == process.pid
 
 

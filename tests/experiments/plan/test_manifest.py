@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def cells(manifest: schema.Manifest) -> list[tuple[str, int]]:
 
 def test_a_plan_is_written_as_it_is(tmp_path: Path) -> None:
     written = write_manifest(tmp_path, planned(128, 256, seeds=2), "python sweeps/s.py --seeds 2")
-    assert json.loads((tmp_path / "sweeps/s@digits.json").read_text()) == written == read_manifest(tmp_path, "s@digits")
+    text = (tmp_path / "sweeps/s@digits.json").read_bytes()
+    begin, _, _ = text.rpartition(b',\n "crc32"')
+    assert json.loads(text) == {**written, "crc32": f"{zlib.crc32(begin):08x}"}
+    assert written == read_manifest(tmp_path, "s@digits")
     assert cells(written) == [(arm, seed) for arm in ("K=128", "K=256", "random init") for seed in (0, 1)]
     assert written["axis_values"] == {"K=128": 128.0, "K=256": 256.0}
     assert written["published"] == {"K=256": 50.0}
@@ -95,6 +99,21 @@ def test_a_manifest_of_a_newer_program_is_refused_and_a_damaged_one_named(tmp_pa
     path.write_text(path.read_text()[:100])
     with pytest.raises(ValueError, match=r"s@digits\.json: damaged, not JSON"):
         read_manifest(tmp_path, "s@digits")
+
+
+def test_a_damaged_manifest_is_left_out_named_and_written_anew_by_its_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(tmp_path, planned(128), "x")
+    path = tmp_path / "sweeps/s@digits.json"
+    sound = path.read_bytes()
+    path.write_bytes(sound.replace(b'"seed":0', b'"seed":1', 1))  # a valid number, and another
+    assert all_manifests(tmp_path) == []
+    assert "s@digits.json: damaged, its content is not what its checksum says" in capsys.readouterr().err
+    written = write_manifest(tmp_path, planned(128), "x")
+    assert all_manifests(tmp_path) == [written]
+    (kept,) = (tmp_path / "sweeps").glob("s@digits.json.damaged-*")
+    assert kept.name in capsys.readouterr().err
 
 
 def finish(root: Path, manifest: schema.Manifest, *places: tuple[str, int]) -> None:

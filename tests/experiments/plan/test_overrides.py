@@ -70,7 +70,7 @@ def test_later_settings_win_and_fields_that_need_each_other_may_come_in_any_orde
 WRONG = [
     ("optim.learning_rate=0.1", "optim.learning_rate: no such field; did you mean optim.lr?"),
     ("lr=0.1", "lr: no such field; did you mean optim.lr?"),
-    ("negatves.size=3", "negatves.size: no such field; did you mean negatives.size?"),
+    ("negatves.size=3", "negatves.size: no such field; did you mean negatives.size or negatives.shared?"),
     ("optim.wd=0", "optim.wd: no such field; did you mean optim.weight_decay?"),
     ("batch_size=32", "batch_size: no such field; did you mean train.batch_size?"),
     ("K=32", "K: no such field; did you mean negatives.size?"),

@@ -11,11 +11,13 @@ import re
 import signal
 import subprocess
 import sys
+from base64 import b64decode
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from experiments.launch.local import TRAINING
@@ -71,6 +73,11 @@ def grown(run: RunDirectory, size: int) -> bool:
     return journal_bytes(run) > size
 
 
+def counted(hits: schema.Hits) -> float:
+    """The share of images that are hits."""
+    return sum(byte.bit_count() for byte in b64decode(hits["bits"])) / hits["images"]
+
+
 def test_killed_twice_at_random_moments_the_weights_are_those_of_the_whole_run_bit_for_bit(tmp_path: Path) -> None:
     starter = Starter(TRAINING)
     whole, killed = prepared(tmp_path / "whole", tiny()), prepared(tmp_path / "killed", tiny())
@@ -84,6 +91,11 @@ def test_killed_twice_at_random_moments_the_weights_are_those_of_the_whole_run_b
         assert state_of(killed.path).state == schema.LOST
     assert end_of(start(starter, killed)) == 0
     assert story(killed) == story(whole)
+    assert killed.hits() == whole.hits()
+    test = (whole.results() or {})["test"]
+    assert {name: 100 * counted(hits) for name, hits in whole.hits().items()} == {
+        name: pytest.approx(test[name], abs=1e-9) for name in ("linear_top1", "knn20_top1", "knn200_top1")
+    }
     first, second = (torch.load(run.path / schema.ENCODER, weights_only=True) for run in (whole, killed))
     for part in ("encoder", "head"):
         assert first[part].keys() == second[part].keys()

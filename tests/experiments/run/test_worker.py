@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import time
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from experiments.run.worker import DONE, FAILED, STOPPED, TAKEN
 from experiments.state.state import state_of
 from experiments.store import causes, schema
+from experiments.store.files import replace_json
 from experiments.store.run import RunDirectory
 from tests.support.stand_in_runs import cell, holding, holds, let_go, prepared, start_worker, steps, wait_until
 
@@ -191,3 +195,73 @@ def test_killed_before_its_first_checkpoint_it_starts_again_and_no_record_is_dou
     (run.path / schema.CHECKPOINT).unlink(missing_ok=True)
     assert start_worker(run).wait(60) == DONE
     assert story(run) == whole
+
+
+def killed_on_friday(root: Path, heartbeat: str) -> RunDirectory:
+    """A run whose worker was killed 3 s after its start, two days ago; the clock of the disk says so of its heartbeat."""
+    run = prepared(root, cell(epochs=1))
+    friday = datetime.now(UTC) - timedelta(days=2)
+    start = schema.Attempt(event="start", attempt=1, time=friday.isoformat(timespec="milliseconds"), ranks=1)
+    run.append_attempt(start)
+    (run.path / schema.HEARTBEAT).write_text(heartbeat)
+    os.utime(run.path / schema.HEARTBEAT, (friday.timestamp() + 3, friday.timestamp() + 3))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "lived"),
+    [
+        ("", 3.0),  # of an older version: by the times of day of the start and of the last heartbeat
+        (f"{1:>9} {4.25:>15.3f}\n", 4.25),  # by the clock of the process, whatever the time of day was set to
+    ],
+)
+def test_of_a_killed_attempt_only_its_life_is_billed(tmp_path: Path, heartbeat: str, lived: float) -> None:
+    run = killed_on_friday(tmp_path, heartbeat)
+    assert start_worker(run).wait(60) == DONE
+    _, lost, _, end = run.attempts()
+    assert (lost["state"], lost["seconds"]) == (schema.LOST, pytest.approx(lived, abs=0.002))
+    assert (run.results() or {})["seconds"] == pytest.approx(lived + end["seconds"], abs=0.5)
+
+
+def test_a_heartbeat_in_the_future_is_no_life(tmp_path: Path) -> None:
+    run = prepared(tmp_path, cell())
+    run.write_status({"state": schema.RUNNING})
+    status = json.loads((run.path / schema.STATUS).read_text())
+    replace_json(run.path / schema.STATUS, {**status, "host": "elsewhere"})
+    run.beat(1, 2.0)
+    assert state_of(run.path).state == schema.RUNNING
+    soon = time.time() + schema.STALE_SECONDS / 2
+    os.utime(run.path / schema.HEARTBEAT, (soon, soon))  # clocks of two machines
+    assert state_of(run.path).state == schema.RUNNING
+    later = time.time() + 30 * 86400
+    os.utime(run.path / schema.HEARTBEAT, (later, later))
+    state = state_of(run.path)
+    assert (state.state, "a clock is wrong" in (state.reason or "")) == (schema.LOST, True)
+
+
+def test_a_damaged_line_of_the_journal_does_not_stop_the_run(tmp_path: Path) -> None:
+    whole = story(finished(tmp_path / "whole", epochs=2))
+    run = prepared(tmp_path / "hit", cell(epochs=2))
+    worker = start_worker(run, **holding(tmp_path / "hold"))
+    wait_until(lambda: holds(run) and (run.path / schema.CHECKPOINT).exists())
+    worker.kill()
+    worker.wait()
+    journal = (run.path / schema.JOURNAL).read_bytes()
+    (run.path / schema.JOURNAL).write_bytes(journal.replace(b'"train/loss":0.5', b'"train/loss":0.7'))
+    assert start_worker(run).wait(60) == DONE
+    assert story(run) == [record for record in whole if record[0] != 2]  # missing, not wrong
+    assert "journal.jsonl, line 2: damaged, left out; the rest is used" in (run.path / schema.LOG).read_text()
+
+
+def test_what_killed_writers_left_and_loops_of_links_are_out_of_the_way_of_the_next_attempt(tmp_path: Path) -> None:
+    run = prepared(tmp_path, cell(epochs=1))
+    for name in (f".{schema.STATUS}.0123456789ab", f".{schema.CHECKPOINT}.4711"):
+        (run.path / name).write_text("half")
+    for name in (schema.LOCK, schema.HEARTBEAT, schema.ATTEMPTS, schema.JOURNAL, schema.STATUS):
+        (run.path / name).unlink(missing_ok=True)
+        (run.path / name).symlink_to(name)
+    assert start_worker(run).wait(60) == DONE
+    names = os.listdir(run.path)
+    assert not [name for name in names if name.startswith(".")]
+    assert len([name for name in names if ".damaged-" in name]) == 5
+    assert state_of(run.path).state == schema.DONE

@@ -14,23 +14,27 @@ from typing import Any
 
 import pytest
 
+from analysis.stats import compare
 from experiments.plan.configs import create
+from experiments.plan.manifest import write_manifest
 from experiments.plan.registry import baseline_config
-from experiments.plan.sweep import make_cell
+from experiments.plan.sweep import make_cell, plan
 from experiments.run.worker import attempt
 from experiments.search.launch import begin
+from experiments.search.result import best, confirmation
 from experiments.search.storage import quiet
 from experiments.search.worker import SearchWorker
 from experiments.state.find import find
 from experiments.state.state import state_of
 from experiments.store import schema
+from experiments.store.files import replace_json
 from experiments.store.run import RunDirectory
 from experiments.store.schema import SearchRecord
 from experiments.store.search_record import finished, record_path, split_trial
 from moco.config import Config
 from moco.config.plain import from_plain, run_id
 from tests.support.search_stand_in import replace_trainer
-from tests.support.search_toy import TOY, begun, known, opened, value
+from tests.support.search_toy import TOY, begun, known, opened, toy, value
 from tests.support.stand_in_runs import ROOT, environment, wait_until
 
 SEARCH = (sys.executable, "-m", "tests.support.search_stand_in", "search")
@@ -146,9 +150,9 @@ def _steps(root: Path) -> list[int]:
 
 @pytest.mark.usefixtures("stand_in")
 def test_a_warm_start_tells_what_is_finished_and_lies_in_the_space(tmp_path: Path) -> None:
-    from experiments.search.definition import plan
+    from experiments.search.definition import plan as plan_search
 
-    base: Config = plan(TOY, "digits", ["train.device=cpu"]).base
+    base: Config = plan_search(TOY, "digits", ["train.device=cpu"]).base
     inside = replace(base, optim=replace(base.optim, lr=0.05))
     outside = replace(base, optim=replace(base.optim, lr=0.05, momentum=0.5))
     too_far = replace(base, optim=replace(base.optim, lr=20.0))
@@ -172,7 +176,7 @@ def test_a_warm_start_tells_what_is_finished_and_lies_in_the_space(tmp_path: Pat
     assert len(finished(known(path))) == 2  # beside the warm ones
 
 
-def test_confirmation_ranks_by_fresh_seeds_and_the_winner_can_be_pasted(tmp_path: Path) -> None:
+def test_confirmation_ranks_by_fresh_seeds_and_a_trial_can_be_pasted(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     small = ("--set", "train.epochs=1", "evaluation.linear_epochs=5", "train.device=cpu", "data.image_size=8")
     label = "toy@digits,train.epochs=1,evaluation.linear_epochs=5,data.image_size=8"
@@ -198,8 +202,14 @@ def test_confirmation_ranks_by_fresh_seeds_and_the_winner_can_be_pasted(tmp_path
         arm: pytest.approx(mean, abs=0.006) for arm, mean in means.items()
     }
     assert [float(row[3]) for row in rows] == sorted((float(row[3]) for row in rows), reverse=True)
-    said = run(VERBS, root, "adopt", "toy")
+    stays = run(VERBS, root, "adopt", "toy", code=1)  # two seeds are too few for a claim
+    assert (
+        stays.splitlines()[0]
+        == f"# {record['label']}: the base digits stays: fresh seeds tell no trial apart from it as better."
+    )
+    assert all(line.startswith("# ") for line in stays.splitlines())
     winner = max((arm for arm in means if arm != "base"), key=lambda arm: means[arm])
+    said = run(VERBS, root, "adopt", "toy", "--trial", winner.removeprefix("trial-"))
     made: dict[str, Any] = {}
     exec(said, made)
     pasted = made[next(name for name in made if name.startswith("digits_toy"))]()
@@ -218,6 +228,66 @@ def test_names_of_trials() -> None:
     assert split_trial("search_moco#12") == ("search_moco", "trial-12")
     assert split_trial("search_moco") is None
     assert os.environ.get("MOCO_SEARCH_STORAGE") is None
+
+
+def fresh_seeds(root: Path, record: SearchRecord, shifts: dict[str, float], seeds: int = 6) -> None:
+    """A confirmation of the two best trials, by hand: each arm is above the base by its shift, give or take a tenth."""
+    sweep = confirmation(record, best(record, 2), seeds)
+    planned = plan(sweep, from_plain(Config, record["base_config"]), base_name=record["base"])
+    write_manifest(root, planned, "python sweeps/toy.py --confirm 2x6")
+    arms = [arm for arm in planned.arms if arm.startswith("trial-")]
+    assert len(arms) == len(shifts)
+    above = dict(zip(arms, shifts.values(), strict=True))
+    for cell in planned.cells():
+        directory = RunDirectory(root / cell.run_id)
+        create(directory, cell.config)
+        value = 90 + cell.seed % 3 + above.get(cell.arm, 0.0) + (0.1 if cell.seed % 2 else -0.1) * (cell.arm in above)
+        replace_json(directory.path / schema.RESULTS, {"test": {}, "validation": {schema.KNN20: value}})
+
+
+def adopted(root: Path, *arguments: str) -> tuple[int, str, str]:
+    said = subprocess.run(
+        [*VERBS, "adopt", "toy", *arguments],
+        env=environment(MOCO_RUNS=str(root)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return said.returncode, said.stdout, said.stderr
+
+
+def test_the_base_stays_unless_fresh_seeds_say_otherwise(tmp_path: Path) -> None:
+    path = begun(tmp_path, replace(TOY, budget=6, sampler="random"))
+    assert SearchWorker.on(path, toy).work()
+    record = known(path)
+    code, out, _ = adopted(tmp_path)
+    assert (code, out.splitlines()[1]) == (1, "# Fresh seeds: python sweeps/toy.py --confirm 3x10")
+    assert "chosen by one seed" in out
+    fresh_seeds(tmp_path, record, {"best": -0.5, "second": 1.0})
+    code, out, _ = adopted(tmp_path)
+    first, second = best(record, 2)
+    assert code == 0
+    assert f"trial {second['number']}, run {second['run_id']}" in out
+    c = compare(dict.fromkeys(range(6), 0.0), {seed: -1.0 + (-0.1 if seed % 2 else 0.1) for seed in range(6)})
+    assert c is not None
+    assert f"Better than the base by +1.00 [{c.low:+.2f}, {c.high:+.2f}] (n = 6, p" in out
+    made: dict[str, Any] = {}
+    exec(out, made)
+    assert run_id(made["digits_toy"]()) == run_id(from_plain(Config, second["config"]))
+    code, out, told = adopted(tmp_path, "--trial", str(first["number"]))
+    assert (code, told) == (0, "warning: fresh seeds do not tell this trial apart from the base as better\n")
+    assert "Better than the base by -0.50" in out
+
+
+def test_fresh_seeds_of_another_search_of_that_name_are_not_taken(tmp_path: Path) -> None:
+    path = begun(tmp_path, replace(TOY, budget=4, sampler="random"))
+    assert SearchWorker.on(path, toy).work()
+    other = begun(tmp_path / "other", replace(TOY, budget=4, sampler="random"), seed=5)
+    assert SearchWorker.on(other, toy).work()
+    fresh_seeds(tmp_path, known(other), {"best": 3.0, "second": 3.0})
+    code, out, _ = adopted(tmp_path)
+    assert (code, "chosen by one seed" in out) == (1, True)
 
 
 def test_adopt_says_what_there_is(tmp_path: Path) -> None:

@@ -62,13 +62,15 @@ def test_adding_line_by_line_is_reading_the_file(tmp_path: Path) -> None:
         b'{"resumed_at": null}',
     ],
 )
-def test_a_line_that_is_none_of_a_journal_is_numbered_and_changes_nothing(tmp_path: Path, damage: bytes) -> None:
+def test_a_line_that_is_none_of_a_journal_is_numbered_and_changes_nothing(
+    tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = RunDirectory(tmp_path)
     path = tmp_path / "journal.jsonl"
     path.write_bytes(json.dumps(record(10, a=1.0)).encode() + b"\n" + damage + b"\n" + b'{"resumed_at": 10}\n')
     assert read_journal(path) == ([record(10, a=1.0)], [2])
-    with pytest.raises(ValueError, match=r"journal\.jsonl, line 2: damaged"):
-        run.records()
+    assert run.records() == [record(10, a=1.0)]
+    assert capsys.readouterr().err == f"warning: {path}, line 2: damaged, left out; the rest is used\n"
 
 
 def test_no_file_is_an_empty_journal(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.store import schema
+from experiments.store.files import now
 from experiments.store.manifests import read_manifest
 from experiments.store.records import checked, problem
 from experiments.store.run import RunDirectory
@@ -58,15 +59,21 @@ def test_what_is_wrong_is_named_with_its_value_and_what_it_must_be(kind: type, v
 
 
 @pytest.mark.parametrize("text", ["[]", '"text"', "7", '{"step": "3", "test": 1, "event": 2, "label": 3}'])
-def test_each_reader_names_the_file(tmp_path: Path, text: str) -> None:
+def test_each_reader_names_the_file(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunDirectory(tmp_path)
-    for name, read in ((schema.STATUS, run.status), (schema.RESULTS, run.results)):
+    for name, read, lenient in (
+        (schema.STATUS, run.checked_status, run.status),
+        (schema.RESULTS, run.checked_results, run.results),
+    ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=rf"{name}: damaged, "):
             read()
-    (tmp_path / schema.ATTEMPTS).write_text(json.dumps({"event": "start"}) + f"\n{text}\n")
-    with pytest.raises(ValueError, match=rf"{schema.ATTEMPTS}, line 2: damaged, "):
-        run.attempts()
+        assert lenient() is None
+        assert f"{name}: damaged, " in capsys.readouterr().err
+    start = {"event": "start", "attempt": 1, "time": now()}
+    (tmp_path / schema.ATTEMPTS).write_text(f"{json.dumps(start)}\n{text}\n")
+    assert run.attempts() == [start]
+    assert f"{schema.ATTEMPTS}, line 2: damaged, " in capsys.readouterr().err
     for folder in (schema.SWEEPS_FOLDER, schema.SEARCHES_FOLDER):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.json").write_text(text)

@@ -6,13 +6,14 @@ import json
 import multiprocessing
 import os
 import signal
+import zlib
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
 from experiments.plan.configs import config_of, create
-from experiments.store.files import Appender, read_lines, replace_json
+from experiments.store.files import Appender, read_json, read_lines, replace_json
 from experiments.store.run import Busy, RunDirectory
 from moco.config.plain import run_id
 from tests.support.stand_in_runs import cell, prepared, wait_until
@@ -35,14 +36,16 @@ def test_a_torn_last_line_is_ignored_and_then_cut(tmp_path: Path) -> None:
         assert read_lines(path) == [{"a": 1}]
         with Appender(path) as journal:
             journal.append({"b": 3})
-        assert path.read_text() == '{"a":1}\n{"b":3}\n'
+        assert path.read_text() == '{"a":1,"crc32":"a702fc6e"}\n{"b":3,"crc32":"5bb932ac"}\n'
 
 
-def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
+def test_a_damaged_line_before_the_last_is_named_and_the_others_are_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"a":1}\n{"a"\n{"a":3}\n')
-    with pytest.raises(ValueError, match=r"journal\.jsonl, line 2: damaged, not JSON"):
-        read_lines(path)
+    assert read_lines(path) == [{"a": 1}, {"a": 3}]
+    assert capsys.readouterr().err == f"warning: {path}, line 2: damaged, left out; the other lines are used\n"
 
 
 def test_a_resume_makes_later_records_void_and_keeps_the_others_in_order(tmp_path: Path) -> None:
@@ -67,7 +70,8 @@ def test_a_replacement_is_whole_and_leaves_nothing_behind(tmp_path: Path) -> Non
     replace_json(path, {"a": 1})
     with pytest.raises(TypeError):
         replace_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert json.loads(path.read_text()) == {"a": 1, "crc32": f"{zlib.crc32(path.read_bytes()[:9]):08x}"}
+    assert read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["status.json"]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import LoggedModelStatus
 
+from experiments.plan import arms
 from experiments.store import schema
 from experiments.store.mlflow import QUIET
 from experiments.tracking.store import open_store
@@ -219,17 +220,19 @@ def test_a_damaged_line_is_named_and_the_rest_is_shown_a_damaged_run_hides_only_
     manifest = runs.planned(root, seeds=1)
     for cell in manifest["cells"]:
         runs.finish(root, cell)
-    first, second, _ = (root / cell["run_id"] for cell in manifest["cells"])
+    first, second, third = (root / cell["run_id"] for cell in manifest["cells"])
+    (third / schema.ATTEMPTS).write_text("{not JSON\n")
     lines = (first / schema.JOURNAL).read_text().splitlines()
     lines[3] = '{"step": 40, "values"'
     (first / schema.JOURNAL).write_text("\n".join(lines) + "\n")
     (second / schema.ATTEMPTS).write_text("{not JSON\n" + (second / schema.ATTEMPTS).read_text())
     assert sync(root).warnings == (
         f"{first / schema.JOURNAL}, line 4: damaged, left out",
-        f"{second.name} (K=1024 seed=0) is not in MLflow: {second / schema.ATTEMPTS}, line 1: damaged, not JSON",
+        f"{second / schema.ATTEMPTS}, line 1: damaged, left out",
+        f"{third.name} (random init seed=0) is not in MLflow: {third / schema.ATTEMPTS}, line 1: damaged, left out",
     )
     shown = query(root, "select name from runs order by 1")
-    assert shown == [("K=256 seed=0",), ("random init seed=0",), ("sweep queue_size",)]
+    assert shown == [("K=1024 seed=0",), ("K=256 seed=0",), ("sweep queue_size",)]
     steps = [row[1] for row in run_named(root, "K=256 seed=0")["metrics"] if row[0] == "train/loss"]
     assert steps == [step for step in range(10, 201, 10) if step != 40]
 
@@ -311,3 +314,20 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.1)
+
+
+def test_a_renamed_arm_stands_in_mlflow_once_under_its_new_name(root: Path) -> None:
+    manifest = runs.planned(root)
+    for cell in manifest["cells"]:
+        runs.finish(root, cell)
+    sync(root)
+    arms.rename(root, "queue_size@digits", "K=1024", "large")
+    sync(root)
+    named = query(
+        root,
+        "select p.value, t.value from params p join tags t using (run_uuid) join runs r using (run_uuid) "
+        "where p.key = 'arm' and t.key = 'moco.run_id' and r.lifecycle_stage = 'active'",
+    )
+    names = {"K=1024": "large"}
+    assert sorted(named) == sorted((names.get(c["arm"], c["arm"]), c["run_id"]) for c in manifest["cells"])
+    assert sync(root).runs == 0

@@ -101,7 +101,10 @@ def test_folder_mistakes_are_one_line_each(tmp_path: Path) -> None:
     assert one_line(data) == f"{root}/train: no class folders in it; put the images into train/<class>/"
     (root / "train" / "cat").mkdir()
     (root / "train" / "cat" / "notes.txt").touch()
-    kinds = ".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp"
+    kinds = (
+        ".apng .avif .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .pbm .pcx .pgm .png .pnm .ppm .qoi "
+        ".ras .sgi .tga .tif .tiff .webp"
+    )
     assert one_line(data) == f"{root}/train: no image files in it; known are {kinds}"
     write_folder(tmp_path / "other")
     (tmp_path / "other" / "train").rename(tmp_path / "train")
@@ -124,7 +127,7 @@ def test_fingerprint_follows_the_files_and_is_held_to(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "a")
     data = Data(name="folder", root=str(root))
     resolved = resolve(data)
-    assert re.fullmatch("[0-9a-f]{16}", resolved.fingerprint)
+    assert re.fullmatch("[0-9a-f]{32}", resolved.fingerprint)
     write_folder(tmp_path / "b")
     assert resolve(Data(name="folder", root=str(tmp_path / "b"))).fingerprint == resolved.fingerprint
     (root / "train" / ".DS_Store.png").touch()

@@ -235,7 +235,7 @@ if __name__ == "__main__":
         signal.signal(number, lambda number, frame: seen.append(number))
     data = Data(name="folder", root=sys.argv[1], image_size=16, stream=True, workers=2)
     config = Config(data=data, encoder=ResNet(depth=8, width=8, batch_norm_splits=2), train=Train(batch_size=8))
-    batches = Batches(load(data, print).pretrain, config, torch.device("cpu"))
+    batches = Batches(load(data, sys.stderr.write).pretrain, config, torch.device("cpu"))
     count = 0
     for epoch in range(2):
         for batch in batches.epoch(epoch):

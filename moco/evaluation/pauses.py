@@ -1,0 +1,136 @@
+"""Readouts that stop and go on: what was finished is kept, and a loop goes on at the epoch where it was stopped.
+
+    progress = Progress(path, stop, of={"run_id": ..., "step": ...})
+    with progress:
+        values = once("linear", lambda: ...)    # computed once, in however many attempts
+
+    once        a part: its value, from an earlier attempt if it was finished there
+    kept        the state in which a loop was stopped
+    pause       between two epochs of a loop: saves and raises Stopped if the run is to stop, saves now and then
+    ask, go_on  raises Stopped if the run is to stop; for work that is begun anew
+
+Outside a `with` nothing is kept and nothing stops. What is kept are tensors and plain values, on the device they were on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from moco import checkpoint, distributed
+
+LOGGER = logging.getLogger("moco")
+Value = TypeVar("Value")
+State = dict[str, Any]
+
+
+class Stopped(Exception):
+    """The run was asked to stop during its readouts. What they had is saved."""
+
+
+class Progress:
+    """The parts of a run's readouts that are finished, and the loop at work. `of`: a file that says otherwise is not used.
+
+    In a run of several processes each has one; `stop` gives all the same answer, and rank 0 writes the file.
+    """
+
+    def __init__(
+        self, path: Path, stop: Callable[[], bool], of: State, *, minutes: float = math.inf, device: Any = "cpu"
+    ) -> None:
+        self.path, self.stop, self.of, self.minutes = path, stop, of, minutes
+        self.parts: State = {}
+        self.names: list[str] = []  # of the parts at work, the outer first
+        self.saved_at = time.monotonic()
+        self.seconds = 0.0  # that earlier attempts spent
+        if os.path.lexists(path):
+            self._read(device)
+
+    def _read(self, device: Any) -> None:
+        try:
+            state = checkpoint.load(self.path, device)
+        except ValueError as error:
+            LOGGER.warning("%s; the readouts are begun anew", error)
+            return
+        if state.get("of") == self.of:
+            self.parts, self.seconds = state["parts"], state["seconds"]
+
+    def save(self) -> None:
+        spent = self.seconds + time.monotonic() - self.began
+        if distributed.rank() == 0:
+            checkpoint.save({"of": self.of, "parts": self.parts, "seconds": spent}, self.path)
+        self.saved_at = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        global _current
+        _current, self.began = self, time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _current
+        _current = None
+
+
+_current: Progress | None = None
+
+
+def once(name: str, make: Callable[[], Value]) -> Value:
+    """`make()`, or what it gave in an earlier attempt. Tensors and plain values."""
+    progress = _current
+    if progress is None:
+        return make()
+    progress.names.append(name)
+    key = "/".join(progress.names)
+    try:
+        made = key not in progress.parts
+        if made:
+            value = make()
+            progress.parts = {k: v for k, v in progress.parts.items() if not k.startswith(f"{key}/")}
+            progress.parts[key] = value
+    finally:
+        progress.names.pop()
+    if made:
+        ask()
+    found: Value = progress.parts[key]
+    return found
+
+
+def kept(loop: str) -> State | None:
+    """The state that `pause` saved for the loop of that name in an earlier attempt."""
+    if _current is None:
+        return None
+    found: State | None = _current.parts.get("/".join([*_current.names, loop]))
+    return found
+
+
+def pause(loop: str, state: Callable[[], State]) -> None:
+    """Raises Stopped, with the loop's state saved, if the run is to stop."""
+    progress = _current
+    if progress is None:
+        return
+    stopped = progress.stop()
+    if stopped or time.monotonic() - progress.saved_at >= 60 * progress.minutes:
+        progress.parts["/".join([*progress.names, loop])] = state()
+        progress.save()
+    if stopped:
+        raise Stopped
+
+
+def go_on() -> bool:
+    """`ask`, as a condition that always holds."""
+    ask()
+    return True
+
+
+def ask() -> None:
+    """Raises Stopped, with the finished parts saved, if the run is to stop."""
+    if _current is not None and _current.stop():
+        _current.save()
+        raise Stopped
