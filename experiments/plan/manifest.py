@@ -50,7 +50,8 @@ def merged(root: Path, plan: Plan, command: str, file: str | None = None) -> Man
     new = describe(plan, command)
     if file is not None:
         new["file"] = file
-    return merge(new, _earlier(root, plan.label))
+    old = _earlier(root, plan.label)
+    return _with_joined(root, merge(new, old), old)
 
 
 def check_file(root: Path, plan: Plan, file: Path) -> None:
@@ -262,7 +263,9 @@ def _with_joined(root: Path, manifest: Manifest, old: Manifest | None) -> Manife
         seen = _seeds_with_differences(root, manifest)
         new = sorted({*manifest["seeds"]} - seen)
     else:
-        had = {cell["run_id"] for cell in old["cells"]}  # by run, since an arm may have got another name
+        # By run, since an arm may have got another name, or come back after it was left out.
+        had = {cell["run_id"] for cell in old["cells"]}
+        had.update(run for one in old.get("past", []) for run in one.get("runs", {}).values())
         trained = [cell for cell in manifest["cells"] if cell["arm"] != schema.RANDOM_INIT]
         grown = {cell["arm"] for cell in trained if cell["run_id"] in had}
         new = sorted({cell["seed"] for cell in trained if cell["arm"] in grown and cell["run_id"] not in had})

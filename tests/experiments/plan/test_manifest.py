@@ -165,3 +165,18 @@ def test_a_plan_of_an_older_program_does_not_say_that_nothing_joined(tmp_path: P
     assert "joined" not in again
     finish(tmp_path, again, ("K=128", 0), ("K=256", 0))
     assert joined(write_manifest(tmp_path, planned(128, 256, seeds=4), "most")) == [([3], 1)]
+
+
+def test_seeds_that_join_under_a_new_name_are_on_record_too(tmp_path: Path) -> None:
+    first = write_manifest(tmp_path, planned(128, 256, seeds=2), "first")
+    finish(tmp_path, first, ("K=128", 0), ("K=256", 0))
+    more = planned(128, 256, seeds=3)
+    names = {"K=128": "short", "K=256": "long"}
+    renamed = replace(
+        more,
+        arms={names.get(arm, arm): config for arm, config in more.arms.items()},
+        baseline=names.get(more.baseline, more.baseline),
+    )
+    written = write_manifest(tmp_path, renamed, "more")
+    assert [event["was"] for event in written["history"]] == ["K=128", "K=256"]
+    assert joined(written) == [([2], 1)]
