@@ -176,11 +176,15 @@ def _clauses(arms: Sequence[Row]) -> list[str]:
     clauses = [_clause(compared, "higher"), _clause(compared, "lower")]
     alike = [row.arm for row in arms if row.comparison and row.comparison.complete and _open(row.comparison)]
     survived = [row.arm for row in arms if _failed(row)]
-    few = [row.arm for row in arms if _waits(row) and not _failed(row)]
+    coming = [row.arm for row in arms if _is_on_its_way(row) and not _failed(row)]
+    few = [row.arm for row in arms if _waits(row) and not _failed(row) and row.arm not in coming]
     clauses += [
         f"{listing(alike)} {'is' if len(alike) == 1 else 'are'} not separable from it" if alike else None,
         f"seeds of {listing(survived)} failed, so there is no claim about {'it' if len(survived) == 1 else 'them'}"
         if survived
+        else None,
+        f"{listing(coming)} {'has' if len(coming) == 1 else 'have'} seeds to come; the plan is judged when it is whole"
+        if coming
         else None,
         f"{listing(few)} {'has' if len(few) == 1 else 'have'} too few finished seeds for a claim" if few else None,
     ]
@@ -200,6 +204,11 @@ def _failed(row: Row) -> bool:
 
 def _waits(row: Row) -> bool:
     return row.comparison is None or row.comparison.verdict == "no claim"
+
+
+def _is_on_its_way(row: Row) -> bool:
+    """Enough seeds for a claim, but not all that were planned, by a test that is made once."""
+    return row.comparison is not None and not row.comparison.complete and row.comparison.n >= SEEDS_TO_CLAIM
 
 
 def answer(rows: Sequence[Row], metric: str, planned_metric: str | None = None) -> str:
