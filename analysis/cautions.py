@@ -46,8 +46,8 @@ def _planning(manifest: Manifest) -> Iterator[str]:
     joined = manifest.get("joined")
     for one in joined or ():
         yield (
-            f"{words.seeds(one['seeds']).capitalize()} joined when results of {words.count(one['seen'], 'seed')} could be read, "
-            "so the test that allows for looks between seeds judges all of them"
+            f"{words.seeds(one['seeds']).capitalize()} joined when results of {words.count(one['seen'], 'seed')} could be "
+            "read, so the test that allows for looks between seeds judges all of them"
         )
     left_out = [f"{one['arm']} ({one['why']})" for one in manifest.get("past", []) if one.get("arm") and one.get("why")]
     if left_out:
