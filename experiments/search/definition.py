@@ -10,6 +10,7 @@ A search file makes one `Search` and calls `experiments.main` with it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -146,7 +147,10 @@ def _check_choices(search: Search) -> None:
             raise ValueError(f"{name} = {chosen}: must be one of {', '.join(known)}")
     for limit, allowed in search.limits.items():
         if limit not in LIMITS or allowed <= 0:
-            raise ValueError(f"limits {limit} = {allowed}: must be above 0, of {', '.join(LIMITS)}")
+            raise ValueError(
+                f"limits {limit} = {allowed}: must be above 0, of {', '.join(LIMITS)}; other "
+                "constraints do not exist: bound the space instead"
+            )
     if search.budget < 1:
         raise ValueError(f"budget = {search.budget}: must be at least 1 trial")
 
@@ -220,6 +224,11 @@ def _dimensions(
         yield {}, entry
         return
     other = space.get(entry.field)
+    if entry.field in seen and other is not None and not isinstance(other, Choice):
+        raise ValueError(
+            f"{name}: Given({entry.field!r}, ...): {entry.field} is a range, {type(other).__name__}; a condition is on "
+            "one of a few values: make it a Choice, such as Choice(128, 512), or search each part of the range apart"
+        )
     if entry.field not in seen or not isinstance(other, Choice):
         raise ValueError(
             f"{name}: Given({entry.field!r}, ...): that must be a field of the space before it, with a Choice"
@@ -236,6 +245,12 @@ def _check_bounds(name: str, dimension: Dimension) -> None:
             raise ValueError(f"{name}: {dimension}: a choice has two options or more, all different")
         return
     kind, low, high = type(dimension).__name__, dimension.low, dimension.high
+    for end in (low, high):
+        if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
+            raise ValueError(
+                f"{name}: {kind}({low!r}, {high!r}): bounds are numbers; for a range that depends on another field make "
+                "that field a Choice and this one Given(field, {value: range})"
+            )
     if low > high:
         raise ValueError(f"{name}: {kind}({low}, {high}): the bounds are reversed; write {kind}({high}, {low})")
     if low == high:

@@ -305,7 +305,7 @@ class TrialRecord(TypedDict, total=False):
     values: list[float] | None  # one per metric, of a done trial
     reported: dict[str, float]  # epoch -> percent, during training
     constraints: dict[str, float]  # name -> measured minus allowed: above 0 breaks it
-    hours: float | None  # device-hours
+    hours: float | None  # device-hours of training and readouts
     memory_gb: float | None
     reason: str | None  # why it was pruned or failed
     diverged: bool
