@@ -27,8 +27,8 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import polars as pl
 
-from analysis import agreement
-from analysis.agreement import agreeing
+from analysis import checked as checked_readouts
+from analysis.checked import agreeing
 from experiments.store import files, metrics, records, schema, states
 from experiments.store.files import CHECKSUM, parsed, sound_lines, wrong_checksum
 from experiments.store.journal import Record, read_journal
@@ -209,7 +209,7 @@ Entry = list[Any]  # signature, then the fields of Run
 
 @cache
 def _code() -> str:
-    made_by = (__file__, agreement.__file__, files.__file__, records.__file__, states.__file__)
+    made_by = (__file__, checked_readouts.__file__, files.__file__, records.__file__, states.__file__)
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in made_by)).hexdigest()[:16]
 
 

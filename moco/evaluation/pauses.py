@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from moco import checkpoint, distributed
+from moco.evaluation.hits import TopOne
 
 LOGGER = logging.getLogger("moco")
 Value = TypeVar("Value")
@@ -58,12 +59,12 @@ class Progress:
             LOGGER.warning("%s; the readouts are begun anew", error)
             return
         if state.get("of") == self.of:
-            self.parts, self.seconds = state["parts"], state["seconds"]
+            self.parts, self.seconds = _unpacked(state["parts"]), state["seconds"]
 
     def save(self) -> None:
         spent = self.seconds + time.monotonic() - self.began
         if distributed.rank() == 0:
-            checkpoint.save({"of": self.of, "parts": self.parts, "seconds": spent}, self.path)
+            checkpoint.save({"of": self.of, "parts": _packed(self.parts), "seconds": spent}, self.path)
         self.saved_at = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -76,6 +77,27 @@ class Progress:
     ) -> None:
         global _current
         _current = None
+
+
+HITS = "a top-1 with its hits"  # key of what stands in a file for a `TopOne`, since files hold plain values only
+
+
+def _packed(value: Any) -> Any:
+    """Plain values for those that a file would not hold."""
+    if isinstance(value, TopOne):
+        return {HITS: {"value": float(value), **value.as_data()}}
+    if isinstance(value, dict):
+        return {key: _packed(inner) for key, inner in value.items()}
+    return type(value)(map(_packed, value)) if type(value) in (list, tuple) else value
+
+
+def _unpacked(value: Any) -> Any:
+    """The inverse of `_packed`."""
+    if isinstance(value, dict):
+        if value.keys() == {HITS}:
+            return TopOne.counted(**value[HITS])
+        return {key: _unpacked(inner) for key, inner in value.items()}
+    return type(value)(map(_unpacked, value)) if type(value) in (list, tuple) else value
 
 
 _current: Progress | None = None

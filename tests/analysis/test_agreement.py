@@ -1,99 +1,87 @@
-"""Tables check what they read. Oracles: means of the numbers that can be right, written out; messages in full."""
+"""Where scipy or statsmodels have the same thing as `analysis`, the numbers are the same to 1e-12."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import importlib
+import importlib.util
+import os
+from types import ModuleType
 
+import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
-from analysis.ablation import ablation_table
-from analysis.frame import load_sweep, read_run
-from experiments.state.state import state_of
-from experiments.store import schema
-from tests.support.analysis_runs import manifest, write_journal, write_manifest, write_run
+from analysis.outcomes import exact_interval, fisher_p
+from analysis.power import power_of, spread_interval
+from analysis.stats import compare, holm, one_sided_p, sign_flip_p, t_test_p
 
-SEEDS = (0, 1, 2)
-
-
-def store(root: Path) -> dict[int, Path]:
-    write_manifest(root, manifest({"K=1024": list(SEEDS), "K=512": list(SEEDS)}))
-    runs = {}
-    for arm, level in (("K=1024", 93.05), ("K=512", 90.0)):
-        for seed in SEEDS:
-            values = {schema.LINEAR: level + seed, schema.KNN20: 80.0}
-            run = write_run(root, arm, seed, values)
-            write_journal(run, [(100, 10.0, {f"test/{name}": value for name, value in values.items()})])
-            if arm == "K=1024":
-                runs[seed] = run
-    return runs
+SAMPLES = [np.random.default_rng(seed).normal(0.3, 0.7, n) for seed in range(6) for n in (2, 3, 5, 10, 25)]
 
 
-def change(run: Path, **test: float) -> None:
-    path = run / schema.RESULTS
-    results = json.loads(path.read_text())
-    results["test"] |= test
-    path.write_text(json.dumps(results))
+@pytest.fixture(scope="module")
+def statsmodels() -> ModuleType:
+    """Without it a user's test run skips and says so, and CI fails."""
+    if importlib.util.find_spec("statsmodels") is None:
+        message = "statsmodels is not installed: make install"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    for part in ("multitest", "power", "proportion", "weightstats"):
+        importlib.import_module(f"statsmodels.stats.{part}")
+    return importlib.import_module("statsmodels")
 
 
-def baseline(root: Path, problems: list[str]) -> tuple[float | None, int]:
-    row = ablation_table(*load_sweep(root, "queue_size", problems.append)).rows[0]
-    summary = row.readouts[schema.LINEAR]
-    return (summary.mean, summary.n) if summary else (None, 0)
+def test_the_paired_comparison_is_statsmodels(statsmodels: ModuleType) -> None:
+    for values in SAMPLES:
+        made = compare(dict(enumerate(values.tolist())), dict.fromkeys(range(len(values)), 0.0))
+        assert made is not None
+        theirs = statsmodels.stats.weightstats.DescrStatsW(values)
+        assert (made.low, made.high) == pytest.approx(theirs.tconfint_mean(0.05), rel=1e-12, abs=1e-14)
+        assert made.p_t == pytest.approx(theirs.ttest_mean(0.0)[1], rel=1e-12)
+        assert made.std == pytest.approx(values.std(ddof=1), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
-        (930.5, "linear_top1 is 930.5, not a percentage; not used"),
-        (-1.0, "linear_top1 is -1, not a percentage; not used"),
-        (93.5, "linear_top1 is 93.5, the journal has 93.05; not used"),
-    ],
-)
-def test_a_readout_that_the_journal_does_not_have_is_missing_and_named(value: float, why: str, tmp_path: Path) -> None:
-    runs = store(tmp_path)
-    problems: list[str] = []
-    assert baseline(tmp_path, problems) == (pytest.approx((93.05 + 94.05 + 95.05) / 3), 3)
-    assert problems == []
-    change(runs[0], linear_top1=value)
-    assert baseline(tmp_path, problems) == (pytest.approx((94.05 + 95.05) / 2), 2)
-    assert problems == [f"{runs[0] / schema.RESULTS}: {why}"]
-    table = ablation_table(*load_sweep(tmp_path, "queue_size", problems.append))
-    assert table.rows[0].n_done == 3  # its other readouts count
-    knn = table.rows[0].readouts[schema.KNN20]
-    assert knn is not None
-    assert knn.n == 3
-    assert any("1 damaged file left out" in note for note in table.notes)
+def test_holm_is_statsmodels(statsmodels: ModuleType) -> None:
+    draw = np.random.default_rng(0)
+    for size in (1, 2, 5, 12):
+        p_values = (draw.random(size) ** 3).tolist()
+        theirs = statsmodels.stats.multitest.multipletests(p_values, method="holm")[1]
+        assert holm(p_values) == pytest.approx(theirs.tolist(), rel=1e-12)
 
 
-def test_the_last_value_of_a_journal_counts_and_a_journal_without_readouts_says_nothing(tmp_path: Path) -> None:
-    runs = store(tmp_path)
-    write_journal(runs[0], [(100, 10.0, {"test/linear_top1": 1.0}), (100, 10.0, {"test/linear_top1": 93.05})])
-    (runs[1] / schema.JOURNAL).unlink()
-    write_journal(runs[2], [(100, 10.0, {"train/loss": 1.0})])
-    problems: list[str] = []
-    assert baseline(tmp_path, problems) == (pytest.approx((93.05 + 94.05 + 95.05) / 3), 3)
-    assert problems == []
+def test_the_exact_interval_is_statsmodels(statsmodels: ModuleType) -> None:
+    for n in (1, 5, 10, 40):
+        for k in {0, 1, n // 2, n}:
+            theirs = statsmodels.stats.proportion.proportion_confint(k, n, method="beta")
+            assert exact_interval(k, n) == pytest.approx(theirs, rel=1e-12, abs=1e-14)
 
 
-def test_a_run_whose_results_are_empty_is_not_done(tmp_path: Path) -> None:
-    runs = store(tmp_path)
-    (runs[0] / schema.RESULTS).write_text("{}")
-    assert read_run(runs[0]).state == state_of(runs[0]).state == schema.LOST
-    assert read_run(runs[0]).problems == (f"{runs[0] / schema.RESULTS}:1: damaged (without test); not used",)
-    problems: list[str] = []
-    assert baseline(tmp_path, problems) == (pytest.approx((94.05 + 95.05) / 2), 2)
+def test_the_power_is_statsmodels(statsmodels: ModuleType) -> None:
+    power = statsmodels.stats.power.TTestPower().power
+    for size, n in ((0.4, 10), (0.8, 15), (1.5, 6)):
+        assert power_of(n, size, 1.0) == pytest.approx(power(size, n, 0.05), rel=1e-9)
 
 
-def test_the_question_is_about_the_readout_that_is_compared(tmp_path: Path) -> None:
-    store(tmp_path)
-    own = "How does linear top-1 grow with the number of negatives K?"
-    for metric, question in (
-        (None, own),
-        (schema.LINEAR, own),
-        (schema.KNN20, "How does kNN-20 grow with the number of negatives K?"),
-    ):
-        assert ablation_table(*load_sweep(tmp_path, "queue_size"), metric).question == question
-    write_manifest(tmp_path, manifest({"K=1024": [0], "K=512": [0]}, question="Does K matter?"))
-    table = ablation_table(*load_sweep(tmp_path, "queue_size"), schema.KNN20)
-    assert table.question == "Does K matter? By kNN-20."
+def test_the_tests_are_scipys() -> None:
+    for values in SAMPLES:
+        for side in ("greater", "less"):
+            sign = 1.0 if side == "greater" else -1.0
+            theirs = scipy_stats.ttest_1samp(values, 0.0, alternative=side).pvalue
+            assert one_sided_p((sign * values).tolist()) == pytest.approx(theirs, rel=1e-12)
+        assert t_test_p(values.tolist()) == pytest.approx(scipy_stats.ttest_1samp(values, 0.0).pvalue, rel=1e-12)
+        if len(values) <= 10:
+            flips = scipy_stats.permutation_test(
+                [values], np.mean, permutation_type="samples", n_resamples=2 ** len(values)
+            )
+            assert sign_flip_p(values.tolist()) == pytest.approx(flips.pvalue, rel=1e-12)
+
+
+def test_fishers_test_is_scipys() -> None:
+    for more, of, less, of_other in ((5, 5, 0, 5), (3, 10, 1, 9), (0, 4, 4, 4), (0, 3, 0, 8), (2, 2, 20, 20)):
+        table = [[more, of - more], [less, of_other - less]]
+        theirs = scipy_stats.fisher_exact(table, alternative="greater").pvalue
+        assert fisher_p(more, of, less, of_other) == pytest.approx(theirs, rel=1e-12)
+
+
+def test_the_interval_of_a_spread_is_of_chi_square() -> None:
+    for n in (2, 5, 20):
+        theirs = [(n - 1) ** 0.5 / scipy_stats.chi2.ppf(share, n - 1) ** 0.5 for share in (0.975, 0.025)]
+        assert spread_interval(1.0, n) == pytest.approx(theirs, rel=1e-12)

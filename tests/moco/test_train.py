@@ -15,6 +15,7 @@ from experiments.plan.baselines import digits
 from experiments.store.schema import METRICS, ON_REQUEST
 from moco import checkpoint
 from moco.config import Config, Queue, Train
+from moco.evaluation.hits import TopOne
 from moco.train import CHECKPOINT, ENCODER, PREVIOUS, READOUTS, Diverged, Record, Resumed, train
 
 CLOCKS = ("speed/", "seconds/")
@@ -169,6 +170,10 @@ def test_final_readouts_stop_when_they_are_told_to_and_go_on_bit_for_bit(tmp_pat
         assert attempts < 30
     assert attempts > 3
     assert found == expected
+    assert {key: vars(value) for key, value in found.items() if isinstance(value, TopOne)} == {
+        key: vars(value) for key, value in expected.items() if isinstance(value, TopOne)
+    }
+    assert any(isinstance(value, TopOne) for value in found.values())
     assert not (tmp_path / "cut" / READOUTS).exists()
     assert all(
         torch.equal(weights(tmp_path / "whole")[name], tensor) for name, tensor in weights(tmp_path / "cut").items()

@@ -76,7 +76,17 @@ def test_the_flags_are_frozen() -> None:
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
         "pretrain": {"--baseline", "--set"},
-        "evaluate": {"--protocol", "--baseline", "--set", "--cluster", "--max-parallel", "--device"},
+        "evaluate": {
+            "--protocol",
+            "--baseline",
+            "--set",
+            "--prefix",
+            "--branch",
+            "--interpolate-positions",
+            "--cluster",
+            "--max-parallel",
+            "--device",
+        },
         "look": {"--baseline", "--set", "--out", "--layout", "--features", "--device"},
         "export": {"--to", "--out"},
         "status": {"--watch", "-w", "--json"},
@@ -93,7 +103,8 @@ def test_the_flags_are_frozen() -> None:
         "adopt": {"--trial"},
         "sync": {"--follow", "--watch"},
         "transfer": {"--task", "--data", "--root", "--recipe", "--set", "--frozen", "--on", "--random-init"}
-        | {"--baseline", "--seed", "--workers", "--max-parallel", "--device"},
+        | {"--baseline", "--seed", "--workers", "--max-parallel", "--device"}
+        | {"--prefix", "--branch", "--interpolate-positions"},
         "benchmark": {"--against", "--device", "--rounds", "--threads", "--set", "--json"},
     }
 
