@@ -231,6 +231,7 @@ ADDRESSES = [
     (["--cluster", "lokal"], "error: --cluster lokal: no such cluster; there are local, "),
     (["--cluster", "slurm_ddp"], "error: --cluster slurm_ddp: it gives a run 8 processes, a search worker is one"),
     (["--workers", "0"], "error: --workers 0: must be at least 1"),
+    (["--max-hours", "0"], "error: --max-hours 0: must be above 0"),
     (["--warm-start", "nothing"], "error: no sweep nothing in "),
     (["--confirm", "5"], "error: --confirm 5: write trials x seeds, such as 5x3"),
     (["--confirm", "5x3"], "error: --confirm 5x3: toy@digits has no finished trial yet; search first"),
