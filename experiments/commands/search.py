@@ -199,6 +199,7 @@ def _record(planned: Planned, path: Path, options: SearchOptions, address: str |
             **old,
             "budget": new["budget"],
             "sampler": new["sampler"],
+            "sampler_options": new.get("sampler_options", {}),
             "pruner": new["pruner"],
             "command": options.command,
             "question": new["question"],

@@ -60,6 +60,7 @@ class Search:
     """A search over config fields.
 
     metric: a readout of the validation images, or several objectives, such as (KNN20, "gpu_hours").
+    sampler_options: arguments of Optuna's sampler, such as {"n_startup_trials": 20}.
     budget: number of finished trials. limits: what a trial may need, such as {"memory_gb": 40, "hours": 2}.
     """
 
@@ -71,6 +72,7 @@ class Search:
     budget: int = 24
     sampler: str = "tpe"
     pruner: str = "median"
+    sampler_options: Mapping[str, bool | int | float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -90,7 +92,7 @@ class Planned:
     def record(self, command: str, *, seed: int, storage: str) -> SearchRecord:
         """The record of the search before its first trial."""
         search = self.search
-        return SearchRecord(
+        record = SearchRecord(
             store_version=schema.STORE_VERSION,
             name=search.name,
             label=self.label,
@@ -115,6 +117,9 @@ class Planned:
             failure=None,
             updated=now(),
         )
+        if search.sampler_options:
+            record["sampler_options"] = dict(search.sampler_options)
+        return record
 
 
 def plan(search: Search, base_name: str, assignments: Sequence[str]) -> Planned:

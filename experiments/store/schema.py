@@ -328,7 +328,13 @@ class TrialRecord(TypedDict, total=False):
     ended: str | None
 
 
-class SearchRecord(TypedDict):
+class SearchExtras(TypedDict, total=False):
+    """Optional fields of a search's record; older stores lack them."""
+
+    sampler_options: dict[str, Any]  # arguments of Optuna's sampler, as the search's file gives them
+
+
+class SearchRecord(SearchExtras):
     """RUNS/searches/<label>.json: the plan of a search and its trials so far. `analysis` reads nothing else of it."""
 
     store_version: int

@@ -236,6 +236,17 @@ def test_a_search_whose_trials_all_fail_gives_up_and_says_why(tmp_path: Path) ->
     assert record["failure"] == "5 trials in a row failed, the last one: RuntimeError: out of luck"
 
 
+def test_options_of_a_sampler_reach_it_and_unknown_ones_are_one_line(tmp_path: Path) -> None:
+    """Until its startup trials are over, TPE draws as Optuna's random sampler does."""
+    random = search(tmp_path / "random", budget=12, sampler="random")
+    startup = search(tmp_path / "tpe", budget=12, sampler_options={"n_startup_trials": 12})
+    default = search(tmp_path / "default", budget=12, sampler="tpe")
+    assert settings(startup) == settings(random)
+    assert settings(default)[-1] != settings(random)[-1]
+    with pytest.raises(ValueError, match=r"^sampler_options n_start: TPESampler has .*n_startup_trials.*$"):
+        begun(tmp_path / "wrong", replace(TOY, sampler_options={"n_start": 3}))
+
+
 def test_no_trial_begins_when_the_time_is_up_and_the_running_one_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
