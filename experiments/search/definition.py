@@ -17,8 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.plan import sweep
-from experiments.plan.overrides import apply
-from experiments.plan.registry import baseline_config
+from experiments.plan.proposal import Start, settings, start
 from experiments.plan.sweep import label_of
 from experiments.search.space import (
     Choice,
@@ -41,7 +40,7 @@ from experiments.store.schema import SearchRecord
 from moco.config import Config
 from moco.config.plain import flatten
 from moco.config.plain import to_plain as config_to_plain
-from moco.data.catalog import resolve
+from moco.data.catalog import FOLDER, known_by, known_by_names, resolve
 
 __all__ = ["Choice", "Complement", "Float", "Given", "Int", "Log", "Planned", "Powers", "Search", "plan"]
 
@@ -88,6 +87,8 @@ class Planned:
     label: str
     base_name: str
     base: Config
+    proposal: str | None = None  # what the baseline proposes for the user's images, in words
+    of_before: Mapping[str, str] = field(default_factory=dict)  # labels of before -> what `--set` must say for them
 
     def record(self, command: str, *, seed: int, storage: str) -> SearchRecord:
         """The record of the search before its first trial."""
@@ -122,18 +123,39 @@ class Planned:
         return record
 
 
-def plan(search: Search, base_name: str, assignments: Sequence[str]) -> Planned:
-    """Check a search. Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner."""
-    preset = baseline_config(base_name)
-    base = apply(preset, assignments)
-    base = replace(base, data=resolve(base.data))
+def plan(search: Search, base_name: str, assignments: Sequence[str], *, gpu: bool = False) -> Planned:
+    """Check a search. `gpu`: whether its runs will have one, for a baseline that looks at the images first.
+
+    Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner.
+    """
+    begun = start(base_name, assignments, gpu=gpu)
+    base = replace(begun.base, data=resolve(begun.base.data))
     try:
         _check_choices(search)
         _check_pruner(search, base)
         _check_space(search.space, base)
     except ValueError as error:
         raise ValueError(f"search {search.name}: {error}") from None
-    return Planned(search, label_of(search.name, base_name, base, preset), base_name, base)
+    label = label_of(search.name, base_name, base, begun.preset)
+    return Planned(search, label, base_name, base, begun.line, _of_before(search, base_name, begun, base))
+
+
+def _of_before(search: Search, base_name: str, begun: Start, base: Config) -> dict[str, str]:
+    """Labels that the same command gave before a folder's contents were compared, or before its images were looked at, and
+    what `--set` must say for each."""
+    if base.data.name != FOLDER or known_by(base.data.fingerprint) == "names":
+        return {}
+    try:
+        before = known_by_names(base.data)
+    except ValueError:  # a class has no file that was listed then
+        return {}
+    found = {}
+    for config in filter(None, (begun.base, begun.fixed)):
+        to_set = [each for each in settings(config, begun.base) if not each.startswith("data.root=")]
+        known = replace(config, data=replace(config.data, root=before.root, fingerprint=before.fingerprint))
+        label = label_of(search.name, base_name, known, begun.preset)
+        found[label] = " ".join([*to_set, f"data.fingerprint={before.fingerprint}"])
+    return found
 
 
 def _check_choices(search: Search) -> None:
