@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from analysis.ablation import ablation_table
 from analysis.frame import load_sweep, read_run
 from experiments.state.state import state_of
 from experiments.store import schema
+from moco.config import Evaluation
+from moco.evaluation.features import Features, Labelled
+from moco.evaluation.protocols import protocol
 from tests.support.analysis_runs import manifest, write_journal, write_manifest, write_run
 
 SEEDS = (0, 1, 2)
@@ -97,3 +101,43 @@ def test_the_question_is_about_the_readout_that_is_compared(tmp_path: Path) -> N
     write_manifest(tmp_path, manifest({"K=1024": [0], "K=512": [0]}, question="Does K matter?"))
     table = ablation_table(*load_sweep(tmp_path, "queue_size"), schema.KNN20)
     assert table.question == "Does K matter? By kNN-20."
+
+
+def test_what_a_readout_lacked_is_a_footnote(tmp_path: Path) -> None:
+    runs = store(tmp_path)
+    for seed, facts in {
+        0: {"knn200_neighbours": 120.0, "linear_lr": 0.1},
+        1: {"knn200_neighbours": 120.0, "few_label_least": 3.0, "few_label_1pct_raised": 0.0},
+        2: {"test_classes": 1.0, "few_label_1pct_raised": 4.0},
+    }.items():
+        path = runs[seed] / schema.RESULTS
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"readout": facts}))
+    notes = ablation_table(*load_sweep(tmp_path, "queue_size")).notes
+    assert [note for note in notes if " of 6 runs)" in note] == [
+        "kNN-200: all 120 training images vote, fewer than 200 (2 of 6 runs).",
+        "few-label: the smallest class has 3 labels, fewer than were asked for (1 of 6 runs).",
+        "1 % labels: 4 classes have less than one label in that share and give one (1 of 6 runs).",
+        "the test images are all of one class, which any answer gets right (1 of 6 runs).",
+    ]
+
+
+def labelled(labels: list[int]) -> Labelled:
+    generator = torch.Generator().manual_seed(0)
+    return Labelled(torch.randn(len(labels), 8, generator=generator), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "facts"),
+    [
+        ([0, 1] * 150, [0, 1] * 4, {}),
+        ([0, 1] * 60, [0, 1] * 4, {"readout/knn200_neighbours": 120.0}),
+        ([0] * 300 + [1] * 3, [0, 1] * 4, {"readout/few_label_least": 3.0}),
+        ([0] * 300, [0] * 8, {"readout/test_classes": 1.0}),
+    ],
+)
+def test_the_readouts_say_what_they_lack(train: list[int], test: list[int], facts: dict[str, float]) -> None:
+    features = Features(labelled(train), labelled(test), labelled(test), ("a", "b"))
+    evaluation = Evaluation(few_label_draws=1)
+    told = dict([*protocol("knn")(features, evaluation, 0), *protocol("few_label")(features, evaluation, 0)])
+    wanted = ("neighbours", "least", "test_classes")
+    assert {key: value for key, value in told.items() if key.endswith(wanted)} == facts
