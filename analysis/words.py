@@ -342,6 +342,12 @@ def image_lines(manifest: Manifest, done: pl.DataFrame) -> list[str]:
     return [*lines, *([ONLY_NAMES] if known_by_names(cell["config"] for cell in manifest["cells"]) else [])]
 
 
+def _shortfalls(done: pl.DataFrame) -> list[str]:
+    """`kNN-200: all 120 training images vote, fewer than 200 (3 of 5 runs)`."""
+    found = Counter(done["shortfalls"].explode().drop_nulls().to_list())
+    return [line if n == done.height else f"{line} ({n} of {count(done.height, 'run')})" for line, n in found.items()]
+
+
 def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: str) -> tuple[str, ...]:
     """Footnotes: method, what is unfinished, what is mixed, where the published numbers are from, what was damaged."""
     done = cells.filter(state=schema.DONE)
@@ -364,6 +370,7 @@ def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: 
         if published
         else None,
         *image_lines(manifest, done),
+        *_shortfalls(done),
         f"{count(damaged, 'damaged file')} left out, named when the table was made" if damaged else None,
     ]
     return tuple(line.rstrip(".") + "." for line in lines if line)

@@ -324,7 +324,7 @@ class TrialRecord(TypedDict, total=False):
     values: list[float] | None  # one per metric, of a done trial
     reported: dict[str, float]  # epoch -> percent, during training
     constraints: dict[str, float]  # name -> measured minus allowed: above 0 breaks it
-    hours: float | None  # device-hours
+    hours: float | None  # device-hours of training and readouts
     memory_gb: float | None
     reason: str | None  # why it was pruned or failed
     diverged: bool
@@ -336,7 +336,13 @@ class TrialRecord(TypedDict, total=False):
     ended: str | None
 
 
-class SearchRecord(TypedDict):
+class SearchExtras(TypedDict, total=False):
+    """Optional fields of a search's record; older stores lack them."""
+
+    sampler_options: dict[str, Any]  # arguments of Optuna's sampler, as the search's file gives them
+
+
+class SearchRecord(SearchExtras):
     """RUNS/searches/<label>.json: the plan of a search and its trials so far. `analysis` reads nothing else of it."""
 
     store_version: int
