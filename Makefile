@@ -17,13 +17,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN)uv pip install --python $(RUN)python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install  ## one question, answered: the queue-size ablation on the digits, with its table and figure
-	MOCO_RUNS=$(RUNS) $(RUN)python sweeps/queue_size.py --yes
+demo: install  ## one question, answered: the momentum ablation on the digits, with its table and figure
+	MOCO_RUNS=$(RUNS) $(RUN)python sweeps/momentum.py --seeds 5 --yes
 	@mkdir -p $(RUNS)/answers
-	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table queue_size --out $(RUNS)/answers/queue_size.md
-	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table queue_size --out $(RUNS)/answers/queue_size.csv
-	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table queue_size --out $(RUNS)/answers/queue_size.html
-	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis plot queue_size --out $(RUNS)/answers/queue_size.png
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table momentum --out $(RUNS)/answers/momentum.md
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table momentum --out $(RUNS)/answers/momentum.csv
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis table momentum --out $(RUNS)/answers/momentum.html
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis plot momentum --out $(RUNS)/answers/momentum.png
 
 test: install  ## all tests; plain `pytest` is the quick set, without servers
 	$(RUN)python -m pytest -n 2 -m ""
@@ -40,7 +40,7 @@ ui: install
 	MOCO_RUNS=$(RUNS) $(RUN)python -m experiments ui
 
 report: install
-	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis report queue_size --out $(RUNS)/answers/queue_size_report.html
+	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis report momentum --out $(RUNS)/answers/momentum_report.html
 
 referee: install  ## how often the rule for a claim is wrong, simulated; about ten minutes on one core
 	$(RUN)python -m tests.benchmarks.referee --write

@@ -4,24 +4,72 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from analysis.cli import VERBS
+from analysis.parser import parser as analysis_parser
+from experiments import console
+from experiments.__main__ import parser as experiments_parser
+from experiments.commands import search, sweep
 from experiments.plan.baselines import digits
+from experiments.plan.overrides import base_configs
 from experiments.plan.sweep import Sweep, plan
+from sweeps import questions
 from tests.support import readme_lists
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_its_table_is_the_one_that_make_demo_wrote() -> None:
+def test_its_table_is_out_of_the_one_that_make_demo_wrote() -> None:
     shown = re.search(r"<!-- demo table -->\n(.*)\n<!-- /demo table -->", README, re.DOTALL)
     assert shown is not None
-    assert shown[1].strip() == (ROOT / "analysis/example/queue_size.md").read_text().strip()
+    lines = [line for line in shown[1].splitlines() if line]
+    written = (ROOT / "analysis/example/momentum.md").read_text().splitlines()
+    assert lines == [line for line in written if line in lines]
+    assert [line for line in written if line.startswith("|")] == [line for line in lines if line.startswith("|")]
+
+
+def code_lines() -> list[str]:
+    blocks = re.findall(r"```(?:python)?\n(.*?)```", README, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_no_line_of_code_is_wider_than_a_repository_page_shows() -> None:
+    assert [line for line in code_lines() if len(line) > 100] == []
+
+
+COMMANDS = [line for line in code_lines() if line.startswith(("moco ", "python "))]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_one_that_the_parsers_take(line: str) -> None:
+    """Flags, baselines, fields and arms that do not exist would end the test; RUN, FILE and DIR stand for the reader's own."""
+    program, verb, *rest = shlex.split(line, comments=True)
+    assert program == "moco"
+    if verb == "sweep":
+        name, *flags = rest
+        question = questions()[name]
+        if isinstance(question, Sweep):
+            options = sweep.launch_options(sweep.parser(question).parse_args(flags), line)
+            base_name = options.baseline or question.base
+            base, preset = base_configs(base_name, options.settings)
+            plan(question, base, base_name=base_name, preset=preset).choose(
+                options.only
+            ) if base_name != "folder" else None
+        else:
+            search.parser(question).parse_args(flags)
+    elif verb in VERBS:
+        analysis_parser().parse_args([verb, *rest])
+    elif verb in ("list", "fields"):
+        assert console.main([verb, *rest]) == 0
+    else:
+        experiments_parser().parse_args([verb, *rest])
 
 
 @pytest.mark.parametrize(
