@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.evaluate.weights import add_reading
 from experiments.launch.grid import paragraph
-from experiments.launch.options import INTERRUPTED
+from experiments.launch.options import INTERRUPTED, add_cluster_set
 from experiments.plan.parser import AddVerb, add_set
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Cell, make_cell
@@ -69,6 +69,7 @@ def register(add: AddVerb) -> None:
     again.add_argument(
         "--cluster", metavar="NAME", help="a Slurm profile that judges the runs of a sweep (default: here)"
     )
+    add_cluster_set(again)
     again.add_argument("--max-parallel", type=int, metavar="N", help="of a sweep, runs at a time; on a cluster, jobs")
     again.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: as the run was trained)")
     again.formatter_class, again.epilog = argparse.RawDescriptionHelpFormatter, _protocols()

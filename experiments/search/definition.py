@@ -48,6 +48,8 @@ PRUNERS = ("median", "hyperband", "wilcoxon", "none")
 HOURS = "gpu_hours"
 DIRECTIONS = {**dict.fromkeys(schema.AT_END, "maximize"), HOURS: "minimize"}
 LIMITS = ("memory_gb", "hours")
+PACE = ("train.epochs", "evaluation.knn_every")  # what an epoch of a trial means, and when it is evaluated
+WILCOXON_PAIRS = 4  # of n pairs the smallest one-sided p is 1 / 2^n, and Optuna's pruner asks for p < 0.1
 DURING_TRAINING = schema.KNN20  # the one readout that a pruner can use
 
 
@@ -187,6 +189,28 @@ def _check_pruner(search: Search, base: Config) -> None:
             f"pruner = {search.pruner} and evaluation.knn_every = 0: there is nothing to prune by; "
             "--set evaluation.knn_every=10, or take the pruner none"
         )
+    for name in PACE:
+        if name in search.space:
+            raise ValueError(
+                f"pruner = {search.pruner} and {name} in the space: trials would be compared at the same epoch of different "
+                f"schedules; fix it with --set {name}=N, or take the pruner none"
+            )
+    if search.pruner == "wilcoxon":
+        _check_pairs(base)
+
+
+def _check_pairs(base: Config) -> None:
+    """Raises ValueError where a trial ends before a signed-rank test of its evaluations can be significant."""
+    epochs, every = base.train.epochs, base.evaluation.knn_every
+    pairs = max(0, epochs - 1) // every  # the evaluation at the end comes too late
+    if pairs >= WILCOXON_PAIRS:
+        return
+    often = (epochs - 1) // WILCOXON_PAIRS
+    remedy = f"--set evaluation.knn_every={often}" if often else "train for more epochs"
+    raise ValueError(
+        f"pruner = wilcoxon: {pairs} evaluations before the end of {epochs} epochs cannot reach p < 0.1, it takes "
+        f"{WILCOXON_PAIRS}; {remedy}, or take another pruner"
+    )
 
 
 def _check_space(space: Space, base: Config) -> None:
