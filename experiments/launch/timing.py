@@ -7,7 +7,6 @@ images themselves, and keeps what it found.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from experiments.launch.process import Starter, Work
 from experiments.plan.configs import config_of, create
 from experiments.plan.proposal import settings
 from experiments.plan.sweep import Cell
-from experiments.store.files import replace_json
+from experiments.store.files import read_json, replace_json
 from experiments.store.run import RunDirectory
 from experiments.store.schema import PACE
 from moco.config import Config, ResNet
@@ -69,8 +68,8 @@ def paces(configs: Sequence[Config], environment: Mapping[str, str]) -> list[Pac
                     time.sleep(0.05)
             finally:
                 child.kill()
-            file = folder / PACE
-            found.append(Pace(**json.loads(file.read_text())) if file.exists() else None)
+            pace = read_json(folder / PACE)
+            found.append(Pace(pace["step"], pace["decode"]) if pace else None)
     return found
 
 

@@ -25,8 +25,9 @@ class Data:
     quick_crops: bool = cosmetic(
         False
     )  # of stream=True: resized on bytes, a third less time, at most a level of 255 off
-    # Bits that levels of 16-bit files use. None: 16, and files that look like fewer are refused.
-    bits: int | None = added(None, before=None)
+    bits: int | None = added(
+        None, before=None
+    )  # of a level in 16-bit files; null: 16, refused where they look like fewer
 
     def __post_init__(self) -> None:
         require(self.image_size >= 8, f"data.image_size = {self.image_size}: must be at least 8 pixels")

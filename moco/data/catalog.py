@@ -144,6 +144,10 @@ def resolve(data: Data) -> Data:
     if data.stream and not facts.files:
         streaming = ", ".join([FOLDER, *(name for name, f in sets().items() if f.files)])
         raise ValueError(f"data.stream = True: {data.name} is always held in memory; only {streaming} can be streamed")
+    if data.bits is not None:
+        raise ValueError(
+            f"data.bits = {data.bits}: {data.name} has no levels of 16 bits; only {FOLDER} may; leave it out"
+        )
     if facts.present and not (facts.downloads and data.download):
         require_present(data)
     return replace(data, root=str(root_of(data)) if data.root else None, fingerprint="")

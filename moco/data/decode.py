@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,8 @@ MOST_PIXELS = 178_956_970  # half a GiB as RGB; Pillow refuses more, too, but no
 LONG = 16.0  # sides in such a ratio are cropped before they are resized
 SAMPLE_FORMAT, PHOTOMETRIC = 339, 262  # tags of TIFF
 OTHER_ORDER = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B"}
+GREY_ALPHA, FOUR_BYTES = "LA;16B", "RGBA"  # the four bytes of such a pixel: grey high and low, alpha high and low
+OF_12_BITS = "I;12"  # a TIFF that says itself how many bits its levels have
 
 
 class Unreadable(ValueError):
@@ -84,6 +86,8 @@ def open_picture(path: str, at_least: int | None = None, bits: int | None = None
             raw, inverted = _raw_mode(image), _white_is_zero(image)
             low_bytes = _low_bytes(path, raw) if look or bits not in (None, 16) else None
             ImageOps.exif_transpose(image, in_place=True)
+            if raw == OF_12_BITS:
+                return replace(_from_grey(image, 12, inverted), deep=False, deepest=None)
             if image.mode.startswith("I;16") or image.mode == "I":
                 return _from_grey(image, bits, inverted)
             if ";16" not in raw:
@@ -122,18 +126,21 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _low_bytes(path: str, raw: str) -> Image.Image | None:
     """The low bytes of 16-bit colour, of which Pillow gives the high ones: the same file, read as if the two bytes of a level
-    came in the other order. None for other pictures."""
-    if raw not in OTHER_ORDER:
+    came in the other order, or as if each byte were a level. None for other pictures."""
+    if raw not in (*OTHER_ORDER, GREY_ALPHA):
         return None
     with Image.open(path) as opened:
         image: Any = opened  # its stub lacks `tile`
-        swapped = OTHER_ORDER[raw]
+        swapped = OTHER_ORDER.get(raw, FOUR_BYTES)
         image.tile = [
             tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
             for tile in image.tile
         ]
         ImageOps.exif_transpose(opened, in_place=True)
-        return opened.copy()
+        if raw != GREY_ALPHA:
+            return opened.copy()
+        low = opened.getchannel("G")
+        return Image.merge("RGB", (low, low, low))
 
 
 def _from_bytes(image: Image.Image, *, deep: bool = False, deepest: int | None = None) -> Picture:
@@ -164,10 +171,10 @@ def _from_colour(image: Image.Image, low_bytes: Image.Image | None, bits: int | 
     """Alpha is of 16 bits whatever the colours have: 65,535 is opaque."""
     if low_bytes is None:
         return _from_bytes(image, deep=True)
-    levels_HWC = np.asarray(image).astype(np.int32) * 256 + np.asarray(low_bytes)
-    high = int(levels_HWC[..., :3].max())
+    levels_HW3 = np.asarray(image)[..., :3].astype(np.int32) * 256 + np.asarray(low_bytes)[..., :3]
+    high = int(levels_HW3.max())
     _require_room(high, bits)
-    colour = _eight_bits(levels_HWC[..., :3], bits)
+    colour = _eight_bits(levels_HW3, bits)
     if image.mode == "RGBA":
         colour.putalpha(image.getchannel("A"))
     return _from_bytes(colour, deep=True, deepest=high)

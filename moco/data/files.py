@@ -123,6 +123,10 @@ def _summary(files: _Files, found: Sequence[Facts | Unreadable]) -> Seen:
     """Raises ValueError for images that are dark or blank by a mistake."""
     data = files.data
     seen = counted(found, data.bits).and_listed(files.listing)
+    if data.bits is not None and not seen.deep:
+        raise ValueError(
+            f"data.bits = {data.bits}: no file has levels of 16 bits, so it would change nothing; leave it out"
+        )
     refuse_if_dark(seen, data.bits)
     parts = (("train/", found[: files.of_train]), ("val/", found[files.of_train :]))
     by_split = [(f"{shown(files.listing.root)}/{name}", counted(part, data.bits)) for name, part in parts]

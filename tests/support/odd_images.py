@@ -67,6 +67,26 @@ def tiff(path: Path, levels: Levels, photometric: int, sample_format: int = UNSI
     path.write_bytes(head + short(len(entries)) + b"".join(entries) + long(0) + outside + pixels)
 
 
+def tiff12(path: Path, levels: Levels) -> None:
+    """Grey of 12 bits, two levels in three bytes, as BitsPerSample = 12 has them (TIFF 6.0, section 8: rows are packed)."""
+    height, width = levels.shape
+    bits = "".join(f"{level:012b}" for level in levels.flatten().tolist())
+    pixels = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
+    entries = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, 12),
+        (259, 3, 1),
+        (262, 3, BLACK_IS_ZERO),
+        (273, 4, 8 + 2 + 12 * 9 + 4),
+        (277, 3, 1),
+        (278, 4, height),
+        (279, 4, len(pixels)),
+    ]
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + pixels)
+
+
 def turned(image: Image.Image, orientation: int) -> Image.Exif:
     """The EXIF data that say how the camera was held."""
     exif = image.getexif()

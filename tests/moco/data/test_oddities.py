@@ -34,6 +34,7 @@ from tests.support.odd_images import (
     WHITE_IS_ZERO,
     png16,
     tiff,
+    tiff12,
     turned,
 )
 
@@ -51,6 +52,7 @@ def levels(top: int, *channels: int) -> NDArray[Any]:
 
 DEEP, DEEP_RGB, DEEP_RGBA = levels(65_535), levels(65_535, 3), levels(65_535, 4)
 TWELVE, TWELVE_RGB, EIGHT = levels(4_095), levels(4_095, 3), levels(255)
+EVEN = levels(4_095)[:, :4]
 COLOUR: Pixels = DRAW.integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
 
 
@@ -116,6 +118,14 @@ READ: dict[str, tuple[str, Callable[[Path], None], int | None, NDArray[Any], int
         grey(DEEP >> 8),
         0,
     ),
+    "PNG, 12-bit grey and alpha in 16": (
+        ".png",
+        lambda p: png16(p, np.stack([TWELVE, np.full(SHAPE, 65_535)], axis=2), GREY_ALPHA),
+        12,
+        grey(TWELVE >> 4),
+        0,
+    ),
+    "TIFF of 12 bits says so itself": (".tif", lambda p: tiff12(p, EVEN), None, grey(EVEN >> 4), 0),
     "TIFF, grey of 16 bits": (".tif", lambda p: tiff(p, DEEP, BLACK_IS_ZERO), None, grey(DEEP >> 8), 0),
     "TIFF, the other byte order": (".tif", lambda p: tiff(p, DEEP, BLACK_IS_ZERO, order=">"), None, grey(DEEP >> 8), 0),
     "TIFF, colour of 16 bits": (".tif", lambda p: tiff(p, DEEP_RGB, TIFF_RGB), None, DEEP_RGB >> 8, 0),
@@ -300,12 +310,6 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], int | None, str]] = {
         lambda p: png16(p, DEEP_RGB, RGB),
         10,
         "pixels up to 65,535: data.bits = 10 holds no more than 1,023",
-    ),
-    "12-bit grey with alpha in 16": (
-        ".png",
-        lambda p: png16(p, np.stack([TWELVE, TWELVE], axis=2), GREY_ALPHA),
-        12,
-        "LA;16B with data.bits = 12: only its high bytes can be read; save it as 8 bit",
     ),
     "PNG that ends in zeros": (
         ".png",

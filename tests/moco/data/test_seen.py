@@ -189,3 +189,11 @@ def test_training_leaves_the_record(root: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "folder" / IMAGES).read_text())
     assert record["line"] == "images: read 30, passed over 1 (.heic 1), skipped 0, 0 of one colour"
     assert Seen(**{k: v for k, v in record.items() if k != "line"}).line() == record["line"]
+
+
+def test_bits_that_change_nothing_are_refused(root: Path) -> None:
+    """No file of the folder has 16 bits; the digits come in no files."""
+    with pytest.raises(ValueError, match=r"^data.bits = 12: no file has levels of 16 bits, so it would change nothing"):
+        loaded(root, bits=12)
+    with pytest.raises(ValueError, match=r"^data.bits = 12: digits has no levels of 16 bits; only folder may"):
+        resolve(Data(bits=12))
