@@ -173,6 +173,7 @@ def plot(arguments: Arguments) -> int:
     from analysis.figures import gallery
     from analysis.figures.axis import axis_figure
     from analysis.figures.curves import MOST_LINES, MOST_SEEDS, check_key, curves_figure
+    from analysis.figures.dress import Dress, dressed, inches
     from analysis.figures.look import Picture, save
     from analysis.figures.thinning import few
     from analysis.sources import source
@@ -187,6 +188,8 @@ def plot(arguments: Arguments) -> int:
         raise ValueError(
             f"--kind {arguments.kind}: not one of {', '.join(gallery.KINDS)}; --kind {LIST} describes them"
         )
+    width = None if arguments.width is None else inches(arguments.width)
+    dress = Dress(width, arguments.font, not arguments.no_caption, arguments.dark)
     out, runs = _figure_path(arguments), source(arguments.mlflow)
     loaded = runs.load(arguments.sweep)
     if arguments.kind == LIST:
@@ -201,7 +204,7 @@ def plot(arguments: Arguments) -> int:
         figure = axis_figure(*loaded, asked)
     else:
         figure = gallery.draw(arguments.kind or gallery.default_kind(loaded.manifest), runs, loaded)
-    save(figure, out)
+    save(dressed(figure, dress), out)
     print(out)
     return 0
 

@@ -77,13 +77,19 @@ def parser(prog: str = PROG) -> OneLineParser:
     made.add_argument(
         "--kind",
         metavar="KIND",
-        help="axis, heat-map, four-way, curves, per-arm, loss, diagnostics or pareto; "
+        help="answer, forest, axis, heat-map, four-way, curves, per-arm, loss, diagnostics or pareto; "
         "`--kind list` says what each shows and which one the sweep gets by default",
     )
     curve_names = "validation/knn20_top1, train/loss_over_chance, train/loss, train/contrast_top1, ..."
     made.add_argument(
         "--readout", metavar="NAME", nargs="+", help=f"one panel each: {tests}; or over epochs {curve_names}"
     )
+    made.add_argument(
+        "--width", metavar="WIDTH", help="of the figure: inches, or 8.5cm, 85mm, 246pt; text keeps its size"
+    )
+    made.add_argument("--font", metavar="FAMILY", help="of all text, such as 'Liberation Serif'")
+    made.add_argument("--no-caption", action="store_true", help="leave the small print out, for a paper's own caption")
+    made.add_argument("--dark", action="store_true", help="for a dark page or slide")
     made = verb(
         "report",
         "one self-contained HTML page: answer, table, figures, failures, provenance",

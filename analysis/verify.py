@@ -19,6 +19,7 @@ from analysis.table import Row, Table
 
 SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # the note that names the seal, which is not compared
 NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+DRAWING: Final = re.compile(r'<svg class="interval".*?</svg>| drawn(?=">)')
 ARM_CELL: Final = re.compile(
     r"(<tr[^>]*>)?(<th[^>]*>)?[|\s]*(\*\*)?"
 )  # what stands before the name of an arm in its row
@@ -35,12 +36,14 @@ def verify(path: Path, root: Path, log: Log = to_stderr) -> list[str]:
 
 def _changes(seal: Seal, root: Path, log: Log) -> Iterator[str]:
     then = seal.inputs
-    manifest, cells = load_sweep(root, then["label"], log)
+    loaded = load_sweep(root, then["label"], log)
+    manifest, cells = loaded
     table = ablation_table(manifest, cells, metric=then["metric"])
     now: dict[str, Any] = dict(table.inputs)
     before = rule_one.rows(manifest, cells, then["metric"], table.rows)
     runs = list(_runs(_named(then), _named(now)))
     yield from runs
+    yield from loaded.cells["problems"].explode().drop_nulls() if runs else ()
     for name in sorted({*then["plan"], *now["plan"]}):
         if then["plan"].get(name) != now["plan"].get(name):
             yield f"plan: {name} was {_shown(then['plan'].get(name))}, is {_shown(now['plan'].get(name))}"
@@ -172,5 +175,6 @@ def _shared(one: str, other: str) -> int:
 
 
 def _lines(text: str, format: str) -> list[str]:
-    plain = html.unescape(text) if format == "html" else text
+    """Without the drawings of an HTML table: they say what its words say, and have other places in other versions."""
+    plain = DRAWING.sub("", html.unescape(text)) if format == "html" else text
     return [line.rstrip() for line in plain.strip().splitlines()]
