@@ -33,7 +33,7 @@ def test_a_hundred_kills_in_every_phase_leave_the_run_that_nobody_killed(tmp_pat
     assert not report.problems, "\n".join(report.problems)
     assert report.kills == 100
     assert report.writing >= 20, summary(report)
-    assert set(report.phases) == PHASES, summary(report)
+    assert set(report.phases) >= PHASES, summary(report)
 
 
 def test_the_comparison_sees_a_bit_of_a_weight_a_record_and_what_is_left_behind(tmp_path: Path) -> None:
