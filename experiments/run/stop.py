@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from experiments.store.files import move_aside, no_file
 from experiments.store.run import RunDirectory
 from experiments.store.states import launcher_file, this_process
 
@@ -127,6 +128,8 @@ def show_life(root: Path) -> None:
 @contextmanager
 def logging_to(path: Path, *names: str) -> Iterator[None]:
     """Write what these loggers report to the run's log, with the time."""
+    if no_file(path):  # a loop of links
+        move_aside(path)
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     loggers = [logging.getLogger(name) for name in names]
