@@ -25,9 +25,10 @@ from experiments.plan.configs import create, update_config
 from experiments.plan.sweep import Cell, total_steps
 from experiments.run import distributed, provenance
 from experiments.run.machine import Slot, make_slots, visible_gpus
+from experiments.run.stop import show_life
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
-from experiments.store.files import in_threads, json_text
+from experiments.store.files import in_threads, json_text, remove_abandoned
 from experiments.store.images import images_line
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
@@ -56,6 +57,9 @@ class Launch:
             print(f"speed: {way.line}", flush=True)
         text = json_text({**self.environment, "way": way.record()})
         provenance.code()  # calls git once, not in every thread
+        self.root.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(self.root)
+        show_life(self.root)
         in_threads(lambda cell: enqueue(self.root, cell, text), self.cells)
 
     def way(self) -> Way:

@@ -29,15 +29,17 @@ from experiments.store.run import RunDirectory
 
 CLOCKS = ("speed/", "seconds/")  # metrics that a clock measures
 WRITING_SHARE, FILE_SHARE = 0.25, 0.35  # of the kills; the others come after some time
+STRUCK_FILES = (schema.STATUS, schema.JOURNAL, schema.CHECKPOINT, schema.ENCODER, schema.RESULTS, schema.ATTEMPTS)
 FAILED = 1  # exit code of an attempt that ended otherwise than done
 
 
 @dataclass(frozen=True)
 class Strike:
-    """Where an attempt is killed: after seconds, at the n-th operation on a file of the run, or at a byte of a file."""
+    """Where an attempt is killed: after seconds, at the n-th operation on a file of the run or on that file, or at a byte."""
 
     seconds: float | None = None
     operation: int | None = None
+    file: str | None = None
     byte: int | None = None
 
 
@@ -104,7 +106,9 @@ def _drawn(draw: random.Random, measured: Measured) -> Strike:
     if kind < WRITING_SHARE:
         return Strike(byte=draw.randrange(1, max(2, draw.choice(measured.sizes))))
     if kind < WRITING_SHARE + FILE_SHARE:
-        return Strike(operation=draw.randrange(1, measured.operations + 1))
+        if draw.random() < 0.5:
+            return Strike(operation=draw.randrange(1, measured.operations + 1))
+        return Strike(operation=draw.randrange(1, 4), file=draw.choice(STRUCK_FILES))
     return Strike(seconds=draw.uniform(0, measured.seconds))
 
 
@@ -169,6 +173,8 @@ def _child(run: RunDirectory, strike: Strike | None, writing: int) -> int:
         if event not in ("open", "os.rename", "os.remove", "os.truncate") or not isinstance(arguments[0], str | Path):
             return
         if os.fspath(arguments[0]).startswith(folder):
+            if strike is not None and strike.file is not None and strike.file not in os.fspath(arguments[0]):
+                return
             count += 1
             if strike is not None and count == strike.operation:
                 os.write(writing, os.path.basename(arguments[0]).encode())

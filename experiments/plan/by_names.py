@@ -67,7 +67,7 @@ def choose(data: Data, runs_of: Callable[[Data], Iterable[str]], root: Path) -> 
 def _began_ns(run: RunDirectory) -> int | None:
     """When the first attempt began, in nanoseconds since 1970; None if none did, or if the record is damaged."""
     try:
-        times = [line["time"] for line in run.attempts() if line["event"] == "start"]
+        times = [line["time"] for line in run.attempts() if line["event"] == "start" and "time" in line]
         return int(datetime.fromisoformat(times[0]).timestamp() * 1e9) if times else None
     except (ValueError, KeyError):
         return None

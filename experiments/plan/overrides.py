@@ -10,6 +10,7 @@ be written as 65536, 65_536, 65,536 or 64k (k = 1,024, as in queue lengths).
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -93,6 +94,8 @@ def change_numbers(
 def _pairs(assignments: Sequence[str], example: str) -> Iterator[tuple[str, str]]:
     """Each "field=value" as (field, value)."""
     for assignment in assignments:
+        if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in assignment):
+            raise ValueError(f"--set {assignment!r}: holds a control character or a line break; type it anew")
         name, equals, text = (part.strip() for part in assignment.partition("="))
         if not (equals and name):
             raise ValueError(f"--set {assignment}: write it as FIELD=VALUE, e.g. --set {example}")
@@ -185,7 +188,7 @@ def _last(path: str) -> str:
 
 
 def _initials(name: str) -> str:
-    return "".join(word[0] for word in name.split("_")) if "_" in name else ""
+    return "".join(word[:1] for word in name.split("_")) if "_" in name else ""
 
 
 def _new_group(path: str, kinds: Mapping[str, type], text: str) -> Any:

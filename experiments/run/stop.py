@@ -2,12 +2,15 @@
 
 StopRequest     whether to stop: by a signal, or by a file that asks to cancel or prune the run
 beating         the heartbeat
+show_life       the heartbeat of a launcher
 logging_to      the log
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import signal
 import threading
 import time
@@ -16,7 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from experiments.store.files import move_aside, no_file
 from experiments.store.run import RunDirectory
+from experiments.store.states import launcher_file, this_process
 
 TIME_LIMIT_SIGNAL = signal.SIGUSR2  # sent by the cluster some time before the end of a job
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, TIME_LIMIT_SIGNAL)
@@ -87,9 +92,44 @@ def beating(run: RunDirectory, attempt: int = 0) -> Iterator[None]:
         beat()
 
 
+_living: set[Path] = set()
+
+
+def show_life(root: Path) -> None:
+    """Write a heartbeat of this launcher until it ends: whether what it has queued will be started, other machines ask."""
+    file = launcher_file(root, *this_process())
+    if file in _living:
+        return
+    _living.add(file)
+
+    def beat() -> None:
+        with suppress(OSError):  # a full or read-only disk
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+
+    def beat_on() -> None:
+        while True:
+            time.sleep(HEARTBEAT_SECONDS)
+            beat()
+
+    beat()
+    owner = os.getpid()
+    threading.Thread(target=beat_on, name="launcher's heartbeat", daemon=True).start()
+
+    def leave() -> None:
+        if os.getpid() == owner:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+                file.parent.rmdir()  # if no other launcher is there
+
+    atexit.register(leave)
+
+
 @contextmanager
 def logging_to(path: Path, *names: str) -> Iterator[None]:
     """Write what these loggers report to the run's log, with the time."""
+    if no_file(path):  # a loop of links
+        move_aside(path)
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     loggers = [logging.getLogger(name) for name in names]

@@ -159,7 +159,7 @@ class _Attempt:
         )
         lived = self.run.lived(earlier[-1]["attempt"])
         if lived is None and (age := self.run.heartbeat_age()) is not None:
-            since = age_of(earlier[-1]["time"]) - age
+            since = age_of(earlier[-1].get("time", "")) - age
             lived = since if 0 <= since < math.inf else None
         if lived is not None:  # without a heartbeat its length is not known
             end["seconds"] = round(lived, 3)

@@ -175,7 +175,7 @@ class RunDirectory:
         except OSError as error:
             raise unreadable(path, error) from None
         for number, line in lines:
-            if problem(schema.Attempt, line) is None and {"event", "attempt", "time"} <= line.keys():
+            if problem(schema.Attempt, line) is None and {"event", "attempt"} <= line.keys():
                 found.append(cast(schema.Attempt, line))
             else:
                 damaged.append(number)

@@ -24,6 +24,7 @@ The run directory holds the data; MLflow and the tables are views of it. All pac
         slurm/                      scripts and logs of jobs; <label>.jsonl: what was submitted of a sweep, and when
         slurm/seen/                 the node of a cluster and partition that sees this folder; checked once
         code/<hash>/                the code that the jobs of a submission run
+        launchers/<host>.<pid>.<start>   the heartbeat of a launcher, for machines that do not see its process
         calibration/<key>/          20 timed steps: pace.json
         .states.json                states of runs at rest, so that `status` need not read them again; may be deleted
 """
@@ -56,6 +57,7 @@ SEARCHES_FOLDER = "searches"
 SWEEPS_FOLDER, MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "sweeps", "mlflow.db", "mlflow-artifacts"
 STORE_ID = "store-id"
 SLURM_FOLDER, CODE_FOLDER, AT_REST_INDEX = "slurm", "code", ".states.json"
+LAUNCHERS_FOLDER = "launchers"
 CALIBRATION_FOLDER, PACE = "calibration", "pace.json"
 
 # States of a run. `missing` is never written: there is no run directory yet.

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 from experiments.store import schema
+from experiments.store.files import age_of
 from experiments.store.schema import Status
 
 AT_REST = (schema.DONE, schema.PRUNED, schema.FAILED, schema.CANCELLED)
@@ -51,7 +52,7 @@ def judge(path: Path, status: Status, finished: Callable[[], bool], of_job: Call
     if of_job is not None and status.get("job") and written in WITH_A_JOB:
         return of_job(written)
     if written == schema.QUEUED:
-        return judge_queued(status)
+        return judge_queued(path, status)
     return judge_by_heartbeat(path, status) if written == schema.RUNNING else (written, reason)
 
 
@@ -60,12 +61,34 @@ def is_at_rest(written: str, finished: Callable[[], bool]) -> bool:
     return written in AT_REST and (written != schema.DONE or finished())
 
 
-def judge_queued(status: Status) -> Judged:
-    """A run whose status is "queued". If it was queued by a launcher on this machine that has ended, nobody will start it."""
+def launcher_file(root: Path, launcher: str | None, pid: int | None, started: int | None) -> Path:
+    """The heartbeat of a launcher: on another machine nothing else shows whether it lives."""
+    return root / schema.LAUNCHERS_FOLDER / f"{launcher}.{pid}.{started}"
+
+
+def _launcher_lives(path: Path, status: Status) -> bool:
+    """Of one on another machine: by its heartbeat; without one only for as long as the status is new."""
+    if "updated" not in status:
+        return True  # written by hand, or half: nothing to go by
+    file = launcher_file(path.parent, status.get("host"), status.get("pid"), status.get("process_started"))
+    try:
+        age = time.time() - file.stat().st_mtime
+    except OSError:
+        age = age_of(status["updated"])
+    return abs(age) < schema.STALE_SECONDS
+
+
+def judge_queued(path: Path, status: Status) -> Judged:
+    """A run whose status is "queued". If it was queued by a launcher that has ended, nobody will start it."""
     if status.get("job"):
         return schema.QUEUED, f"job {status['job']}"
     pid = status.get("pid")
-    if status.get("host") != host() or (pid is not None and is_alive(pid, status.get("process_started"))):
+    if status.get("host") != host():
+        if _launcher_lives(path, status):
+            return schema.QUEUED, None
+        reason = f"was queued by a launcher on {status.get('host')} that has ended"
+        return schema.PREEMPTED if status.get("step") else schema.MISSING, reason
+    if pid is not None and is_alive(pid, status.get("process_started")):
         return schema.QUEUED, None
     return schema.PREEMPTED if status.get("step") else schema.MISSING, "was queued by a launcher that has ended"
 

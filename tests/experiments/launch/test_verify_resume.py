@@ -33,7 +33,7 @@ def test_a_hundred_kills_in_every_phase_leave_the_run_that_nobody_killed(tmp_pat
     assert not report.problems, "\n".join(report.problems)
     assert report.kills == 100
     assert report.writing >= 20, summary(report)
-    assert set(report.phases) == PHASES, summary(report)
+    assert set(report.phases) >= PHASES, summary(report)
 
 
 def test_the_comparison_sees_a_bit_of_a_weight_a_record_and_what_is_left_behind(tmp_path: Path) -> None:
@@ -43,7 +43,9 @@ def test_the_comparison_sees_a_bit_of_a_weight_a_record_and_what_is_left_behind(
     assert not list(differences(whole, other))
     state = checkpoint.load(other.path / schema.ENCODER)
     name, weights = next(iter(state["encoder"].items()))
-    weights.view(-1).view(torch.int32)[0] ^= 1
+    flat = weights.contiguous().flatten().clone()
+    flat.view(torch.int32)[0] ^= 1
+    state["encoder"][name] = flat.view(weights.shape)
     checkpoint.save(state, other.path / schema.ENCODER)
     with other.journal() as journal:
         journal.append({"step": 8, "epoch": 2.0, "time": 0.0, "values": {"train/loss": 0.0}})

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -16,10 +19,10 @@ import pytest
 
 from experiments.state.state import RunState, state_of
 from experiments.store import causes, schema
-from experiments.store.files import replace_json
+from experiments.store.files import now, replace_json
 from experiments.store.run import RunDirectory
-from experiments.store.states import host, is_alive, process_started
-from tests.support.stand_in_runs import cell, prepared
+from experiments.store.states import host, is_alive, launcher_file, process_started
+from tests.support.stand_in_runs import cell, environment, prepared
 
 SPAWN = multiprocessing.get_context("spawn")
 HERE, ELSEWHERE = host(), "another-host"
@@ -100,6 +103,36 @@ def test_a_queue_lives_as_long_as_its_launcher(tmp_path: Path) -> None:
     assert state_of(run.path) == RunState(schema.MISSING, reason, cause=causes.LAUNCHER_ENDED)
     say(run, schema.QUEUED, pid=os.getpid(), started=1, step=40, total_steps=100)
     assert state_of(run.path).state == schema.PREEMPTED
+
+
+def test_a_queue_of_another_machine_lives_as_long_as_its_launchers_heartbeat(tmp_path: Path) -> None:
+    """Written by the launcher itself, a process of its own; what this machine knows of it is hidden by another host's name."""
+    run, facts = prepared(tmp_path, cell()), {"pid": 7, "started": 8}
+    say(run, schema.QUEUED, ELSEWHERE, **facts, updated=now())
+    assert state_of(run.path).state == schema.QUEUED  # just queued
+    long_ago = (datetime.now(UTC) - timedelta(days=3)).isoformat(timespec="milliseconds")
+    say(run, schema.QUEUED, ELSEWHERE, **facts, updated=long_ago)
+    reason = f"was queued by a launcher on {ELSEWHERE} that has ended"
+    assert state_of(run.path) == RunState(schema.MISSING, reason, cause=causes.LAUNCHER_ENDED)
+    heartbeat = launcher_file(tmp_path, ELSEWHERE, 7, 8)
+    heartbeat.parent.mkdir()
+    for seconds, state in ((0, schema.QUEUED), (3600, schema.MISSING), (-30 * 86400, schema.MISSING)):
+        heartbeat.touch()
+        os.utime(heartbeat, (time.time() - seconds,) * 2)
+        assert state_of(run.path).state == state, seconds
+
+
+def test_a_launcher_shows_life_until_it_ends(tmp_path: Path) -> None:
+    script = "from pathlib import Path; from experiments.run.stop import show_life; show_life(Path.cwd()); print(flush=True); "
+    script += "input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as launcher:
+        assert launcher.stdout is not None
+        launcher.stdout.readline()
+        assert launcher_file(tmp_path, host(), launcher.pid, process_started(launcher.pid)).exists()
+        launcher.communicate(b"\n")
+    assert not (tmp_path / schema.LAUNCHERS_FOLDER).exists()
 
 
 def test_facts_come_with_the_state(tmp_path: Path) -> None:
