@@ -6,7 +6,7 @@ RUNS ?= runs
 # Empty: Python keeps what it compiled, whatever the shell says. Half of a start is compiling otherwise (13 s against 6 s).
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo test check ui report clean
+.PHONY: install demo test check gpu ui report referee clean
 
 install: $(VENV)/.installed
 
@@ -33,11 +33,17 @@ check: install
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
+gpu: install  ## for a machine with CUDA: its tests, then what is measured there, the most important first, within 8 minutes
+	$(RUN)python -m tests.benchmarks.gpu --total 470 $(if $(CIFAR),--cifar $(CIFAR))
+
 ui: install
 	MOCO_RUNS=$(RUNS) $(RUN)python -m experiments ui
 
 report: install
 	MOCO_RUNS=$(RUNS) $(RUN)python -m analysis report queue_size --out $(RUNS)/answers/queue_size_report.html
+
+referee: install  ## how often the rule for a claim is wrong, simulated; about ten minutes on one core
+	$(RUN)python -m tests.benchmarks.referee --write
 
 clean:  ## build products and caches; never runs
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

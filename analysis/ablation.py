@@ -8,15 +8,30 @@ from dataclasses import replace
 
 import polars as pl
 
+from analysis.cautions import cautions
 from analysis.claims import evaluate_claim
 from analysis.factors import crossed
 from analysis.images import OverImages, over_images
-from analysis.power import advise
+from analysis.outcomes import Outcomes, missing, outcomes_of
+from analysis.power import advise, sensitivity
 from analysis.seal import inputs, note
-from analysis.stats import Comparison, compare, correct
-from analysis.table import ADVICE_LINES, DIVERGED, Cells, Member, Role, Row, Table, by_arm, by_seed, check_readout
+from analysis.stats import Comparison, compare, correct, grid
+from analysis.table import (
+    ADVICE_LINES,
+    DIVERGED,
+    Cells,
+    Member,
+    Role,
+    Row,
+    Table,
+    added_by_results,
+    by_arm,
+    by_seed,
+    check_readout,
+)
 from analysis.words import advice_line, answer, notes
 from experiments.store import schema
+from experiments.store.metrics import TITLES
 from experiments.store.schema import Manifest
 from experiments.store.summary import summarise
 
@@ -31,11 +46,16 @@ class ShownTable(Table):
 
 
 def _comparisons(
-    manifest: Manifest, values: Mapping[str, Mapping[int, float]], sequential: bool
+    manifest: Manifest, values: Mapping[str, Mapping[int, float]], outcomes: Outcomes, sequential: bool
 ) -> dict[str, Comparison | None]:
-    """Each arm against the baseline. Holm's family is the trained arms: the untrained encoder is only a reference."""
-    baseline = values[manifest["baseline"]]
-    raw = {arm: compare(v, baseline, sequential=sequential) for arm, v in values.items() if arm != manifest["baseline"]}
+    """Each arm against the baseline. Holm's family is the planned trained arms: the untrained encoder is only a reference."""
+    own, step = manifest["baseline"], grid(v for by_seed in values.values() for v in by_seed.values())
+
+    def against_baseline(arm: str) -> Comparison | None:
+        dropped, waiting = missing(outcomes, values, (arm, own))
+        return compare(values[arm], values[own], sequential=sequential, step=step, dropped=dropped, waiting=waiting)
+
+    raw = {arm: against_baseline(arm) for arm in values if arm != own}
     family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT}
     return {**raw, **correct(family)}
 
@@ -46,21 +66,33 @@ def _role(manifest: Manifest, arm: str) -> Role:
     return "random init" if arm == schema.RANDOM_INIT else "arm"
 
 
-def _row(manifest: Manifest, arm: str, cells: Cells, comparison: Comparison | None) -> Row:
+def _row(
+    manifest: Manifest, arm: str, cells: Cells, baseline: Cells, metric: str, comparison: Comparison | None
+) -> Row:
+    """An arm's numbers are over the seeds that its difference uses; those of the baseline are over all its seeds."""
     done = [cell for cell in cells if cell["state"] == schema.DONE]
     pace = summarise([cell["seconds"] for cell in done if cell["seconds"] is not None])
+    used, there, apart = done, None, None
+    if comparison is not None:
+        theirs = by_seed(baseline, metric)
+        paired = by_seed(done, metric).keys() & theirs.keys()
+        used = [cell for cell in done if cell["seed"] in paired]
+        apart = summarise([v for seed, v in by_seed(done, metric).items() if seed not in paired])
+        there = summarise([v for seed, v in theirs.items() if seed in paired]) if len(paired) < len(theirs) else None
     return Row(
         arm=arm,
         role=_role(manifest, arm),
         n_done=len(done),
         n_planned=len(cells),
-        readouts={readout: summarise(list(by_seed(done, readout).values())) for readout in schema.READOUTS},
+        readouts={readout: summarise(list(by_seed(used, readout).values())) for readout in schema.READOUTS},
         comparison=comparison,
         published=manifest["published"].get(arm),
         seconds_mean=pace.mean if pace else None,
         members=tuple(
             Member(cell["seed"], cell["run_id"], DIVERGED if cell["diverged"] else cell["state"]) for cell in cells
         ),
+        baseline_there=there,
+        apart=apart,
     )
 
 
@@ -72,9 +104,10 @@ def _over_images(row: Row, parts: Mapping[str, Cells], baseline: str, metric: st
 
 
 def undecided(table: Table) -> list[str]:
-    """The arms that are not told apart from the baseline."""
+    """The arms that are not told apart from the baseline, and those of clauses of the claim that are open."""
     arms = [row for row in table.rows if row.role == "arm"]
-    return [row.arm for row in arms if row.comparison is None or not row.comparison.separable]
+    asked = {arm for part in (table.claim.parts if table.claim else ()) if part.verdict == "open" for arm in part.arms}
+    return [row.arm for row in arms if row.comparison is None or not row.comparison.separable or row.arm in asked]
 
 
 def _order(manifest: Manifest) -> list[str]:
@@ -83,27 +116,41 @@ def _order(manifest: Manifest) -> list[str]:
     return [manifest["baseline"], *arms, *untrained]
 
 
+def _question(manifest: Manifest, metric: str) -> str:
+    """The sweep's own; of another readout the same about that one."""
+    question, own, other = manifest["question"], TITLES.get(manifest["metric"], ""), TITLES[metric]
+    if metric == manifest["metric"]:
+        return question
+    if own and own in question:
+        return question.replace(own, other)
+    return f"{question} By {other}."
+
+
 def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None = None) -> Table:
     """The table of a loaded sweep; `metric` is the readout to compare, by default the sweep's own.
 
     `ValueError` for an unknown readout.
     """
     metric = check_readout(metric or manifest["metric"])
-    order, sequential = _order(manifest), "max_seeds" in manifest
+    order, sequential = _order(manifest), added_by_results(manifest)
     parts = by_arm(cells, order)
-    values = {arm: by_seed(part, metric) for arm, part in parts.items()}
-    comparisons = _comparisons(manifest, values, sequential)
-    rows = tuple(_row(manifest, arm, parts[arm], comparisons.get(arm)) for arm in order)
-    rows = tuple(replace(row, over_images=_over_images(row, parts, manifest["baseline"], metric)) for row in rows)
-    claim = evaluate_claim(manifest, values) if metric == manifest["metric"] else None
+    values, outcomes = {arm: by_seed(part, metric) for arm, part in parts.items()}, outcomes_of(parts)
+    comparisons = _comparisons(manifest, values, outcomes, sequential)
+    own = parts[manifest["baseline"]]
+    rows = tuple(_row(manifest, arm, parts[arm], own, metric, comparisons.get(arm)) for arm in order)
+    rows = tuple(
+        replace(row, values=values[row.arm], over_images=_over_images(row, parts, manifest["baseline"], metric))
+        for row in rows
+    )
+    claim = evaluate_claim(manifest, values, outcomes) if metric == manifest["metric"] else None
     table = ShownTable(
         label=manifest["label"],
-        question=manifest["question"],
-        answer=answer(rows, metric),
+        question=_question(manifest, metric),
+        answer=answer(rows, metric, manifest["metric"]),
         metric=metric,
         baseline=manifest["baseline"],
         rows=rows,
-        notes=notes(manifest, cells, rows, metric),
+        notes=(*notes(manifest, cells, rows, metric), *cautions(manifest, rows, values, outcomes, metric)),
         published_source=manifest["published_source"],
         command=manifest["command"],
         updated=manifest["updated"],
@@ -114,4 +161,4 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
         inputs=inputs(manifest, cells, metric, rows),
     )
     advice = [f"{advice_line(a)}." for a in advise(table, most=ADVICE_LINES)]
-    return replace(table, notes=(*table.notes, *advice, note(table)))
+    return replace(table, notes=(*table.notes, *sensitivity(table), *advice, note(table)))

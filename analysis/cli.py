@@ -82,9 +82,9 @@ def power(arguments: Arguments) -> int:
     from analysis.power import advise
 
     table = _loaded(arguments)
-    advice = advise(table, arguments.power)
+    advice = advise(table, arguments.power, effect=arguments.effect)
     if arguments.json:
-        data = {"label": table.label, "metric": table.metric, "power": arguments.power}
+        data = {"label": table.label, "metric": table.metric, "power": arguments.power, "effect": arguments.effect}
         _print_json(data | {"advice": [a.as_data() for a in advice]})
         return 0
     for line in map(words.advice_line, advice):
@@ -92,7 +92,10 @@ def power(arguments: Arguments) -> int:
     few = [row.arm for row in table.rows if row.role == "arm" and (row.comparison is None or row.comparison.n < 2)]
     if few:
         print(f"Too few paired seeds to reckon with: {', '.join(few)}; two are the least")
-    if not advice and not few:
+    lost = [row.arm for row in table.rows if row.role == "arm" and row.comparison and row.comparison.dropped]
+    if lost:
+        print(f"Some of their seeds failed, so that no number of seeds makes a claim: {', '.join(lost)}")
+    if not advice and not few and not lost:
         print("Every arm is told apart from the baseline.")
     return 0
 
@@ -170,6 +173,7 @@ def plot(arguments: Arguments) -> int:
     from analysis.figures import gallery
     from analysis.figures.axis import axis_figure
     from analysis.figures.curves import MOST_LINES, MOST_SEEDS, check_key, curves_figure
+    from analysis.figures.dress import Dress, dressed, inches
     from analysis.figures.look import Picture, save
     from analysis.figures.thinning import few
     from analysis.sources import source
@@ -184,6 +188,8 @@ def plot(arguments: Arguments) -> int:
         raise ValueError(
             f"--kind {arguments.kind}: not one of {', '.join(gallery.KINDS)}; --kind {LIST} describes them"
         )
+    width = None if arguments.width is None else inches(arguments.width)
+    dress = Dress(width, arguments.font, not arguments.no_caption, arguments.dark)
     out, runs = _figure_path(arguments), source(arguments.mlflow)
     loaded = runs.load(arguments.sweep)
     if arguments.kind == LIST:
@@ -198,7 +204,7 @@ def plot(arguments: Arguments) -> int:
         figure = axis_figure(*loaded, asked)
     else:
         figure = gallery.draw(arguments.kind or gallery.default_kind(loaded.manifest), runs, loaded)
-    save(figure, out)
+    save(dressed(figure, dress), out)
     print(out)
     return 0
 

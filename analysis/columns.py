@@ -60,7 +60,7 @@ def _readout(table: Table, readout: str) -> Column:
         return {f"{readout}_mean": mean, f"{readout}_std": std}
 
     column = Column(readout, READOUT_TITLES[readout], cell, numbers=numbers, shown=readout in table.readouts)
-    return replace(column, strong=_separable) if readout == table.metric else column
+    return replace(column, strong=_separable) if readout == table.metric and not table.exploratory else column
 
 
 def _published(table: Table) -> Column:
@@ -116,7 +116,8 @@ def _difference(row: Row) -> Mapping[str, Any]:
 
 def _against(table: Table) -> list[Column]:
     title = f"against {table.baseline}\n[95 %]"
-    return [Column("against", title, _verdict, LEFT, strong=_separable, numbers=_difference, tone=True)]
+    column = Column("against", title, _verdict, LEFT, numbers=_difference, tone=True)
+    return [column if table.exploratory else replace(column, strong=_separable)]
 
 
 def _over_images(table: Table) -> list[Column]:
@@ -166,7 +167,7 @@ COLUMNS: Final[list[Entry]] = [
     _against,
     _over_images,
     _unfinished,
-    Column("p", "p (Holm)", lambda row: words.p_values(row.comparison), numbers=_p),
+    Column("p", "p\n(Holm)", lambda row: words.p_values(row.comparison), numbers=_p),
     _other_readouts,
     Column(
         "time",

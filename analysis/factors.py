@@ -4,7 +4,8 @@ The manifest has the level of each factor for each arm. Effects are contrasts of
 all their arms have. Where every factor has two levels, effects and interactions are those of the 2^k design: the effect of
 a factor is averaged over all combinations of the others, and an interaction is the difference of two such effects (not
 halved). For two factors with more levels, the effect of the one with fewer levels is given at each level of the other, and
-its change against the effect at the baseline's level. Holm's correction takes effects and interactions as a family each.
+its change against the effect at the baseline's level. Holm's correction takes effects and interactions as one family. They
+are exploratory, not claims: those are the arms' differences and the clauses of the sweep's shape, `adds` among them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from analysis.stats import Comparison, contrast, correct
-from analysis.table import Cells, Crossed, Effect, Kind, Row, by_seed
+from analysis.outcomes import Outcomes, missing, outcomes_of
+from analysis.stats import Comparison, contrast, correct, grid
+from analysis.table import Cells, Crossed, Effect, Kind, Row, added_by_results, by_seed
 from experiments.store import schema
 from experiments.store.schema import Manifest
 
@@ -109,22 +111,24 @@ def _designed(manifest: Manifest, factors: tuple[str, ...]) -> Iterator[tuple[st
 
 
 def _effects(
-    manifest: Manifest, factors: tuple[str, ...], values: Mapping[str, Mapping[int, float]]
+    manifest: Manifest, factors: tuple[str, ...], values: Mapping[str, Mapping[int, float]], outcomes: Outcomes
 ) -> tuple[Effect, ...]:
-    sequential = "max_seeds" in manifest
+    sequential, step = added_by_results(manifest), grid(v for by_seed in values.values() for v in by_seed.values())
+
+    def effect_of(weights: Weights) -> Comparison | None:
+        dropped, waiting = missing(outcomes, values, weights)
+        return contrast(values, weights, sequential=sequential, step=step, dropped=dropped, waiting=waiting)
+
     made = [
-        Effect(name, kind, at, of, contrast(values, weights, sequential=sequential))
-        for name, kind, at, of, weights in _designed(manifest, factors)
+        Effect(name, kind, at, of, effect_of(weights)) for name, kind, at, of, weights in _designed(manifest, factors)
     ]
-    corrected: dict[str, Comparison | None] = {}
-    for kind in ("effect", "interaction"):
-        corrected |= correct({e.name: e.comparison for e in made if e.kind == kind})
+    corrected = correct({e.name: e.comparison for e in made})
     return tuple(replace(effect, comparison=corrected[effect.name]) for effect in made)
 
 
 def crossed(manifest: Manifest, parts: Mapping[str, Cells], rows: Sequence[Row], metric: str) -> tuple[Crossed, ...]:
     """A table for each readout that some run has, the compared one first; nothing for a sweep without two factors."""
-    levels = levels_of(manifest)
+    levels, outcomes = levels_of(manifest), outcomes_of(parts)
     if len(levels) < 2 or manifest["baseline"] not in manifest.get("factors", {}):
         return ()
     factors = tuple(sorted(levels, key=lambda factor: -len(levels[factor])))
@@ -140,7 +144,7 @@ def crossed(manifest: Manifest, parts: Mapping[str, Cells], rows: Sequence[Row],
                     levels=levels,
                     baseline=manifest["factors"][manifest["baseline"]],
                     rows={place: by_arm[arm] for place, arm in _arms_at(manifest, factors).items()},
-                    effects=_effects(manifest, factors, values),
+                    effects=_effects(manifest, factors, values, outcomes),
                 )
             )
     return tuple(made)

@@ -16,13 +16,14 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
 from analysis import words
 from analysis.columns import LEFT, RIGHT, Column, csv_rows, shown_columns
+from analysis.exhibit import AGAINST_ITSELF, exhibit, strip
 from analysis.seal import sealed
 from analysis.stats import Comparison
 from analysis.style import CSS
@@ -200,19 +201,22 @@ def two_way(crossed: Crossed) -> Sheet:
     heads = [down, *(f"{across}\n{level}" for level in crossed.levels[across])]
     for level in compared:
         heads += [f"{level} minus {own[across]}\n[95 %]", f"change of that against\n{down}={own[down]} [95 %]"]
-    cells, strong = [], set()
-    for r, level in enumerate(crossed.levels[down]):
+    cells = []
+    for level in crossed.levels[down]:
         line = [level, *(_grid_cell(crossed.rows.get((level, a)), crossed.readout) for a in crossed.levels[across])]
         for other in compared:
-            for kind in ("effect", "interaction"):
-                effect = placed.get((level, other, kind))
-                if effect and effect.comparison and effect.comparison.separable:
-                    strong.add((r, len(line)))
-                line.append(_words(effect))
+            line += [_words(placed.get((level, other, kind))) for kind in ("effect", "interaction")]
         cells.append(tuple(line))
     aligns = (LEFT, *[RIGHT] * len(crossed.levels[across]), *[LEFT] * (2 * len(compared)))
     title = f"{READOUT_TITLES[crossed.readout]} over {down} and {across}"
-    return Sheet(tuple(heads), aligns, tuple(cells), frozenset(strong), title=title)
+    if crossed.effects:
+        title += f" ({_exploratory(crossed.effects)})"
+    return Sheet(tuple(heads), aligns, tuple(cells), title=title)
+
+
+def _exploratory(effects: Sequence[Effect]) -> str:
+    """What a family of its own the effects are. They are never bold: the arms and the sweep's shape are what was claimed."""
+    return f"effects are exploratory: Holm over these {len(effects)}, in each readout anew; no claims"
 
 
 def _words(effect: Effect | None) -> str:
@@ -225,10 +229,11 @@ def effects_sheet(crossed: Crossed, effects: list[Effect]) -> Sheet:
         (effect.name, effect.kind, words.verdict(effect.comparison), words.p_values(effect.comparison))
         for effect in effects
     )
-    strong = frozenset((r, 2) for r, e in enumerate(effects) if e.comparison and e.comparison.separable)
-    title = f"Effects on {READOUT_TITLES[crossed.readout]}, over all levels of the other factors"
+    title = (
+        f"Effects on {READOUT_TITLES[crossed.readout]}, over all levels of the other factors ({_exploratory(effects)})"
+    )
     heads = ("effect", "kind", "points [95 %]", "p (Holm)")
-    return Sheet(heads, (LEFT, LEFT, LEFT, RIGHT), cells, strong, title=title)
+    return Sheet(heads, (LEFT, LEFT, LEFT, RIGHT), cells, title=title)
 
 
 # CSV: unrounded numbers, empty where one is missing.
@@ -403,52 +408,39 @@ def _all_lines(table: Table, lines_of: Callable[..., list[str]], *width: int) ->
 
 Link = Callable[[Row, str], str | None]  # a row and the key of a column -> where its cell leads, or nowhere
 
-_TONES = {"higher": "higher", "suggests higher": "higher", "lower": "lower", "suggests lower": "lower"}
-_WIDTH, _HEIGHT, _EDGE = 80, 16, 4  # of the drawn interval, pixels
+_TONES = {"higher": "higher", "lower": "lower"}
 
 
-def _reach(table: Table) -> float:
-    """The largest bound among the arms: the common half-width of the drawn intervals."""
-    arms = [row.comparison for row in table.rows if row.role == "arm" and row.comparison]
-    return max((abs(v) for c in arms for v in (c.difference, c.low, c.high) if v is not None), default=0.0)
+Strips = Mapping[str, str]  # arm -> the drawing of its difference; all have their zero at the same place
 
 
-def _drawn(comparison: Comparison | None, reach: float) -> str:
-    """An SVG of the difference (dot) and its interval (bar) on the scale of all arms; the thin line is 0."""
-    frame = f'<svg class="interval" width="{_WIDTH}" height="{_HEIGHT}" aria-hidden="true">'
-    if comparison is None:
-        return f"{frame}</svg>"
-    middle = _WIDTH / 2
-
-    def x(value: float) -> str:
-        return f"{middle + value / reach * (middle - _EDGE):.1f}"
-
-    y = _HEIGHT // 2
-    bar = ""
-    if comparison.low is not None and comparison.high is not None:
-        bar = f'<line class="bar" x1="{x(comparison.low)}" x2="{x(comparison.high)}" y1="{y}" y2="{y}"/>'
-    return (
-        f'{frame}<line x1="{middle}" x2="{middle}" y1="0" y2="{_HEIGHT}"/>{bar}'
-        f'<circle cx="{x(comparison.difference)}" cy="{y}" r="3"/></svg>'
-    )
+def _strips(table: Table) -> Strips:
+    """Drawings by arm, of the baseline that against itself; none where nothing is compared yet."""
+    drawn = exhibit(table)
+    scale = drawn.scale
+    if scale[0] == scale[1]:
+        return {}
+    return {table.baseline if line.kind == AGAINST_ITSELF else line.name: strip(line, scale) for line in drawn.lines}
 
 
-def _cell(column: Column, row: Row, reach: float, link: Link | None) -> str:
+def _cell(column: Column, row: Row, strips: Strips, link: Link | None) -> str:
     value = column.cell(row)
     content = f"<strong>{escape(value)}</strong>" if column.strong(row) else escape(value)
     target = link(row, column.key) if link else None
     if target:
         content = f'<a href="{escape(target)}">{content}</a>'
     classes = ["left"] if column.align == LEFT else []
-    tone = _TONES.get(row.comparison.verdict) if row.comparison and row.role == "arm" else None
+    claims = column.tone and row.comparison and row.role == "arm" and column.strong(row)
+    tone = _TONES.get(row.comparison.verdict) if claims and row.comparison else None
     if value == words.NOTHING:
         classes.append("missing")
     if column.key == "n" and row.n_done < row.n_planned:
         classes.append("partial")
     elif column.tone:
         classes.append(tone or "word")
-        if reach and row.role == "arm":
-            content += _drawn(row.comparison, reach)
+        if drawing := strips.get(row.arm):
+            content += drawing
+            classes.append("drawn")
     named = f' class="{" ".join(classes)}"' if classes else ""
     return f'<th scope="row"{named}>{content}</th>' if column.key == "arm" else f"<td{named}>{content}</td>"
 
@@ -470,9 +462,9 @@ def table_markup(table: Table, link: Link | None = None) -> str:
 
     link: the address of a cell, by its row and the key of its column ("arm", "n", ...).
     """
-    shown, reach = shown_columns(table), _reach(table)
+    shown, strips = shown_columns(table), _strips(table)
     rows = [
-        f'<tr data-role="{row.role}">{"".join(_cell(c, row, reach, link) for c in shown)}</tr>' for row in table.rows
+        f'<tr data-role="{row.role}">{"".join(_cell(c, row, strips, link) for c in shown)}</tr>' for row in table.rows
     ]
     lines = [
         '<div class="scroll"><table>',

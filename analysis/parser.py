@@ -77,13 +77,19 @@ def parser(prog: str = PROG) -> OneLineParser:
     made.add_argument(
         "--kind",
         metavar="KIND",
-        help="axis, heat-map, four-way, curves, per-arm, loss, diagnostics or pareto; "
+        help="answer, forest, axis, heat-map, four-way, curves, per-arm, loss, diagnostics or pareto; "
         "`--kind list` says what each shows and which one the sweep gets by default",
     )
     curve_names = "validation/knn20_top1, train/loss_over_chance, train/loss, train/contrast_top1, ..."
     made.add_argument(
         "--readout", metavar="NAME", nargs="+", help=f"one panel each: {tests}; or over epochs {curve_names}"
     )
+    made.add_argument(
+        "--width", metavar="WIDTH", help="of the figure: inches, or 8.5cm, 85mm, 246pt; text keeps its size"
+    )
+    made.add_argument("--font", metavar="FAMILY", help="of all text, such as 'Liberation Serif'")
+    made.add_argument("--no-caption", action="store_true", help="leave the small print out, for a paper's own caption")
+    made.add_argument("--dark", action="store_true", help="for a dark page or slide")
     made = verb(
         "report",
         "one self-contained HTML page: answer, table, figures, failures, provenance",
@@ -123,7 +129,10 @@ def _add_answers(main: OneLineParser, verbs: argparse._SubParsersAction[OneLineP
         verbs,
         "power",
         "how many seeds more, and what they cost, for each arm that is not told apart",
-        "Paired seeds that separate an arm from the baseline, if difference and spread are as seen.",
+        "Paired seeds that show a difference of --effect to the baseline, if the spread is as seen.",
+    )
+    power.add_argument(
+        "--effect", type=float, default=1.0, metavar="POINTS", help="the smallest difference that matters (1.0)"
     )
     power.add_argument("--power", type=float, default=0.8, metavar="P", help="chance to see the difference (0.8)")
     decide = _verb(

@@ -1,24 +1,27 @@
-"""`advise`: how many more seeds it takes to tell an arm from the baseline, and what they cost.
+"""`advise`: how many more seeds it takes to see a named difference between an arm and the baseline, and what they cost.
 
 The power of the paired t test is exact: with true difference d and spread s of the paired differences, t has a noncentral t
-distribution with n - 1 degrees of freedom and noncentrality d sqrt(n) / s. d and s are those seen so far, so advice from
-few seeds is rough: `at_most` uses the upper end of the spread's one-sided 80 % interval (chi-square) instead.
+distribution with n - 1 degrees of freedom and noncentrality d sqrt(n) / s. d is the smallest difference that matters, which a
+person names (`SMALLEST_EFFECT` otherwise): the power for the difference that was seen promised 80 % and reached 61 %, since
+differences that are worth a second look are seen too large. s is as seen, with the interval of its own. Seeds that are added
+now are judged by the sequential test, so its bound is what they must pass.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Final
 
 import numpy as np
 from scipy.special import chdtri, nctdtr, ndtr, stdtrit
 
-from analysis import stats
 from analysis.cost import unit_of
-from analysis.stats import SEEDS_TO_CLAIM
+from analysis.sequential import critical_t as sequential_critical
+from analysis.stats import SEEDS_TO_CLAIM, SMALLEST_EFFECT
 from analysis.table import Advice, Row, Table
-from analysis.words import MOST_PAIRS
+from analysis.words import MOST_PAIRS, listing
 from experiments.store.summary import LEVEL
 
 POWER: Final = 0.8
@@ -61,35 +64,79 @@ def pairs_needed(
     return high if high <= MOST_PAIRS else None
 
 
-def largest_std(std: float, n: int, confidence: float = 0.8) -> float:
-    """Upper end of the one-sided interval of a spread seen in n normal values."""
-    return std * math.sqrt((n - 1) / float(chdtri(n - 1, confidence)))
+def spread_interval(std: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of the standard deviation of normal values of which `n` were seen to have `std` (chi-square)."""
+    tail = (1 - level) / 2
+    return tuple(std * math.sqrt((n - 1) / float(chdtri(n - 1, share))) for share in (tail, 1 - tail))  # type: ignore[return-value]
+
+
+@cache
+def visible(n: int, level: float, power: float, sequential: bool) -> float | None:
+    """The effect size, difference / spread, that n paired seeds show with that power; None where they can show none."""
+    critical = sequential_critical if sequential else fixed_t
+    if n < SEEDS_TO_CLAIM or math.isinf(critical(n, level)):
+        return None
+    low, high = 0.0, 1.0
+    while power_of(n, high, 1.0, level, critical) < power:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power_of(n, middle, 1.0, level, critical) >= power else (middle, high)
+    return high
+
+
+def family_level(table: Table) -> float:
+    """Of the interval that an arm must pass at worst: 1 - 0.05 / (planned arms), the first step of Holm's correction."""
+    return 1 - (1 - LEVEL) / max(1, sum(row.role == "arm" for row in table.rows))
+
+
+def sensitivity(table: Table, power: float = POWER) -> tuple[str, ...]:
+    """What difference these seeds could have shown, one sentence; none while no arm has enough of them."""
+    level, found = family_level(table), []
+    for row in table.rows:
+        c = row.comparison
+        if row.role != "arm" or c is None or c.std is None or not c.complete:
+            continue
+        size = visible(c.n, level, power, c.sequential)
+        if size is not None:
+            found.append(f"{row.arm} {size * c.std:.1f}")
+    if not found:
+        return ()
+    return (f"A true difference that such seeds show in {100 * power:g} % of sweeps, in points: {listing(found)}.",)
 
 
 def _open(table: Table) -> list[Row]:
-    """The undecided arms for which a difference and a spread are known."""
+    """The undecided arms for which a spread is known and seeds can still help."""
     arms = [row for row in table.rows if row.role == "arm" and row.comparison and not row.comparison.separable]
-    return [row for row in arms if row.comparison and row.comparison.std is not None and row.comparison.difference]
+    return [row for row in arms if row.comparison and row.comparison.std is not None and not row.comparison.dropped]
 
 
-def _advice(row: Row, table: Table, level: float, power: float) -> Advice:
-    seen = row.comparison
+def _advice(row: Row, table: Table, effect: float, power: float) -> Advice:
+    seen, level = row.comparison, family_level(table)
     assert seen is not None
     assert seen.std is not None
-    critical = stats.critical_t if seen.sequential else fixed_t
-    needed = pairs_needed(seen.difference, seen.std, level, power, critical)
-    upper = pairs_needed(seen.difference, largest_std(seen.std, seen.n), level, power, critical)
-    more = {r.arm: None if needed is None else max(0, needed - r.n_done) for r in (row, table.rows[0])}
+    low, high = spread_interval(seen.std, seen.n)
+
+    def needed(std: float) -> int | None:
+        """With the seeds at hand if the test of a plan that was not added to is content with them; more are added."""
+        if not seen.sequential and seen.complete and power_of(seen.n, effect, std, level) >= power:
+            return pairs_needed(effect, std, level, power)
+        return pairs_needed(effect, std, level, power, sequential_critical)
+
+    wanted = needed(seen.std)
+    more = {r.arm: None if wanted is None else max(0, wanted - r.n_done) for r in (row, table.rows[0])}
     return Advice(
         arm=row.arm,
         baseline=table.baseline,
+        effect=effect,
         difference=seen.difference,
         std=seen.std,
         pairs=seen.n,
         level=level,
-        needed=needed,
-        at_most=upper,
-        more_runs=None if needed is None else sum(n or 0 for n in more.values()),
+        needed=wanted,
+        at_least=needed(low),
+        at_most=needed(high),
+        more_runs=None if wanted is None else sum(n or 0 for n in more.values()),
         more_hours=_hours(more, {r.arm: r.seconds_mean for r in (row, table.rows[0])}),
         unit=unit_of(table.hardware),
     )
@@ -108,16 +155,16 @@ def _hours(more: Mapping[str, int | None], seconds: Mapping[str, float | None]) 
     return hours
 
 
-def advise(table: Table, power: float = POWER, most: int | None = None) -> Sequence[Advice]:
-    """For the arms that are not told apart from the baseline, the cheapest first. ValueError for a power outside (0, 1)."""
+def advise(
+    table: Table, power: float = POWER, most: int | None = None, effect: float = SMALLEST_EFFECT
+) -> Sequence[Advice]:
+    """For the arms that are not told apart from the baseline, the cheapest first.
+
+    ValueError for a power outside (0, 1) and an effect that is not above 0.
+    """
     if not 0.0 < power < 1.0:
         raise ValueError(f"--power {power:g}: must be between 0 and 1, such as 0.8")
-    waiting = _open(table)
-    waiting.sort(key=_effect_size, reverse=True)
-    return [_advice(row, table, 1 - (1 - LEVEL) / len(waiting), power) for row in waiting[:most]]
-
-
-def _effect_size(row: Row) -> float:
-    """|difference| / spread: the larger, the fewer seeds are needed."""
-    c = row.comparison
-    return 0.0 if c is None or c.std is None else abs(c.difference) / c.std if c.std else math.inf
+    if not 0.0 < effect <= 100.0:
+        raise ValueError(f"--effect {effect:g}: must be above 0 and at most 100 points, such as {SMALLEST_EFFECT:g}")
+    waiting = sorted(_open(table), key=lambda row: (row.comparison.std or 0.0) if row.comparison else 0.0)
+    return [_advice(row, table, effect, power) for row in waiting[:most]]

@@ -1,90 +1,32 @@
 """Comparisons of arms over seeds: `compare`, `contrast`, `correct`. The rule for a claim, which every table prints:
 
 An arm is compared with the baseline seed by seed; the interval is the 95 % t interval of the paired differences.
-"higher" or "lower": 5 or more paired seeds, and the paired t test stays under 0.05 after Holm's correction over the arms.
-Where seeds were added until the answer was clear (`--until-significant`), an always-valid p and interval take the place
-of the t test's: `analysis.stats` says which and why.
-"suggests higher/lower": the interval excludes 0, but there are 3 or 4 seeds or the correction takes it away.
-"not separable": the interval holds 0. Fewer than 3 paired seeds: no claim, whatever the difference.
+"higher" or "lower": 5 or more paired seeds, all seeds that were planned, and the paired t test stays under 0.05 after
+Holm's correction over the planned arms. Where seeds were added after results had been seen, an always-valid p and interval
+take the place of the t test's (`analysis.sequential`). No claim rests on the survivors of an arm (`analysis.outcomes`).
+"suggests higher/lower": the interval excludes 0, but one of these is missing. Tables print it as a hint among the notes.
+"not separable": the interval holds 0. Fewer than 3 paired seeds, seeds to come or seeds that failed: "no claim".
 
 The exact sign-flip p beside it assumes no normal distribution, but with n pairs it cannot go under 2/2^n (0.25 at n = 3,
-0.0625 at n = 5), so it cannot decide alone. Seaborn's default, the percentile bootstrap, covers 75 % at n = 3, not 95 %.
-All accuracies are in percent, differences in percentage points.
+0.0625 at n = 5), so it is a check and does not decide. Seaborn's default, the percentile bootstrap, covers 75 % at n = 3.
+What each rule costs in false claims is simulated by `make referee`. Accuracies are in percent, differences in points.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 
-from experiments.store.summary import LEVEL, summarise, t_interval
-
-# The sequential test, for seeds that are added until the answer is clear.
-#
-# Repeated after every seed from 5 to 60, the paired t test at 5 % claims a difference in 29 % of the sweeps that have
-# none. Here the evidence is an *e-value*, the Bayes factor of a t test: differences are normal with unknown spread, and
-# their effect size mean / spread is drawn from N(0, SCALE), against mean 0,
-#
-# e = (1 + n g)^(-1/2) [ (1 + t^2 / (n - 1)) / (1 + t^2 / ((n - 1)(1 + n g))) ]^(n/2) g = SCALE
-#
-# With the right Haar prior on the spread this ratio of the densities of t is a martingale of mean 1 whatever the
-# spread (Lai 1976; Hendriksen, de Heide and Gruenwald 2021; Wang and Ramdas 2024, arXiv:2310.03722). Ville's
-# inequality then gives P(e ever reaches 1 / alpha) <= alpha: 1 / e is a p value, and the means it does not reject are
-# an interval, at every n at once, whenever one stops. It costs seeds: 26 instead of 15 for a power of 80 % at an effect
-# size of 0.8.
-
-
-SCALE: Final = 1.0  # variance of the effect sizes that the test expects
-
-
-def e_value(differences: Sequence[float]) -> float:
-    """Evidence against mean 0; 1 is none. 1 below two differences."""
-    n = len(differences)
-    if n < 2:
-        return 1.0
-    mean, std = statistics.fmean(differences), statistics.stdev(differences)
-    if std == 0.0:
-        return float((1 + n * SCALE) ** ((n - 1) / 2)) if mean else 1.0  # the limit for t to infinity
-    square = n * (mean / std) ** 2 / (n - 1)
-    return float((1 + n * SCALE) ** -0.5 * ((1 + square) / (1 + square / (1 + n * SCALE))) ** (n / 2))
-
-
-def sequential_p(differences: Sequence[float]) -> float | None:
-    """Two-sided p, valid at whatever n one stops; None below two differences."""
-    return min(1.0, 1 / e_value(differences)) if len(differences) > 1 else None
-
-
-def critical_t(n: int, level: float) -> float:
-    """The |t| of n differences from which `sequential_p` is at most 1 - level; infinite where n is too small for it."""
-    if n < 2:
-        return math.inf
-    ratio = (math.sqrt(1 + n * SCALE) / (1 - level)) ** (2 / n)
-    room = 1 - ratio / (1 + n * SCALE)
-    return math.sqrt((n - 1) * (ratio - 1) / room) if room > 0 else math.inf
-
-
-def confidence_sequence(differences: Sequence[float], level: float) -> tuple[float, float] | None:
-    """Means that `sequential_p` does not reject: they hold the true one at every n at once with probability `level`.
-
-    None while the differences are too few for a bound (at 95 %, below 5).
-    """
-    reach = critical_t(len(differences), level)
-    if math.isinf(reach):
-        return None
-    mean = statistics.fmean(differences)
-    half = reach * statistics.stdev(differences) / math.sqrt(len(differences))
-    return mean - half, mean + half
-
-
-# The tests for a fixed number of seeds, and the comparisons.
-
+from analysis.sequential import SCALE, confidence_sequence, one_sided_e_value, sequential_p
+from experiments.store.summary import LEVEL
 
 Verdict = Literal["higher", "lower", "suggests higher", "suggests lower", "not separable", "no claim"]
 
@@ -94,9 +36,12 @@ Verdict = Literal["higher", "lower", "suggests higher", "suggests lower", "not s
 # its import adds 1.5 s of processor time to the 0.7 s of scipy.special.
 SEEDS_TO_SUGGEST: Final = 3
 SEEDS_TO_CLAIM: Final = 5
+SMALLEST_EFFECT: Final = 1.0  # points: what a clause or a plan takes for the smallest that matters, if none is named
 EXACT_UP_TO: Final = 30  # pairs; beyond, the sign-flip p is a Monte Carlo estimate
 MONTE_CARLO_DRAWS: Final = 20_000
-RULE_VERSION: Final = 1  # of the rule for a claim: raise it when the rule changes but its constants do not
+LEAST_IMAGES: Final = 100  # of a test split
+MOST_IMAGES: Final = 100_000  # of a test split whose accuracies are still seen as counts of images
+RULE_VERSION: Final = 2  # of the rule for a claim: raise it when the rule changes but its constants do not
 
 
 def rule() -> dict[str, float]:
@@ -109,6 +54,7 @@ def rule() -> dict[str, float]:
         "exact_up_to": EXACT_UP_TO,
         "monte_carlo_draws": MONTE_CARLO_DRAWS,
         "variance_of_effects": SCALE,
+        "smallest_effect": SMALLEST_EFFECT,
     }
 
 
@@ -118,18 +64,29 @@ class Comparison:
 
     n: int
     difference: float
-    low: float | None  # 95 % t interval
+    low: float | None  # 95 % t interval, or the confidence sequence
     high: float | None
     p: float | None  # two-sided sign flip; None for a sequential comparison, since it is valid for a fixed n only
     p_t: float | None  # two-sided paired t test, or the always-valid p
-    p_holm: float | None = None  # `p` after Holm over the arms of the table
+    p_holm: float | None = None  # `p` after Holm over the planned arms of the table
     p_t_holm: float | None = None
-    std: float | None = None  # of the paired differences, ddof = 1
+    std: float | None = None  # of the paired differences, ddof = 1, at least `least_std`
     sequential: bool = False  # interval and p hold at whatever number of seeds one stops
+    dropped: int = 0  # planned pairs of which a run failed, diverged or was ended: the others are survivors
+    waiting: int = 0  # planned pairs that may still come
+
+    @property
+    def planned(self) -> int:
+        return self.n + self.dropped + self.waiting
+
+    @property
+    def complete(self) -> bool:
+        """No pair failed, and none is to come, unless the test holds at whatever number one stops."""
+        return not self.dropped and (self.sequential or not self.waiting)
 
     @property
     def verdict(self) -> Verdict:
-        if self.n < SEEDS_TO_SUGGEST or self.low is None or self.high is None:
+        if self.n < SEEDS_TO_SUGGEST or self.low is None or self.high is None or not self.complete:
             return "no claim"
         if self.low <= 0.0 <= self.high:
             return "not separable"
@@ -143,29 +100,82 @@ class Comparison:
     def separable(self) -> bool:
         return self.verdict in ("higher", "lower")
 
-
-def t_test_p(differences: Sequence[float]) -> float | None:
-    """Two-sided p of the paired t test; None below two pairs."""
-    summary = summarise(differences)
-    if summary is None or summary.std is None:
-        return None
-    if summary.std == 0.0:
-        return 1.0 if summary.mean == 0.0 else 0.0
-    return 2 * float(stdtr(summary.n - 1, -abs(summary.mean) / summary.std * math.sqrt(summary.n)))
+    @property
+    def hint(self) -> bool:
+        return self.verdict in ("suggests higher", "suggests lower")
 
 
-def one_sided_p(differences: Sequence[float], *, sequential: bool = False) -> float:
-    """p of "the mean is above 0", half the two-sided p on that side; 1 where there are too few differences.
+def grid(values: Iterable[float]) -> float:
+    """The step between values that are counts of the same images, in points: 0.2778 for multiples of 1/360, or of a part
+    of 360 that all of them share, of at least `LEAST_IMAGES`. 0 for values that are no such counts."""
+    images, seen = 1, set[float]()
+    for value in values:
+        if (near := round(value, 9)) in seen:
+            continue
+        seen.add(near)
+        images = math.lcm(images, _denominator(value / 100))
+        if images > MOST_IMAGES:
+            return 0.0
+    return 100 / (images * math.ceil(LEAST_IMAGES / images))
 
-    The sequential p is not halved: it is only known to hold for both sides together.
+
+@lru_cache(maxsize=4096)
+def _denominator(share: float) -> int:
+    """Of the first convergent of its continued fraction that equals the share; above `MOST_IMAGES` for none."""
+    rest, before, last = share, 1, 0
+    while True:
+        whole = math.floor(rest)
+        before, last = last, whole * last + before
+        if abs(share * last - round(share * last)) < 1e-9 or last > MOST_IMAGES:
+            return last
+        rest = 1 / (rest - whole)
+
+
+def least_std(values: Iterable[float], weights: Iterable[float], step: float | None = None) -> float:
+    """The least standard deviation that a contrast of these values is given: one image over the root of 12.
+
+    That is the spread of the rounding to whole images alone, so that seeds that happen to agree do not make a difference
+    certain. `step`: points that an image is worth, by default what the values show (`grid`). Values that are no counts of
+    images keep a billionth of their size, the rounding of the arithmetic.
     """
-    p = sequential_p(differences) if sequential else t_test_p(differences)
-    if p is None:
+    known = list(values)
+    step = grid(known) if step is None else step
+    image = step / math.sqrt(12) * math.sqrt(sum(w * w for w in weights) / 2)
+    return max(image, 1e-9 * max(map(abs, known), default=0.0))
+
+
+def t_interval(mean: float, std: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * std / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def t_test_p(differences: Sequence[float], floor: float = 0.0) -> float | None:
+    """Two-sided p of the paired t test; None below two pairs. `floor`: see `least_std`."""
+    n = len(differences)
+    if n < 2:
+        return None
+    mean, std = statistics.fmean(differences), spread(differences, floor)
+    if std == 0.0:
+        return 1.0 if mean == 0.0 else 0.0
+    return 2 * float(stdtr(n - 1, -abs(mean) / std * math.sqrt(n)))
+
+
+def spread(differences: Sequence[float], floor: float = 0.0) -> float:
+    """Standard deviation, ddof = 1, of two or more differences; 0 for equal ones, whatever the rounding of their mean."""
+    if min(differences) == max(differences):
+        return floor
+    return max(floor, statistics.stdev(differences))
+
+
+def one_sided_p(differences: Sequence[float], *, sequential: bool = False, floor: float = 0.0) -> float:
+    """p of "the mean is above 0": half the two-sided p on that side, or 1 over the one-sided e-value; 1 for too few."""
+    if len(differences) < 2:
         return 1.0
-    mean = statistics.fmean(differences)
     if sequential:
-        return p if mean > 0 else 1.0
-    return p / 2 if mean > 0 else 1 - p / 2
+        return min(1.0, 1 / max(one_sided_e_value(differences, floor), 1e-300))
+    p = t_test_p(differences, floor)
+    assert p is not None
+    return p / 2 if statistics.fmean(differences) > 0 else 1 - p / 2
 
 
 def _signed_sums(values: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -212,55 +222,92 @@ def sign_flip_floor(n: int) -> float:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction (Holm 1979): the i-th smallest of m times m - i, kept monotone, at most 1."""
+    """Holm's step-down correction (Holm 1979): the i-th smallest of m times m - i, kept monotone, at most 1.
+
+    A p that is None, of an arm that was planned and has no result yet, counts in m: if it did not, each arm that finishes
+    would be tested as if the later ones did not exist.
+    """
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     running = 0.0
     for rank, (p, i) in enumerate(known):
-        running = max(running, min(1.0, p * (len(known) - rank)))
+        running = max(running, min(1.0, p * (len(p_values) - rank)))
         corrected[i] = running
     return corrected
 
 
-def compare(arm: Mapping[int, float], baseline: Mapping[int, float], *, sequential: bool = False) -> Comparison | None:
-    """Paired by seed, over the seeds that both have; None when they share none."""
-    return contrast({"arm": arm, "baseline": baseline}, {"arm": 1.0, "baseline": -1.0}, sequential=sequential)
+def compare(
+    arm: Mapping[int, float],
+    baseline: Mapping[int, float],
+    *,
+    sequential: bool = False,
+    step: float | None = None,
+    dropped: int = 0,
+    waiting: int = 0,
+) -> Comparison | None:
+    """Paired by seed, over the seeds that both have; None when they share none. See `contrast`."""
+    values = {"arm": arm, "baseline": baseline}
+    weights = {"arm": 1.0, "baseline": -1.0}
+    return contrast(values, weights, sequential=sequential, step=step, dropped=dropped, waiting=waiting)
 
 
 def contrast(
-    values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float], *, sequential: bool = False
+    values: Mapping[str, Mapping[int, float]],
+    weights: Mapping[str, float],
+    *,
+    sequential: bool = False,
+    step: float | None = None,
+    dropped: int = 0,
+    waiting: int = 0,
 ) -> Comparison | None:
-    """A weighted sum of arms, seed by seed over the seeds that all of them have; None when they share none."""
+    """A weighted sum of arms, seed by seed over the seeds that all of them have; None when they share none.
+
+    sequential: seeds were added after results had been seen. step: points that one image is worth, by default what the
+    values show. dropped, waiting: planned pairs that failed, or may still come (`analysis.outcomes.missing`).
+    """
     differences = contrast_by_seed(values, weights)
     if not differences:
         return None
-    summary = summarise(differences)
-    interval = confidence_sequence(differences, LEVEL) if sequential else t_interval(differences)
-    low, high = interval or (None, None)
+    n, mean = len(differences), statistics.fmean(differences)
+    floor = least_std((v for arm in weights for v in values[arm].values()), weights.values(), step)
+    std = spread(differences, floor) if n > 1 else None
+    low, high = None, None
+    if std is not None:
+        low, high = (confidence_sequence(differences, LEVEL, floor) if sequential else t_interval(mean, std, n)) or (
+            None,
+            None,
+        )
     return Comparison(
-        n=len(differences),
-        difference=statistics.fmean(differences),
+        n=n,
+        difference=mean,
         low=low,
         high=high,
         p=None if sequential else sign_flip_p(differences),
-        p_t=sequential_p(differences) if sequential else t_test_p(differences),
-        std=summary.std if summary else None,
+        p_t=sequential_p(differences, floor) if sequential else t_test_p(differences, floor),
+        std=std,
         sequential=sequential,
+        dropped=dropped,
+        waiting=waiting,
     )
 
 
 def contrast_by_seed(values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float]) -> list[float]:
-    """The weighted sum at each seed that all arms with a weight have, in the order of the seeds."""
+    """The weighted sum at each seed that all arms with a weight have, in the order of the seeds.
+
+    A sum that is 0 but for the rounding of its parts is 0: an effect that cancels by construction has no sign.
+    """
     involved = [values.get(arm, {}) for arm in weights]
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in involved))) if involved else []
-    return [
-        math.fsum(weight * by_seed[seed] for weight, by_seed in zip(weights.values(), involved, strict=True))
-        for seed in seeds
-    ]
+    sums = []
+    for seed in seeds:
+        parts = [weight * by_seed[seed] for weight, by_seed in zip(weights.values(), involved, strict=True)]
+        total = math.fsum(parts)
+        sums.append(0.0 if abs(total) <= 1e-12 * max(map(abs, parts)) else total)
+    return sums
 
 
 def correct(comparisons: Mapping[str, Comparison | None]) -> dict[str, Comparison | None]:
-    """The same comparisons with both p values Holm-corrected over this family of arms."""
+    """The same comparisons with both p values Holm-corrected over this family; None in it is planned and counts."""
     p_holm = holm([c.p if c else None for c in comparisons.values()])
     p_t_holm = holm([c.p_t if c else None for c in comparisons.values()])
     return {

@@ -15,6 +15,7 @@ import polars as pl
 from analysis.images import OverImages
 from analysis.stats import Comparison
 from experiments.store import metrics, schema
+from experiments.store.schema import Manifest
 from experiments.store.summary import Summary
 
 Kind = Literal["effect", "interaction"]
@@ -59,6 +60,7 @@ class Part:
     rests_on: str
     numbers: Comparison | None
     p: float  # of the side that the verdict takes; of the statement where it is open
+    arms: tuple[str, ...] = ()  # that the clause is about; empty where they cannot show it
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Advice:
-    """What it takes to tell one arm from the baseline, if difference and spread are those seen in `pairs` seeds."""
+    """What it takes to see a difference of `effect` between an arm and the baseline, if the spread is as in `pairs` seeds."""
 
     arm: str
     baseline: str
-    difference: float  # points
+    effect: float  # points, the smallest difference that matters: named, not the one seen
+    difference: float  # points, as seen
     std: float  # of the paired differences
     pairs: int
-    level: float  # of the interval: 1 - 0.05 / (arms that are not told apart yet), as Holm's correction would ask
+    level: float  # of the interval: 1 - 0.05 / (planned arms), as Holm's correction asks at worst
     needed: int | None  # paired seeds; None: more than MOST_PAIRS
-    at_most: int | None  # with the spread at its upper end
+    at_least: int | None  # with the spread at the lower end of its 95 % interval
+    at_most: int | None  # at its upper end
     more_runs: int | None  # of the arm and of the baseline
     more_hours: float | None  # one device each
     unit: str  # GPU-h or CPU-h
@@ -105,7 +109,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One arm. Numbers come from finished runs only; None is missing, never 0."""
+    """One arm. Numbers come from finished runs only, of an arm from those that its difference uses; None is missing."""
 
     arm: str
     role: Role
@@ -116,7 +120,10 @@ class Row:
     published: float | None  # percent
     seconds_mean: float | None
     members: tuple[Member, ...] = ()  # in the order of the seeds
+    values: Mapping[int, float] = field(default_factory=dict)  # seed -> percent, of the readout that the table compares
     over_images: OverImages | None = None  # the same difference over seeds and test images; None without their hits
+    baseline_there: Summary | None = None  # the baseline over this arm's pairs, where it has other seeds too
+    apart: Summary | None = None  # of an arm's finished seeds that have no pair, which are in none of its numbers
 
     @property
     def unfinished(self) -> Mapping[str, int]:
@@ -145,6 +152,11 @@ class Table:
     inputs: Mapping[str, object] = field(default_factory=dict)  # what the seal is over
 
     @property
+    def exploratory(self) -> bool:
+        """Whether another readout is compared than the one that the sweep was planned for: then nothing is a claim."""
+        return self.metric != self.metric_of_sweep
+
+    @property
     def readouts(self) -> tuple[str, ...]:
         """The compared readout first, then the others."""
         there = [r for r in schema.READOUTS if r not in schema.ON_REQUEST or any(row.readouts[r] for row in self.rows)]
@@ -157,6 +169,11 @@ class Table:
     @property
     def n_planned(self) -> int:
         return sum(row.n_planned for row in self.rows)
+
+
+def added_by_results(manifest: Manifest) -> bool:
+    """Whether seeds joined after results had been seen: by `--until-significant`, or by a larger `--seeds`."""
+    return "max_seeds" in manifest or bool(manifest.get("joined"))
 
 
 Cells = list[dict[str, Any]]  # rows of a frame of `frame.cell_types`

@@ -5,18 +5,21 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from analysis import rule_one, words
 from analysis.ablation import ablation_table
 from analysis.formats import render
 from analysis.frame import Log, load_sweep, to_stderr
-from analysis.seal import RUN_FIELDS, Seal, seals_in
-from analysis.table import Table
+from analysis.seal import RUN_FIELDS, Seal, numbers, seals_in
+from analysis.table import Row, Table
 
 SEAL_NOTE: Final = re.compile(r"Seal [0-9a-f]{12}: ")  # the note that names the seal, which is not compared
 NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+DRAWING: Final = re.compile(r'<svg class="interval".*?</svg>| drawn(?=">)')
 ARM_CELL: Final = re.compile(
     r"(<tr[^>]*>)?(<th[^>]*>)?[|\s]*(\*\*)?"
 )  # what stands before the name of an arm in its row
@@ -33,10 +36,14 @@ def verify(path: Path, root: Path, log: Log = to_stderr) -> list[str]:
 
 def _changes(seal: Seal, root: Path, log: Log) -> Iterator[str]:
     then = seal.inputs
-    table = ablation_table(*load_sweep(root, then["label"], log), metric=then["metric"])
+    loaded = load_sweep(root, then["label"], log)
+    manifest, cells = loaded
+    table = ablation_table(manifest, cells, metric=then["metric"])
     now: dict[str, Any] = dict(table.inputs)
+    before = rule_one.rows(manifest, cells, then["metric"], table.rows)
     runs = list(_runs(_named(then), _named(now)))
     yield from runs
+    yield from loaded.cells["problems"].explode().drop_nulls() if runs else ()
     for name in sorted({*then["plan"], *now["plan"]}):
         if then["plan"].get(name) != now["plan"].get(name):
             yield f"plan: {name} was {_shown(then['plan'].get(name))}, is {_shown(now['plan'].get(name))}"
@@ -45,13 +52,21 @@ def _changes(seal: Seal, root: Path, log: Log) -> Iterator[str]:
     same = not runs and then["plan"] == now["plan"] and then["baseline"] == now["baseline"]
     if seal.version == 1:
         log("its seal is of format 1: numbers are compared, its hash of source files is not")
+    elif then["rule"] == rule_one.RULE:
+        log("made under rule 1 for a claim: its numbers are compared with what that rule makes of the runs")
+        now["numbers"] = numbers(before)
     elif then["rule"] != now["rule"]:
         yield from _rules(then["rule"], now["rule"])
     if seal.edited:
-        where = _first_difference(seal, table) if same else None
+        today = (
+            then.get("rule") == table.inputs["rule"]
+        )  # else the wording is another, and only numbers can be compared
+        where = _first_difference(seal, table) if same and today else None
+        if same and not today:
+            where = next(_lost_numbers(seal, table, before), None)
         yield f"the file: its table was edited after it was made{f'; {where}' if where else ''}"
     elif same:
-        yield from _numbers(then["numbers"], now["numbers"]) if seal.version > 1 else _lost_numbers(seal, table)
+        yield from _numbers(then["numbers"], now["numbers"]) if seal.version > 1 else _lost_numbers(seal, table, before)
 
 
 def _rules(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -69,19 +84,29 @@ def _numbers(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
                 yield f"{arm}: of the same runs {name} was {_shown(old)}, is {_shown(after.get(name))}"
 
 
-def _lost_numbers(seal: Seal, table: Table) -> Iterator[str]:
-    """For seals of format 1: lines of the file with a number that the arm's lines in a table made now do not have."""
+def _lost_numbers(seal: Seal, table: Table, before: Sequence[Row]) -> Iterator[str]:
+    """For seals of format 1: lines of the file with a number that the arm's lines in a table made now do not have.
+
+    `before`: the rows with the numbers of rule 1, under which those seals were made.
+    """
+    then = replace(table, rows=tuple(before))
     made = [
-        (line, Counter(NUMBER.findall(line)))
-        for line in _lines(render(table, seal.format, view=seal.view), seal.format)
+        (line, Counter(NUMBER.findall(line)) + _p_values(line, before))
+        for line in _lines(render(then, seal.format, view=seal.view), seal.format)
     ]
     for number, line in enumerate(_lines(seal.body, seal.format), start=1):
         arm = next((row.arm for row in table.rows if ARM_CELL.fullmatch(line.split(row.arm)[0])), None)
         if arm is None:
             continue
-        before = Counter(NUMBER.findall(line))
-        if not any(before <= after for other, after in made if arm in other):
+        said = Counter(NUMBER.findall(line))
+        if not any(said <= after for other, after in made if arm in other):
             yield f"line {number} of the table: the same runs make other numbers of {arm}"
+
+
+def _p_values(line: str, rows: Sequence[Row]) -> Counter[str]:
+    """The numbers of the p that rule 1 printed in the row of an arm."""
+    row = next((row for row in rows if ARM_CELL.fullmatch(line.split(row.arm)[0])), None)
+    return Counter(NUMBER.findall(" ".join(map(words.p_value, rule_one.p_values(row))) if row else ""))
 
 
 def _shown(value: Any) -> str:
@@ -150,5 +175,6 @@ def _shared(one: str, other: str) -> int:
 
 
 def _lines(text: str, format: str) -> list[str]:
-    plain = html.unescape(text) if format == "html" else text
+    """Without the drawings of an HTML table: they say what its words say, and have other places in other versions."""
+    plain = DRAWING.sub("", html.unescape(text)) if format == "html" else text
     return [line.rstrip() for line in plain.strip().splitlines()]

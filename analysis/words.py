@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from analysis.stats import EXACT_UP_TO, MONTE_CARLO_DRAWS, SEEDS_TO_CLAIM, Comparison, sign_flip_floor
+from analysis.stats import SEEDS_TO_CLAIM, Comparison
 from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
 from experiments.store import schema
 from experiments.store.durations import in_words
@@ -53,12 +53,23 @@ def difference(comparison: Comparison | None) -> str:
 
 
 def verdict(comparison: Comparison | None) -> str:
-    """As text: `higher by 1.2 [0.4, 2.0], n=5`, `not separable: +0.1 [0.0, +0.2], n=3`, `no claim: +0.4, n=1`."""
+    """As text: `higher by 1.2 [0.4, 2.0], n=5`, `not separable: +0.1 [0.0, +0.2], n=3`, `no claim: +0.4, n=1`.
+
+    Of seeds that failed `no claim: +0.8 [+0.2, +1.4], n=5, survivors: 5 of 10 failed`, of seeds to come `n=5 of 10 so far`.
+    """
     if comparison is None:
         return "no claim: no seed in common"
-    if comparison.verdict in ("no claim", "not separable"):
-        return f"{comparison.verdict}: {difference(comparison)}, n={comparison.n}"
-    return f"{comparison.verdict} by {_size(comparison)}, n={comparison.n}"
+    if comparison.separable:
+        return f"{comparison.verdict} by {_size(comparison)}, n={comparison.n}"
+    said = "no claim" if comparison.hint else comparison.verdict
+    return f"{said}: {difference(comparison)}, {pairs(comparison)}"
+
+
+def pairs(comparison: Comparison) -> str:
+    """`n=5`, `n=5, survivors: 5 of 10 failed`, `n=5 of 10 so far`."""
+    if comparison.dropped:
+        return f"n={comparison.n}, survivors: {comparison.dropped} of {comparison.planned} failed"
+    return f"n={comparison.n}" if comparison.complete else f"n={comparison.n} of {comparison.planned} so far"
 
 
 def _size(comparison: Comparison) -> str:
@@ -78,12 +89,13 @@ def p_value(p: float | None) -> str:
 
 
 def p_values(comparison: Comparison | None) -> str:
-    """`0.0625 (0.12)`: the sign flip's p, in brackets after Holm; of a sequential comparison its always-valid p."""
-    if comparison is None:
+    """The p that decides: of the paired t test, or the always-valid one, after Holm; alone for an arm of no family.
+
+    None of survivors, nor of a part of the plan: a p there is of no test that was planned.
+    """
+    if comparison is None or not comparison.complete:
         return NOTHING
-    sequential = comparison.sequential
-    p, holm = (comparison.p_t, comparison.p_t_holm) if sequential else (comparison.p, comparison.p_holm)
-    return p_value(p) + ("" if p is None or holm is None else f" ({p_value(holm)})")
+    return p_value(comparison.p_t if comparison.p_t_holm is None else comparison.p_t_holm)
 
 
 def states(unfinished: Mapping[str, int]) -> str:
@@ -122,14 +134,23 @@ def claim_lines(claim: Claim) -> list[str]:
 
 
 def advice_line(advice: Advice) -> str:
-    """The seeds it takes to separate an arm, and their cost."""
-    seen = f"difference {signed(advice.difference, 1)}, sd {advice.std:.2g}, n={advice.pairs}"
-    to = f"To separate {advice.arm} from {advice.baseline} ({seen})"
+    """The seeds it takes to see the named effect of an arm, and their cost."""
+    seen = f"sd {advice.std:.2g}, n={advice.pairs}"
+    to = f"To see {_points(advice.effect)} between {advice.arm} and {advice.baseline} ({seen})"
     if advice.needed is None:
         return f"{to} more than {MOST_PAIRS:,} paired seeds would be needed"
-    upper = f", {advice.at_most:,} if the spread was seen too small" if advice.at_most else ""
+    most = f"over {MOST_PAIRS:,}" if advice.at_most is None else f"{advice.at_most:,}"
+    least = f"over {MOST_PAIRS:,}" if advice.at_least is None else f"{advice.at_least:,}"
+    within = f" ({least} to {most} by the spread's own 95 % interval)" if least != most else ""
+    if not advice.more_runs:
+        return f"{to} ~{advice.needed:,} paired seeds are enough{within}: as many are there"
     price = "" if advice.more_hours is None else f", +{_hours(advice.more_hours)} {advice.unit}"
-    return f"{to} you need ~{advice.needed:,} paired seeds{upper}: {count(advice.more_runs or 0, 'more run')}{price}"
+    more = f"{count(advice.more_runs, 'more run')}{price}"
+    return f"{to} you need ~{advice.needed:,} paired seeds{within}: {more}, added by --until-significant"
+
+
+def _points(points: float) -> str:
+    return "1 point" if points == 1 else f"{points:g} points"
 
 
 def _hours(hours: float) -> str:
@@ -152,25 +173,44 @@ def _clauses(arms: Sequence[Row]) -> list[str]:
     compared = [(row.arm, row.comparison) for row in arms if row.comparison]
     compared.sort(key=lambda pair: -abs(pair[1].difference))
     clauses = [_clause(compared, "higher"), _clause(compared, "lower")]
-    hints = [hint for way in ("higher", "lower") if (hint := _clause(compared, f"suggests {way}"))]
-    alike = [row.arm for row in arms if row.comparison and row.comparison.verdict == "not separable"]
-    few = [row.arm for row in arms if row.comparison is None or row.comparison.verdict == "no claim"]
+    alike = [row.arm for row in arms if row.comparison and row.comparison.complete and _open(row.comparison)]
+    survived = [row.arm for row in arms if _failed(row)]
+    few = [row.arm for row in arms if _waits(row) and not _failed(row)]
     clauses += [
-        f"the seeds suggest that {', and that '.join(hints)}" if hints else None,
         f"{listing(alike)} {'is' if len(alike) == 1 else 'are'} not separable from it" if alike else None,
+        f"seeds of {listing(survived)} failed, so there is no claim about {'it' if len(survived) == 1 else 'them'}"
+        if survived
+        else None,
         f"{listing(few)} {'has' if len(few) == 1 else 'have'} too few finished seeds for a claim" if few else None,
     ]
     return [clause for clause in clauses if clause]
 
 
-def answer(rows: Sequence[Row], metric: str) -> str:
-    """The answer in one sentence, with the number of finished runs unless all are."""
+def _open(comparison: Comparison) -> bool:
+    return comparison.verdict == "not separable" or comparison.hint
+
+
+def _failed(row: Row) -> bool:
+    """Whether a planned pair of an arm failed: its own runs, or the baseline's at those seeds."""
+    return (
+        row.comparison.dropped > 0 if row.comparison else DIVERGED in row.unfinished or schema.FAILED in row.unfinished
+    )
+
+
+def _waits(row: Row) -> bool:
+    return row.comparison is None or row.comparison.verdict == "no claim"
+
+
+def answer(rows: Sequence[Row], metric: str, planned_metric: str | None = None) -> str:
+    """The answer in one sentence, with the number of finished runs unless all are. Another readout is exploratory."""
     done, planned = sum(r.n_done for r in rows), sum(r.n_planned for r in rows)
     baseline, arms = rows[0], [row for row in rows if row.role == "arm"]
     reference = baseline.readouts[metric]
     if reference is None:
         return f"No answer yet: the baseline {baseline.arm} has no finished run ({done} of {planned} runs are done)."
     so_far = "" if done == planned else f"So far ({done} of {planned} runs): "
+    if planned_metric not in (None, metric):
+        so_far = f"Exploratory (the sweep was planned for {READOUT_TITLES[str(planned_metric)]}): {so_far}"
     against = f"against {baseline.arm} ({READOUT_TITLES[metric]} {percent(reference)} %, n={reference.n})"
     sentence = f"{against}, {'; '.join(_clauses(arms)) or 'there is no other arm'}."
     return so_far + (sentence if so_far else sentence[0].upper() + sentence[1:])
@@ -179,8 +219,9 @@ def answer(rows: Sequence[Row], metric: str) -> str:
 # Notes.
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {listing([str(s) for s in seeds], 8)}"
+def seeds(numbers: Sequence[int]) -> str:
+    """`seed 3`, `seeds 3 and 4`."""
+    return f"seed{'s' if len(numbers) > 1 else ''} {listing([str(s) for s in numbers], 8)}"
 
 
 def _unfinished(arm: str, cells: Cells) -> str | None:
@@ -195,7 +236,9 @@ def _unfinished(arm: str, cells: Cells) -> str | None:
         groups.setdefault((DIVERGED if diverged else state, _shorten(reason) if with_reason else ""), []).append(
             cell["seed"]
         )
-    parts = [f"{_seeds(seeds)} {state}{f' ({reason})' if reason else ''}" for (state, reason), seeds in groups.items()]
+    parts = [
+        f"{seeds(numbers)} {state}{f' ({reason})' if reason else ''}" for (state, reason), numbers in groups.items()
+    ]
     return f"{arm}: {len(cells) - len(rest)} of {len(cells)} done; {', '.join(parts)}"
 
 
@@ -238,36 +281,36 @@ def _which_images(rows: Sequence[Row]) -> str | None:
 
 
 def _method(rows: Sequence[Row], metric: str) -> str:
-    family = [row.comparison for row in rows if row.comparison and row.role == "arm"]
+    arms = [row for row in rows if row.role == "arm"]
+    sequential = any(row.comparison.sequential for row in arms if row.comparison)
     difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
     head = f"Percent on the test split; ± standard deviation over seeds. {difference}"
-    arms = count(len(family), "arm")
-    if any(c.sequential for c in family):
+    family = f"Holm over the {count(len(arms), 'planned arm')}"
+    if sequential:
         return (
             f"{head}with an interval and a p that hold at whatever number of seeds one stops (e-value of a t test), for seeds "
-            f"were added until the answer was clear; in brackets after Holm over {arms}. "
-            f"A claim needs {SEEDS_TO_CLAIM} pairs and that p under 0.05 after Holm; less only suggests."
+            f"were added after results had been seen; p after {family}. "
+            f"A claim needs {SEEDS_TO_CLAIM} pairs, none of them failed, and that p under 0.05."
         )
     return (
-        f"{head}95 % t interval. p: {_flips([c.n for c in family])}; in brackets after Holm over {arms}. "
-        f"A claim needs {SEEDS_TO_CLAIM} pairs and a paired t test under 0.05 after Holm; less only suggests."
+        f"{head}95 % t interval; p of the paired t test after {family}. "
+        f"A claim needs {SEEDS_TO_CLAIM} pairs, all that were planned, and that p under 0.05."
     )
 
 
-def _flips(pairs: Sequence[int]) -> str:
-    if pairs and max(pairs) > EXACT_UP_TO:
-        return f"two-sided sign flip, exact up to {EXACT_UP_TO} pairs, beyond by {MONTE_CARLO_DRAWS:,} random draws"
-    floor = f"; {count(max(pairs), 'pair')} cannot go under {p_value(sign_flip_floor(max(pairs)))}" if pairs else ""
-    return f"exact two-sided sign flip{floor}"
-
-
 def _partial(rows: Sequence[Row], metric: str) -> list[str]:
+    """The seeds that are in no difference, and the baseline over the seeds of an arm that has fewer."""
     lines = []
     for row in rows:
-        summary, pairs = row.readouts[metric], row.comparison
-        if summary and pairs and pairs.n < summary.n:
+        if row.apart and row.comparison:
             lines.append(
-                f"{row.arm}: {pairs.n} of its {summary.n} finished seeds have a finished baseline to pair with"
+                f"{row.arm}: {row.comparison.n} of its {row.n_done} finished seeds have a finished baseline to pair with; "
+                f"apart from its row, {count(row.apart.n, 'other seed')} {percent(row.apart)}"
+            )
+        if row.role == "arm" and row.baseline_there:
+            lines.append(
+                f"{row.arm}: over its {count(row.baseline_there.n, 'pair')} {rows[0].arm} has {percent(row.baseline_there)}, "
+                f"over all its {rows[0].n_done} seeds {percent(rows[0].readouts[metric])}"
             )
     return lines
 

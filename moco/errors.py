@@ -11,6 +11,10 @@ class Diverged(ArithmeticError):
         self.step = step
 
 
+class GpuOutOfMemory(MemoryError):
+    """A step does not fit into the GPU; the text says which fields to turn."""
+
+
 class PeerLost(RuntimeError):
     """Another process of the run is gone, or does not answer, and nobody knows why."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.look import COLOURS, MARKERS, Picture, caption, error_bar, house_style, n_seeds, picture
+from analysis.exhibit import levels
+from analysis.figures.look import COLOURS, MARKERS, Picture, caption, house_style, interval_of, n_seeds, picture
 from analysis.figures.scales import Scale, axis_scale, series
 from analysis.figures.thinning import evenly, few
 from analysis.style import INK, MUTED, PAPER
@@ -21,16 +23,12 @@ from experiments.store.schema import Manifest
 CROWDED_FROM: Final = 34  # characters of tick labels in one panel
 MOST_TICKS: Final = 14  # that are named
 MOST_PLACES, MOST_ROWS = 120, 40  # arms in a figure with and without an axis
+SEEDS_APART: Final = 0.02  # of the range of all seeds: those closer together stand beside each other
 OFF_THE_AXIS: Final = 1.0  # an untrained encoder further away than this many heights of the data is named, not drawn
 
 
 def _points(cells: pl.DataFrame, arms: Sequence[str], readout: str) -> pl.DataFrame:
     return cells.filter(pl.col("arm").is_in(arms)).drop_nulls(readout).select("arm", "seed", readout)
-
-
-def _mapping(frame: pl.DataFrame) -> dict[str, list[Any]]:
-    """As a mapping of columns, since seaborn does not accept polars 2 frames."""
-    return frame.to_dict(as_series=False)
 
 
 def _untrained(ax: Axes, cells: pl.DataFrame, readout: str, vertical: bool) -> None:
@@ -126,65 +124,61 @@ def _ticks(ax: Axes, manifest: Manifest, scale: Scale, seen: set[float], mark: b
 def _axis_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, scale: Scale, readout: str) -> list[int]:
     names = series(manifest)
     order = list(dict.fromkeys(names.values()))
-    beside = 0.016 * (max(scale.ticks) - min(scale.ticks))
+    span = max(scale.ticks) - min(scale.ticks)
+    beside = 0.016 * span
     dodge = {line: (i - (len(order) - 1) / 2) * 3 * beside for i, line in enumerate(order)}
-    points = _points(cells, list(names), readout).with_columns(
-        x=pl.col("arm").replace_strict(scale.positions, return_dtype=pl.Float64),
-        line=pl.col("arm").replace_strict(names, return_dtype=pl.String),
-    )
-    points = points.with_columns(pl.col("x") + pl.col("line").replace_strict(dodge, return_dtype=pl.Float64))
-    colours = dict(zip(order, COLOURS, strict=False))
-    several = len(order) > 1
-    legend = "brief" if several else False
-    if not points.is_empty():
-        sns.lineplot(
-            _mapping(points),
-            x="x",
-            y=readout,
-            hue="line",
-            style="line",
-            hue_order=order,
-            style_order=order,
-            ax=ax,
-            palette=colours,
-            markers=list(MARKERS[: len(order)]),
-            dashes=False,
-            errorbar=error_bar,
-            err_style="bars",
-            err_kws={"capsize": 3, "elinewidth": 1.1},
+    finished = {
+        arm: _points(cells, [arm], readout)[readout].to_list() for arm in sorted(names, key=scale.positions.__getitem__)
+    }
+    low, high = _range([v for values in finished.values() for v in values])
+    for line, colour, marker in zip(order, itertools.cycle(COLOURS), itertools.cycle(MARKERS)):
+        places, means, bars = [], [], []
+        for arm in (arm for arm in finished if names[arm] == line):
+            values, x = finished[arm], scale.positions[arm] + dodge[line]
+            places.append(x)
+            if not values:
+                means.append(math.nan)  # no line crosses an arm that has no run
+                bars.append((0.0, 0.0))
+                continue
+            mean, bounds = sum(values) / len(values), interval_of(values, readout)
+            means.append(mean)
+            bars.append((mean - bounds[0], bounds[1] - mean))
+            aside = levels(values, SEEDS_APART * (high - low))
+            offsets = [x + beside * (1.4 + 0.8 * level) for level in aside]
+            ax.scatter(offsets, values, s=9, color=colour, alpha=0.6, linewidths=0, zorder=1.5)
+        ax.plot(
+            places,
+            means,
+            color=colour,
+            marker=marker,
             markersize=6,
             markeredgecolor=PAPER,
-            legend=legend,
+            label=line if len(order) > 1 else None,
         )
-        for line in order:
-            own = points.filter(line=line)
-            ax.scatter(
-                (own["x"] + beside).to_list(),
-                own[readout].to_list(),
-                s=9,
-                color=colours[line],
-                alpha=0.5,
-                linewidths=0,
-                zorder=1.5,
-            )
-    mean = points.filter(arm=manifest["baseline"])[readout].mean()
-    if isinstance(mean, float):
+        ax.errorbar(
+            places, means, yerr=list(zip(*bars, strict=True)), fmt="none", color=colour, capsize=3, elinewidth=1.1
+        )
+    values = finished.get(manifest["baseline"], [])
+    if values:
         home = scale.positions[manifest["baseline"]] + dodge[names[manifest["baseline"]]]
         ax.plot(
             home,
-            mean,
+            sum(values) / len(values),
             "o",
             markersize=11,
             markerfacecolor="none",
             markeredgecolor=INK,
             markeredgewidth=1.1,
             zorder=4,
-            label="baseline" if several else None,
+            label="baseline" if len(order) > 1 else None,
         )
-    if own_legend := ax.get_legend():
-        own_legend.remove()  # the figure has one above its panels
-    _ticks(ax, manifest, scale, {scale.positions[arm] for arm in points["arm"]}, mark=not several)
-    return points.group_by("arm").len()["len"].to_list()
+    seen = {scale.positions[arm] for arm, values in finished.items() if values}
+    _ticks(ax, manifest, scale, seen, mark=len(order) == 1)
+    return [len(values) for values in finished.values() if values]
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    return (min(values), max(values)) if values and min(values) < max(values) else (0.0, 1.0)
 
 
 def _arm_label(arm: str, manifest: Manifest, points: pl.DataFrame) -> str:
@@ -196,13 +190,15 @@ def _arms_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str)
     """A panel without an axis of numbers: a row for each arm, in the sweep's order."""
     arms = [arm for arm in manifest["arms"] if arm != schema.RANDOM_INIT]
     points = _points(cells, arms, readout)
+    ends = _range(points[readout].to_list())
     for row, arm in enumerate(arms):
         values = points.filter(arm=arm)[readout].to_list()
         colour = INK if arm == manifest["baseline"] else COLOURS[0]
         if values:
-            low, high = error_bar(values)
+            low, high = interval_of(values, readout)
             mean = sum(values) / len(values)
-            ax.scatter(values, [row + 0.24] * len(values), s=9, color=colour, alpha=0.45, linewidths=0)
+            heights = [row + 0.2 + 0.08 * level for level in levels(values, SEEDS_APART * (ends[1] - ends[0]))]
+            ax.scatter(values, heights, s=9, color=colour, alpha=0.6, linewidths=0)
             ax.errorbar(
                 mean,
                 row,
@@ -224,6 +220,28 @@ def _arms_panel(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str)
     return points.group_by("arm").len()["len"].to_list()
 
 
+def draw_axis(ax: Axes, manifest: Manifest, cells: pl.DataFrame, readout: str, *, published: bool) -> list[int]:
+    """One readout into a panel, along the sweep's axis or a row for each arm; returns the finished seeds of the arms."""
+    scale = axis_scale(manifest)
+    if scale:
+        counts = _axis_panel(ax, manifest, cells, scale, readout)
+        ax.set_ylabel(f"{READOUT_TITLES[readout]}, %")
+    else:
+        counts = _arms_panel(ax, manifest, cells, readout)
+        ax.set_xlabel(f"{READOUT_TITLES[readout]}, %")
+    _untrained(ax, cells, readout, vertical=scale is None)
+    (ax.yaxis if scale else ax.xaxis).set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    if scale and published and readout == manifest["metric"] and manifest["published"]:
+        _published(ax, manifest, scale, series(manifest))
+    return counts
+
+
+def small_print(manifest: Manifest, counts: Sequence[int], *, published: bool) -> str:
+    small = "no finished run yet" if not counts else f"{n_seeds(counts)} (dots); bars: 95 % t interval of the mean"
+    shown = published and axis_scale(manifest) and manifest["published"]
+    return small + (f". Published: {manifest['published_source']}" if shown else "")
+
+
 def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str] | None = None) -> Picture:
     """One panel per readout, by default the sweep's metric. Arms may be missing; of very many, some are drawn.
 
@@ -231,29 +249,28 @@ def axis_figure(manifest: Manifest, cells: pl.DataFrame, readouts: Sequence[str]
     """
     chosen = [check_readout(r) for r in readouts or [manifest["metric"]]]
     manifest, cells, left_out = few(manifest, cells, MOST_PLACES if axis_scale(manifest) else MOST_ROWS)
-    scale = axis_scale(manifest)
-    single, n_arms = len(chosen) == 1, len(manifest["arms"])
+    along = axis_scale(manifest) is not None
+    single = len(chosen) == 1
     with house_style():
-        height = 3.5 if scale else 1.5 + 0.3 * n_arms
-        names = 0.0 if scale else 0.065 * max(0, max(map(len, manifest["arms"])) - 18)
-        figure = picture(names + (5.4 if single else 3.3 * len(chosen) + (0.0 if scale else 1.2)), height)
-        panels = figure.subplots(1, len(chosen), squeeze=False, sharey=scale is None)[0]
+        names = 0.0 if along else 0.065 * max(0, max(map(len, manifest["arms"])) - 18)
+        width = names + (5.4 if single else 3.3 * len(chosen) + (0.0 if along else 1.2))
+        figure = picture(width, axis_inches(manifest))
+        panels = figure.subplots(1, len(chosen), squeeze=False, sharey=not along)[0]
         counts: list[int] = []
         for ax, readout in zip(panels, chosen, strict=True):
-            if scale:
-                counts += _axis_panel(ax, manifest, cells, scale, readout)
-                ax.set_ylabel(f"{READOUT_TITLES[readout]}, %")
-            else:
-                counts += _arms_panel(ax, manifest, cells, readout)
-                ax.set_xlabel(f"{READOUT_TITLES[readout]}, %")
-            _untrained(ax, cells, readout, vertical=scale is None)
-            (ax.yaxis if scale else ax.xaxis).set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-            if scale and single and readout == manifest["metric"] and manifest["published"]:
-                _published(ax, manifest, scale, series(manifest))
-        handles, labels = panels[0].get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.6)
-        small = "no finished run yet" if not counts else f"{n_seeds(counts)} (dots); bars: 95 % t interval of the mean"
-        source = f". Published: {manifest['published_source']}" if scale and single and manifest["published"] else ""
-        caption(figure, f"{manifest['label']}, test split. {left_out}{small}{source}.")
+            counts += draw_axis(ax, manifest, cells, readout, published=single)
+        name_lines(figure, panels[0])
+        text = small_print(manifest, counts, published=single and chosen == [manifest["metric"]])
+        caption(figure, f"{manifest['label']}, test split. {left_out}{text}.")
     return figure
+
+
+def axis_inches(manifest: Manifest) -> float:
+    return 3.5 if axis_scale(manifest) else 1.5 + 0.3 * len(manifest["arms"])
+
+
+def name_lines(figure: Picture, ax: Axes) -> None:
+    """The legend of several lines, above the panels."""
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.6)

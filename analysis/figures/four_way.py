@@ -21,7 +21,7 @@ from analysis.figures.curves import (
     strokes_of,
     trained_arms,
 )
-from analysis.figures.look import COLOURS, Picture, caption, error_bar, house_style, n_seeds, picture
+from analysis.figures.look import COLOURS, Picture, caption, house_style, interval_of, n_seeds, picture
 from analysis.style import MUTED, PAPER
 from analysis.table import READOUT_TITLES
 from experiments.store import schema
@@ -67,7 +67,7 @@ def _final(ax: Axes, manifest: Manifest, cells: pl.DataFrame, strokes: Strokes) 
         if not values:
             continue
         counts.append(len(values))
-        low, high = error_bar(values)
+        low, high = interval_of(values, metric)
         mean = sum(values) / len(values)
         ax.scatter(values, [row + 0.22] * len(values), s=9, color=colour, alpha=0.5, linewidths=0)
         filled = dashes == DASHES[0]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from analysis.figures.answer import answer_figure
 from analysis.figures.axis import axis_figure
 from analysis.figures.curves import (
     DIAGNOSTIC_KEYS,
@@ -20,6 +21,7 @@ from analysis.figures.curves import (
     diagnostics_figure,
     loss_figure,
 )
+from analysis.figures.forest import forest_figure
 from analysis.figures.four_way import VALIDATION_KEYS, four_way_figure, pairs
 from analysis.figures.heat_map import grid_of, heat_map_figure
 from analysis.figures.look import Picture
@@ -82,6 +84,14 @@ def _needs_grid(manifest: Manifest) -> str:
 
 
 KINDS: Final = {
+    "answer": Kind(
+        "`axis` and `forest` side by side",
+        lambda source, loaded, log: answer_figure(*loaded),
+    ),
+    "forest": Kind(
+        "paired differences to the baseline, a dot per seed, with one zero, and the baseline against itself",
+        lambda source, loaded, log: forest_figure(*loaded),
+    ),
     "axis": Kind(
         "the readout against what the arms vary, with intervals and the published shape",
         lambda source, loaded, log: axis_figure(*loaded),
@@ -101,13 +111,13 @@ KINDS: Final = {
 
 
 def default_kind(manifest: Manifest) -> str:
-    """`four-way` for backbones with and without pre-training, `heat-map` for a grid of many lines, else `axis`."""
+    """`four-way` for backbones with and without pre-training, `heat-map` for a grid of many lines, else `answer`."""
     if pairs(manifest["arms"]):
         return "four-way"
     crossed = grid_of(manifest)
     if crossed and (axis_scale(manifest) is None or len(set(series(manifest).values())) > LINES_IN_AN_AXIS_FIGURE):
         return "heat-map"
-    return "axis"
+    return "answer"
 
 
 def draw(name: str, source: Source, loaded: Loaded, log: Log = to_stderr) -> Picture:

@@ -23,6 +23,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from analysis.style import BLUE, FIGURE_FORMATS, INK, LINE, MUTED, PAPER
+from experiments.store.metrics import unit_of
 from experiments.store.summary import t_interval
 
 DOTS_PER_INCH: Final = 200
@@ -71,10 +72,12 @@ _LOOK: Final[dict[str, Any]] = {
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # the first is what the layout is made with
     "figure.constrained_layout.wspace": 0.06,
     "svg.hashsalt": "analysis",  # the same figure is the same file
-    "pdf.fonttype": 42,  # text stays text
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and restyled
+    "pdf.fonttype": 42,
     "figure.dpi": 100,
     "savefig.dpi": DOTS_PER_INCH,
 }
@@ -117,6 +120,15 @@ def error_bar(values: Iterable[float]) -> tuple[float, float]:
     """The 95 % t interval, for seaborn's `errorbar`, whose own default covers 75 % at n = 3."""
     known = [float(v) for v in values]
     return t_interval(known) or (known[0], known[0])
+
+
+def interval_of(values: Sequence[float], readout: str) -> tuple[float, float]:
+    """`error_bar` of a readout, within what it can be: the true mean of percentages is in 0 to 100, whatever t says."""
+    low, high = error_bar(values)
+    if unit_of(readout) != "%":
+        return low, high
+    mean = sum(values) / len(values)
+    return min(mean, max(0.0, low)), max(mean, min(100.0, high))
 
 
 def n_seeds(counts: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import Bbox
 
 from analysis.cost import unit_of, with_hours
-from analysis.figures.look import COLOURS, Picture, caption, error_bar, house_style, n_seeds, picture, shortened
+from analysis.figures.look import COLOURS, Picture, caption, house_style, interval_of, n_seeds, picture, shortened
 from analysis.style import INK, MUTED, PAPER
 from analysis.table import READOUT_TITLES
 from experiments.store import schema
@@ -186,7 +186,7 @@ def sweep_pareto(manifest: Manifest, cells: pl.DataFrame, left_out: str = "") ->
         arms.append(arm)
         hours.append(sum(own["hours"].to_list()) / own.height)
         accuracies.append(sum(values) / len(values))
-        intervals.append(error_bar(values) if len(values) > 1 else None)
+        intervals.append(interval_of(values, metric) if len(values) > 1 else None)
         counts.append(len(values))
     bars = f"Means over finished runs, {n_seeds(counts)}; bars: 95 % t interval; ring: the baseline. " if counts else ""
     return pareto_figure(

@@ -25,6 +25,7 @@ from analysis.figures.curves import (
     diagnostics_figure,
     loss_figure,
 )
+from analysis.figures.forest import forest_figure
 from analysis.figures.four_way import VALIDATION_KEYS, four_way_figure
 from analysis.figures.gallery import MOST_POINTS, default_kind
 from analysis.figures.heat_map import grid_of, heat_map_figure
@@ -153,6 +154,7 @@ def _answers(loaded: Loaded, table: Table) -> list[tuple[Picture, str]]:
     others = [r for r in readable if r != table.metric]
     drawn = []
     if table.metric in readable:
+        drawn.append((forest_figure(manifest, cells), "paired differences of each arm to the baseline"))
         drawn.append((axis_figure(manifest, cells, [table.metric]), f"{READOUT_TITLES[table.metric]} of each arm"))
         if grid_of(manifest):
             drawn.append((heat_map_figure(manifest, cells), "the readout over two crossed factors"))

@@ -7,13 +7,18 @@ paper's. They are stored with the plan, and `analysis.claims` judges them. "The 
 clause expresses, or names that are clearer than those of the arms.
 
     rises, saturates, best_between, best_inside     about an axis
-    fails, order                                    about arms
+    fails, diverges, order                          about arms
     adds, adds_most                                 about factors
+
+An effect that is shown to be under `smallest` points, 1 where a clause does not say, contradicts the clause that claims it: an
+arm that changes nothing is not underpowered for ever. Of two arms of which a seed diverged, the one that diverges more often
+counts as the lower one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from experiments.plan.overrides import LETTERS
 from experiments.store.schema import Clause
@@ -21,14 +26,27 @@ from experiments.store.schema import Clause
 ON_AN_AXIS = ("rises", "saturates", "best_between", "best_inside")
 
 
-def rises() -> Clause:
-    """The last arm of the axis is above the first."""
-    return Clause(kind="rises")
+def _named(kind: str, **bounds: float | None) -> Clause:
+    """A clause with those bounds that were given, so that a clause without any is the same in all plans."""
+    for name, value in bounds.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{kind}({name}={value:g}): must be above 0")
+    given = {name: value for name, value in bounds.items() if value is not None}
+    return cast(Clause, {"kind": kind, **given})
 
 
-def saturates(within: float) -> Clause:
-    """The last step of the axis changes less than `within` points, up or down."""
-    return Clause(kind="saturates", within=within)
+def rises(*, share: float | None = None, smallest: float | None = None) -> Clause:
+    """The last arm of the axis is above the first, and none is lower than an earlier one by more than `share` of that rise
+    (a quarter)."""
+    return _named("rises", share=share, smallest=smallest)
+
+
+def saturates(within: float | None = None, *, share: float | None = None) -> Clause:
+    """The last step of the axis changes less, up or down, than `share` of the whole rise, and than `within` points if given.
+
+    The share is by default three quarters of the step that a straight line over the arms would have.
+    """
+    return _named("saturates", within=within, share=share)
 
 
 def fails(arm: str, by: float) -> Clause:
@@ -36,29 +54,34 @@ def fails(arm: str, by: float) -> Clause:
     return Clause(kind="fails", arm=arm, by=by)
 
 
-def best_between(low: float, high: float) -> Clause:
+def diverges(arm: str) -> Clause:
+    """`arm` diverges at more seeds than the baseline."""
+    return Clause(kind="diverges", arm=arm)
+
+
+def best_between(low: float, high: float, *, smallest: float | None = None) -> Clause:
     """An arm with low <= axis <= high is above every other arm of the axis."""
-    return Clause(kind="best_between", low=low, high=high)
+    return Clause(**{**_named("best_between", smallest=smallest), "low": low, "high": high})
 
 
-def best_inside() -> Clause:
+def best_inside(*, smallest: float | None = None) -> Clause:
     """An arm between the ends of the axis is above both ends."""
-    return Clause(kind="best_inside")
+    return _named("best_inside", smallest=smallest)
 
 
-def order(*arms: str) -> Clause:
+def order(*arms: str, smallest: float | None = None) -> Clause:
     """Each arm is above the next."""
-    return Clause(kind="order", arms=list(arms))
+    return Clause(**{**_named("order", smallest=smallest), "arms": list(arms)})
 
 
-def adds(factor: str) -> Clause:
+def adds(factor: str, *, smallest: float | None = None) -> Clause:
     """Switching the factor on helps, on average over all combinations of the other factors."""
-    return Clause(kind="adds", factor=factor)
+    return Clause(**{**_named("adds", smallest=smallest), "factor": factor})
 
 
-def adds_most(factor: str) -> Clause:
+def adds_most(factor: str, *, smallest: float | None = None) -> Clause:
     """Switching the factor on helps, and more than each other factor."""
-    return Clause(kind="adds_most", factor=factor)
+    return Clause(**{**_named("adds_most", smallest=smallest), "factor": factor})
 
 
 def in_words(shape: Sequence[Clause], axis: str | None) -> str:
@@ -72,6 +95,8 @@ def in_words(shape: Sequence[Clause], axis: str | None) -> str:
                 words.append("then saturates" if words else "saturates")
             case "fails":
                 words.append(f"fails at {clause['arm'].replace('=', ' = ')}")
+            case "diverges":
+                words.append(f"diverges at {clause['arm'].replace('=', ' = ')}")
             case "best_between":
                 words.append(f"is best between {clause['low']:g} and {clause['high']:g}")
             case "best_inside":

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,8 @@ def merged(root: Path, plan: Plan, command: str, file: str | None = None) -> Man
     new = describe(plan, command)
     if file is not None:
         new["file"] = file
-    return merge(new, _earlier(root, plan.label))
+    old = _earlier(root, plan.label)
+    return _with_joined(root, merge(new, old), old)
 
 
 def check_file(root: Path, plan: Plan, file: Path) -> None:
@@ -312,6 +314,46 @@ def with_past(past: Sequence[PastArm], one: PastArm) -> list[PastArm]:
     same = [p for p in past if set(p.get("runs", {}).values()) & set(one["runs"].values())]
     runs = {seed: run for p in same for seed, run in p.get("runs", {}).items()} | one["runs"]
     return [*(p for p in past if p not in same), PastArm(**{**one, "runs": runs})]
+
+
+def _with_joined(root: Path, manifest: Manifest, old: Manifest | None) -> Manifest:
+    """The manifest with a record of the seeds that join now, if differences between arms could already be read.
+
+    Seeds that are added once results are known are optional stopping, which a table must allow for. It is told from the
+    plans and the results that exist now: two trained arms with a result at one seed are a difference that can be seen, also
+    where another sweep made the runs. A plan of an older program, which does not say what joined before, stays without.
+    """
+    known = [] if old is None else old.get("joined")
+    if old is None:
+        seen = _seeds_with_differences(root, manifest)
+        new = sorted({*manifest["seeds"]} - seen)
+    else:
+        had = _seeds_had(manifest, old)
+        later = [cell for cell in manifest["cells"] if cell["arm"] in had and cell["arm"] != schema.RANDOM_INIT]
+        new = sorted({cell["seed"] for cell in later if cell["seed"] not in had[cell["arm"]]})
+        seen = _seeds_with_differences(root, manifest) if new else set()
+    joins = [schema.Joined(seeds=new, seen=len(seen), time=now())] if new and seen else []
+    if known is None and not joins:
+        return manifest
+    return Manifest(**{**manifest, "joined": [*(known or []), *joins]})
+
+
+def _seeds_with_differences(root: Path, manifest: Manifest) -> set[int]:
+    """The seeds at which two trained arms have a result."""
+    trained = (cell for cell in manifest["cells"] if cell["arm"] != schema.RANDOM_INIT)
+    finished = Counter(cell["seed"] for cell in trained if (root / cell["run_id"] / schema.RESULTS).exists())
+    return {seed for seed, arms in finished.items() if arms > 1}
+
+
+def _seeds_had(manifest: Manifest, old: Manifest) -> dict[str, set[int]]:
+    """Arm, by its name in `manifest`, -> the seeds that it had in the plan of before, also while it was left out."""
+    renamed = {e["was"]: e["arm"] for e in manifest.get("history", []) if e.get("event") == RENAMED and e.get("was")}
+    had: dict[str, set[int]] = {}
+    for cell in old["cells"]:
+        had.setdefault(renamed.get(cell["arm"], cell["arm"]), set()).add(cell["seed"])
+    for one in old.get("past", []):
+        had.setdefault(renamed.get(one["arm"], one["arm"]), set()).update(map(int, one.get("runs", {})))
+    return had
 
 
 def _seeds_by_arm(

@@ -166,6 +166,11 @@ def _metric(record: Mapping[str, Any]) -> Metric | None:
     return metric if all(isinstance(text, str) for text in texts) else None
 
 
+def unit_of(readout: str) -> str:
+    """`%` of an accuracy; empty for a number without a unit, and for a readout that is not known."""
+    return _RECORDS[readout].unit if readout in _RECORDS else ""
+
+
 def readouts_of(protocol: str) -> list[Metric]:
     """The known readouts of a protocol, the main one first."""
     return [metric for metric in _RECORDS.values() if metric.protocol == protocol]

@@ -44,7 +44,7 @@ STORE_VERSION: Final = 1
 
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
-PREVIOUS = "checkpoint.previous.pt"
+PREVIOUS, STOPPED_READOUTS = "checkpoint.previous.pt", "readouts.pt"
 HITS = "hits.json"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
 IMAGES = "images.json"
@@ -221,10 +221,12 @@ class Cell(TypedDict):
 class Clause(TypedDict, total=False):
     """One part of what a sweep expects: made by `experiments.plan.expectation`, judged by `analysis.claims`."""
 
-    kind: str  # rises, saturates, fails, best_between, best_inside, order, adds, adds_most
-    arm: str  # fails
+    kind: str  # rises, saturates, fails, diverges, best_between, best_inside, order, adds, adds_most
+    arm: str  # fails, diverges
     by: float  # fails: more than so many points under the baseline
     within: float  # saturates: the last step of the axis changes less than so many points
+    share: float  # rises, saturates: of the whole rise; see experiments.plan.expectation
+    smallest: float  # points: an effect that is shown to be smaller contradicts the clause
     low: float  # best_between: values of the axis
     high: float
     arms: list[str]  # order: best first
@@ -254,6 +256,14 @@ class PlanEvent(TypedDict, total=False):
     why: str  # left out: as in PastArm
 
 
+class Joined(TypedDict):
+    """Seeds that were planned when results of other seeds could be read."""
+
+    seeds: list[int]
+    seen: int  # seeds at which two arms had results, so that a difference could be seen
+    time: str  # ISO 8601, UTC
+
+
 class ManifestExtras(TypedDict, total=False):
     """Optional fields of a manifest; older stores lack them."""
 
@@ -266,6 +276,7 @@ class ManifestExtras(TypedDict, total=False):
     max_seeds: (
         int  # seeds are added until the answer is clear, up to so many; tables must correct for the repeated tests
     )
+    joined: list[Joined]  # empty: all seeds were planned before any result; older stores lack it and cannot say
     trials: dict[str, int]  # arm -> number of the Optuna trial: this is a search, seen as a sweep
     study: str  # name of its Optuna study
     open: bool  # the search will ask for more runs

@@ -197,7 +197,7 @@ def test_a_report_is_one_file_that_fetches_nothing(store: Path) -> None:
         "40 / 100",
     ):
         assert said in page
-    assert page.count("<figure>") == 5
+    assert page.count("<figure>") == 6
 
 
 def test_the_same_runs_make_the_same_report(store: Path) -> None:

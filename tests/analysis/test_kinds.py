@@ -173,9 +173,9 @@ def test_declared_factors_make_a_grid_with_its_missing_cell_empty(tmp_path: Path
 
 def test_arms_that_cross_nothing_have_no_map(tmp_path: Path) -> None:
     loaded = momentum(tmp_path)
-    with pytest.raises(ValueError, match="no product of two factors; draw one of axis, "):
+    with pytest.raises(ValueError, match="no product of two factors; draw one of answer, "):
         draw("heat-map", RunDirectories(tmp_path), loaded)
-    with pytest.raises(ValueError, match="--kind axes: not one of axis, "):
+    with pytest.raises(ValueError, match="--kind axes: not one of answer, "):
         draw("axes", RunDirectories(tmp_path), loaded)
     with pytest.raises(ValueError, match="a heat map needs a grid"):
         heat_map_figure(*loaded)
@@ -237,9 +237,11 @@ def test_four_ways_are_read_off_the_curve_that_all_of_them_have(tmp_path: Path) 
 
 
 def test_a_sweep_gets_the_figure_that_fits_it(tmp_path: Path) -> None:
-    assert default_kind(momentum(tmp_path / "a").manifest) == "axis"
-    assert default_kind(crossed(tmp_path / "b").manifest) == "axis"  # two lines are read more easily than twelve cells
-    assert default_kind(named(tmp_path / "c").manifest) == "axis"
+    assert default_kind(momentum(tmp_path / "a").manifest) == "answer"
+    assert (
+        default_kind(crossed(tmp_path / "b").manifest) == "answer"
+    )  # two lines are read more easily than twelve cells
+    assert default_kind(named(tmp_path / "c").manifest) == "answer"
     told = listing(crossed(tmp_path / "d").manifest)
     assert [line.split()[0] for line in told.splitlines()] == list(KINDS)
     assert told.count("(default)") == 1

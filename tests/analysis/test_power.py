@@ -12,14 +12,22 @@ import pytest
 from scipy import integrate
 from scipy import stats as scipy_stats
 
-from analysis import power, stats, words
+from analysis import power, sequential, words
 from analysis.ablation import ablation_table
 from analysis.cli import main
 from analysis.cost import unfinished_with_hours, with_hours
 from analysis.frame import load_sweep
-from analysis.power import advise, fixed_t, largest_std, pairs_needed, power_of
+from analysis.power import advise, fixed_t, pairs_needed, power_of, sensitivity, spread_interval, visible
 from analysis.report.report import cost
-from analysis.stats import compare, confidence_sequence, correct, critical_t, e_value, holm, sequential_p, t_test_p
+from analysis.sequential import (
+    confidence_sequence,
+    critical_t,
+    e_value,
+    one_sided_e_value,
+    sequential_p,
+    sequential_sign_p,
+)
+from analysis.stats import compare, correct, holm, one_sided_p, t_test_p
 from analysis.table import Advice, Table
 from experiments.store import schema
 from tests.support.analysis_runs import START, manifest, readouts, unfinished_store, write_manifest, write_run
@@ -64,10 +72,70 @@ def test_a_difference_that_nobody_should_ask_for_has_no_number() -> None:
     assert pairs_needed(9.0, 0.1) == 5  # the rule asks for as many
 
 
-def test_the_upper_spread_covers_the_true_one_as_often_as_it_says() -> None:
+def test_the_interval_of_the_spread_covers_the_true_one_as_often_as_it_says() -> None:
     stds = np.random.default_rng(4).normal(0, 1.0, (4000, 5)).std(axis=1, ddof=1)
-    covered = float(np.mean([largest_std(float(s), 5) >= 1.0 for s in stds]))
-    assert abs(covered - 0.8) < 4 * (0.16 / 4000) ** 0.5
+    ends = [spread_interval(float(s), 5) for s in stds]
+    for tail in (np.mean([low > 1.0 for low, _ in ends]), np.mean([high < 1.0 for _, high in ends])):
+        assert abs(tail - 0.025) < 4 * (0.025 * 0.975 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize(("n", "one", "looked"), [(5, False, False), (12, False, True), (20, True, False)])
+def test_the_difference_that_is_visible_has_the_power_that_is_said(n: int, one: bool, looked: bool) -> None:
+    level, critical = (0.95 if one else 0.99), critical_t if looked else fixed_t
+    size = visible(n, level, 0.8, looked)
+    assert size is not None
+    assert power_of(n, size, 1.0, level, critical) == pytest.approx(0.8, abs=1e-6)
+    assert visible(4, level, 0.8, looked) is None
+
+
+def test_the_one_sided_e_value_is_the_ratio_of_the_densities_of_t() -> None:
+    """Noncentral t averaged over the effect sizes above 0 of N(0, SCALE), against central t."""
+    for seed, n, shift in ((0, 5, 0.5), (1, 9, 0.0), (2, 20, -0.2), (3, 12, 1.0)):
+        values = np.random.default_rng(seed).normal(shift, 1.0, n)
+        t = float(scipy_stats.ttest_1samp(values, 0.0).statistic)
+
+        def weighted(size: float, t: float = t, n: int = n) -> float:
+            return float(scipy_stats.nct.pdf(t, n - 1, size * n**0.5) * 2 * scipy_stats.norm.pdf(size))
+
+        above = integrate.quad(weighted, 0, 8, limit=200)[0]
+        expected = above / scipy_stats.t.pdf(t, n - 1)
+        assert one_sided_e_value(values.tolist()) == pytest.approx(expected, rel=1e-5)
+        assert one_sided_p(values.tolist(), sequential=True) == pytest.approx(min(1.0, 1 / expected), rel=1e-5)
+
+
+def predicted(values: np.ndarray, *, effects: bool) -> float:
+    """log density of the second and later values, each given the earlier ones, with the scale-free prior on the spread.
+
+    Student's t with as many degrees of freedom as there are earlier values: about 0 without effects, else about the mean that
+    normal effects of variance SCALE times the spread's would have by then (conjugate updates).
+    """
+    total, prior = 0.0, 1 / sequential.SCALE
+    for k in range(1, len(values)):
+        seen = values[:k]
+        if effects:
+            mean = seen.sum() / (k + prior)
+            squares = (seen**2).sum() - (k + prior) * mean**2
+            scale = (squares / k * (1 + 1 / (k + prior))) ** 0.5
+        else:
+            mean, scale = 0.0, ((seen**2).sum() / k) ** 0.5
+        total += float(scipy_stats.t.logpdf(values[k], k, mean, scale))
+    return total
+
+
+@pytest.mark.parametrize("n", [2, 5, 11, 40])
+def test_the_e_value_is_an_independent_e_process_to_the_last_digits(n: int) -> None:
+    """The product of its one-step predictions, which is the definition of the martingale. Lai 1976."""
+    for seed in range(5):
+        values = np.random.default_rng(seed).normal(0.3, 0.8, n)
+        # The first value has a scale-free density under both, |x|^-1, so that it does not count.
+        product = np.exp(predicted(values, effects=True) - predicted(values, effects=False))
+        assert e_value(values.tolist()) == pytest.approx(product, rel=1e-12)
+
+
+def test_the_always_valid_sign_test_is_an_integral() -> None:
+    for more, less in ((5, 0), (8, 0), (6, 2), (1, 4), (0, 0)):
+        e = integrate.quad(lambda q, a=more, b=less: 2 * (2 * q) ** a * (2 * (1 - q)) ** b, 0.5, 1.0)[0]
+        assert sequential_sign_p(more, less) == pytest.approx(min(1.0, 1 / e), rel=1e-10)
 
 
 def test_the_e_value_is_the_ratio_of_the_densities_of_t() -> None:
@@ -77,7 +145,9 @@ def test_the_e_value_is_the_ratio_of_the_densities_of_t() -> None:
         t = float(scipy_stats.ttest_1samp(values, 0.0).statistic)
 
         def weighted(size: float, t: float = t, n: int = n) -> float:
-            return float(scipy_stats.nct.pdf(t, n - 1, size * n**0.5) * scipy_stats.norm.pdf(size, 0, stats.SCALE**0.5))
+            return float(
+                scipy_stats.nct.pdf(t, n - 1, size * n**0.5) * scipy_stats.norm.pdf(size, 0, sequential.SCALE**0.5)
+            )
 
         above = integrate.quad(weighted, -8, 8, limit=200)[0]
         assert e_value(values.tolist()) == pytest.approx(above / scipy_stats.t.pdf(t, n - 1), rel=1e-5)
@@ -174,21 +244,46 @@ def table(tmp_path: Path) -> Table:
 
 
 def test_advice_counts_the_runs_of_arm_and_baseline_and_their_hours(table: Table) -> None:
-    (advice,) = advise(table)
-    needed = pairs_needed(0.4, float(np.std([-0.1, 0.9, 0.4, 0.0, 0.8], ddof=1)))
+    (advice,) = advise(table, effect=0.4)
+    std = float(np.std([-0.1, 0.9, 0.4, 0.0, 0.8], ddof=1))
+    needed = pairs_needed(0.4, std, critical=critical_t)  # they join seeds that have results
     assert needed is not None
+    low, high = (std * (4 / scipy_stats.chi2.ppf(share, 4)) ** 0.5 for share in (0.975, 0.025))
+    assert advice.at_least == pairs_needed(0.4, low, critical=critical_t)
+    assert advice.at_most == pairs_needed(0.4, high, critical=critical_t)
     assert (advice.needed, advice.more_runs, advice.unit) == (needed, 2 * (needed - 5), "GPU-h")
     assert advice.more_hours == pytest.approx(2 * (needed - 5) * 2.0)
-    said = f"To separate K=4096 from K=65536 (difference +0.4, sd 0.45, n=5) you need ~{needed} paired seeds"
-    assert any(note.startswith(said) and note.endswith(f"+{4 * (needed - 5)} GPU-h.") for note in table.notes)
+    line = words.advice_line(advice)
+    assert line.startswith(
+        f"To see 0.4 points between K=4096 and K=65536 (sd 0.45, n=5) you need ~{needed} paired seeds ("
+    )
+    assert line.endswith(f"+{4 * (needed - 5)} GPU-h, added by --until-significant")
+    assert any(note.startswith("To see 1 point between K=4096 and K=65536") for note in table.notes)
+
+
+def test_advice_does_not_depend_on_the_difference_that_was_seen(table: Table) -> None:
+    """Power for the difference that was seen promises 80 % and reaches 61 %."""
+    (row,) = (row for row in table.rows if row.comparison and row.role == "arm")
+    assert row.comparison is not None
+    other = replace(row, comparison=replace(row.comparison, difference=0.1))
+    twin = replace(table, rows=(table.rows[0], other))
+    assert replace(advise(twin)[0], difference=0.0) == replace(advise(table)[0], difference=0.0)
+
+
+def test_a_table_says_what_it_could_have_seen(table: Table) -> None:
+    std = float(np.std([-0.1, 0.9, 0.4, 0.0, 0.8], ddof=1))
+    least = next(d / 1000 for d in range(1, 5000) if power_of(5, d / 1000, std) >= 0.8)
+    (line,) = sensitivity(table)
+    assert line == f"A true difference that such seeds show in 80 % of sweeps, in points: K=4096 {least:.1f}."
+    assert line in table.notes
 
 
 def test_advice_for_several_arms_asks_for_what_holm_would(tmp_path: Path) -> None:
     wobble = [-0.1, 0.9, 0.4, 0.0, 0.8]
     store(tmp_path, "CPU", {"K=1": [60.0] * 5, **{f"K={k}": [60 + w for w in wobble] for k in (2, 3)}})
-    advice = advise(ablation_table(*load_sweep(tmp_path, "queue_size")))
+    advice = advise(ablation_table(*load_sweep(tmp_path, "queue_size")), effect=0.5)
     assert [a.level for a in advice] == [0.975, 0.975]
-    assert advice[0].needed == pairs_needed(0.4, advice[0].std, 0.975)
+    assert advice[0].needed == pairs_needed(0.5, advice[0].std, 0.975, critical=critical_t)
     assert advice[0].unit == "CPU-h"
 
 
@@ -201,6 +296,10 @@ def test_power_is_a_command(
     assert main(["power", "queue_size", "--json", "--power", "0.9"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["advice"] == [advise(table, 0.9)[0].as_data()]
+    assert main(["power", "queue_size", "--json", "--effect", "0.5"]) == 0
+    assert json.loads(capsys.readouterr().out)["advice"] == [advise(table, effect=0.5)[0].as_data()]
+    assert main(["power", "queue_size", "--effect", "0"]) == 2
+    assert capsys.readouterr().err == "error: --effect 0: must be above 0 and at most 100 points, such as 1\n"
     assert main(["power", "queue_size", "--power", "1.5"]) == 2
     assert capsys.readouterr().err == "error: --power 1.5: must be between 0 and 1, such as 0.8\n"
 
@@ -211,7 +310,10 @@ def test_arms_without_a_pair_are_named_not_guessed(
     unfinished_store(tmp_path)
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path))
     assert main(["power", "queue_size"]) == 0
-    assert capsys.readouterr().out == "Too few paired seeds to reckon with: K=256, K=128; two are the least\n"
+    assert capsys.readouterr().out == (
+        "Too few paired seeds to reckon with: K=256, K=128; two are the least\n"
+        "Some of their seeds failed, so that no number of seeds makes a claim: K=256\n"
+    )
 
 
 def test_hours_are_those_of_finished_runs(table: Table, tmp_path: Path) -> None:
@@ -264,14 +366,15 @@ def test_a_sweep_whose_seeds_were_added_by_what_they_showed_is_judged_by_the_hon
     assert other.p is None
     assert "whatever number of seeds one stops" in looked.notes[0]
     advice = advise(looked)[0]
-    assert advice.needed == pairs_needed(other.difference, advice.std, critical=critical_t)
-    assert power_of(advice.needed or 0, 0.8, advice.std, critical=fixed_t) > 0.8
+    assert advice.needed == pairs_needed(1.0, advice.std, critical=critical_t)
 
 
 def test_a_sentence_without_a_number_of_seeds() -> None:
-    advice = Advice("a", "b", 0.01, 3.0, 5, 0.95, 15, 40, 20, 38.2, "GPU-h")
+    advice = Advice("a", "b", 0.5, 0.01, 3.0, 5, 0.95, 15, 7, None, 20, 38.2, "GPU-h")
     assert words.advice_line(advice) == (
-        "To separate a from b (difference 0.0, sd 3, n=5) you need ~15 paired seeds, 40 if the spread was seen too small: "
-        "20 more runs, +38 GPU-h"
+        "To see 0.5 points between a and b (sd 3, n=5) you need ~15 paired seeds "
+        "(7 to over 1,000 by the spread's own 95 % interval): 20 more runs, +38 GPU-h, added by --until-significant"
     )
+    enough = words.advice_line(replace(advice, more_runs=0, at_most=9))
+    assert enough.endswith("~15 paired seeds are enough (7 to 9 by the spread's own 95 % interval): as many are there")
     assert words.advice_line(replace(advice, needed=None)).endswith("more than 1,000 paired seeds would be needed")

@@ -122,6 +122,12 @@ def check_page(page: Any, which: str) -> None:
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth"), f"{which} is wider than the screen"
     for words, colour, under in page.evaluate(COLOURS):
         assert contrast(colour, under) >= 4.5, f"{which}: {words!r} is {colour} on {under}"
+    zeros = page.evaluate(
+        "[...document.querySelectorAll('.interval .zero')].map(line => line.getBoundingClientRect().x)"
+    )
+    assert max(zeros, default=0.0) - min(zeros, default=0.0) < 1, (
+        f"{which}: the zeros of the rows are not under each other"
+    )
     for figure in page.locator("figure svg").all():
         box = figure.bounding_box()
         assert box is not None

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from analysis import ablation, stats
+from analysis import ablation, rule_one, stats
 from analysis.cli import main
 from analysis.seal import seals_in
 from analysis.verify import verify
 from experiments.store import schema
+from experiments.store.summary import Summary
 from tests.support.analysis_runs import manifest, readouts, run_id, unfinished_store, write_manifest, write_run
 
 EXAMPLE = Path(__file__).parents[2] / "analysis/example/queue_size.md"
+RULE_1 = Path(__file__).parents[1] / "fixtures/sealed_rule_1"
 FORMATS = ("md", "csv", "tex", "html")
 
 
@@ -124,7 +127,7 @@ def test_line_ends_of_another_system_are_no_edit(store: Path) -> None:
 def test_another_rule_for_a_claim_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written("md")
     monkeypatch.setattr(stats, "RULE_VERSION", stats.RULE_VERSION + 1)
-    assert verify(path, store) == ["the rule for a claim: version was 1, is 2"]
+    assert verify(path, store) == ["the rule for a claim: version was 2, is 3"]
 
 
 def test_other_numbers_of_the_same_runs_are_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +135,8 @@ def test_other_numbers_of_the_same_runs_are_named(store: Path, monkeypatch: pyte
     path = written("md")
     compare = ablation.compare
 
-    def biased(values: dict[int, float], baseline: dict[int, float], sequential: bool) -> stats.Comparison | None:
-        return compare({seed: value + 0.25 for seed, value in values.items()}, baseline, sequential=sequential)
+    def biased(values: dict[int, float], baseline: dict[int, float], **how: Any) -> stats.Comparison | None:
+        return compare({seed: value + 0.25 for seed, value in values.items()}, baseline, **how)
 
     monkeypatch.setattr(ablation, "compare", biased)
     changes = verify(path, store)
@@ -200,19 +203,41 @@ def test_tampering_under_format_1_is_found(example: Path, tmp_path: Path) -> Non
     path.write_text(EXAMPLE.read_text().replace("| 98.7 ± 0.3 |", "| 99.7 ± 0.3 |"))
     (line,) = verify(path, example)
     assert line.startswith("the file: its table was edited after it was made; line ")
-    assert "99.7" in line
+    assert line.endswith("of the table: the same runs make other numbers of K=512")
 
 
 def test_other_statistics_under_format_1_are_found(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    summarise = ablation.summarise
+    summarise = rule_one.summarise
 
-    def biased(values: list[float]) -> stats.Summary | None:
+    def biased(values: list[float]) -> Summary | None:
         return summarise([value + 1.0 for value in values])
 
-    monkeypatch.setattr(ablation, "summarise", biased)
+    monkeypatch.setattr(rule_one, "summarise", biased)
     changes = verify(EXAMPLE, example)
     assert len(changes) == len({run[0] for run in seals_in(EXAMPLE)[0].inputs["runs"]})
     assert all("the same runs make other numbers of" in line for line in changes)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_table_sealed_under_rule_1_still_holds(store: Path, format: str) -> None:
+    """Written by the program of that rule, from the same runs; a run that changes since is named as before."""
+    path, notes = RULE_1 / f"unfinished.{format}", list[str]()
+    assert seals_in(path)[0].inputs["rule"] == rule_one.RULE
+    assert verify(path, store, notes.append) == []
+    assert notes == ["made under rule 1 for a claim: its numbers are compared with what that rule makes of the runs"]
+    result(store)
+    assert verify(path, store) == CHANGES[0][1]
+
+
+def test_other_statistics_under_rule_1_are_found(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = rule_one.compare
+
+    def biased(values: dict[int, float], baseline: dict[int, float], **how: Any) -> stats.Comparison | None:
+        return compare({seed: value + 0.25 for seed, value in values.items()}, baseline, **how)
+
+    monkeypatch.setattr(rule_one, "compare", biased)
+    changes = verify(RULE_1 / "unfinished.md", store)
+    assert any(line.startswith("K=512: of the same runs difference was [") for line in changes)
 
 
 def test_a_text_with_several_tables_and_a_report_verify_too(store: Path) -> None:

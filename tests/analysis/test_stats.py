@@ -100,8 +100,10 @@ def test_thirty_pairs_are_exact_and_quick() -> None:
     assert abs(exact - estimate) < 5 * (estimate * (1 - estimate) / 40_000) ** 0.5
 
 
-def test_holm_leaves_out_what_is_missing() -> None:
-    assert holm([0.01, None, 0.04]) == [0.02, None, 0.04]
+def test_holm_counts_what_is_still_missing() -> None:
+    """As if the missing p were 1: what is claimed now is claimed when the others arrive, whatever they are."""
+    with_ones = holm([0.01, 1.0, 0.04])
+    assert holm([0.01, None, 0.04]) == [with_ones[0], None, with_ones[2]] == [0.03, None, 0.08]
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
@@ -140,7 +142,7 @@ def differing(by: list[float]) -> Comparison:
         ([1.0, 1.1, 1.2, 1.3, 1.4], "higher by 1.2 [1.0, 1.4], n=5"),
         ([-1.0, -1.1, -1.2, -1.3, -1.4], "lower by 1.2 [1.0, 1.4], n=5"),
         # mean 1.2, std 0.1, t_2 = 4.3027: 1.2 -+ 0.2484
-        ([1.1, 1.2, 1.3], "suggests higher by 1.2 [1.0, 1.4], n=3"),
+        ([1.1, 1.2, 1.3], "no claim: +1.2 [+1.0, +1.4], n=3"),
         # mean 0.2, std 1.5811: 0.2 -+ 1.9632
         ([-1.8, -0.8, 0.2, 1.2, 2.2], "not separable: +0.2 [MINUS1.8, +2.2], n=5"),
         ([5.0, 5.2], "no claim: +5.1 [+3.8, +6.4], n=2"),

@@ -18,6 +18,7 @@ from analysis.formats import FORMATS, render, text
 from analysis.frame import load_sweep
 from analysis.table import Table
 from experiments.store import schema
+from experiments.store.summary import Summary
 from tests.support.analysis_runs import (
     BASELINE_LINEAR,
     OTHER_LINEAR,
@@ -107,14 +108,12 @@ def test_csv_holds_the_numbers_that_numpy_and_scipy_give(table: Table) -> None:
         "finetune_top1_mean": None,
         "finetune_top1_std": None,
         "p": 2 / 2**5,
-        "p_holm": 2 * 2 / 2**5,
+        "p_holm": 3 * 2 / 2**5,  # over the three planned arms, of which two have no p yet
         "seconds_mean": 60.0,
         "n_paired": 5,
         "published": 56.4,
         "p_t": scipy_stats.ttest_rel(OTHER_LINEAR, BASELINE_LINEAR).pvalue,
-        "p_t_holm": scipy_stats.ttest_rel(
-            OTHER_LINEAR, BASELINE_LINEAR
-        ).pvalue,  # the other arms have too few seeds for one
+        "p_t_holm": 3 * scipy_stats.ttest_rel(OTHER_LINEAR, BASELINE_LINEAR).pvalue,
     }
     assert rows["K=512"] == pytest.approx(expected)
     assert rows["K=1024"]["seconds_mean"] == pytest.approx(62.0)
@@ -153,7 +152,7 @@ def test_a_p_that_is_no_longer_exact_says_so(tmp_path: Path) -> None:
         write_run(tmp_path, "K=64", seed, readouts(90.0, 1, 1, 1))
         write_run(tmp_path, "K=128", seed, readouts(90.0 + seed % 3, 1, 1, 1))
     made = ablation_table(*load_sweep(tmp_path, "queue_size"))
-    assert "exact up to 30 pairs, beyond by 20,000 random draws" in made.notes[0]
+    assert "exact up to 30 pairs, beyond by 20,000 random draws" in " ".join(made.notes)
 
 
 def test_another_readout_can_be_compared(tmp_path: Path) -> None:
@@ -175,7 +174,11 @@ def test_an_unfinished_baseline_pairs_only_the_common_seeds_and_says_so(tmp_path
     assert made.rows[1].comparison is not None
     assert made.rows[1].comparison.n == 1
     assert made.rows[1].comparison.difference == pytest.approx(2.0)
-    assert "K=128: 1 of its 3 finished seeds have a finished baseline to pair with." in made.notes
+    assert made.rows[1].readouts[schema.LINEAR] == Summary(1, 92.0, None)  # the seed that the difference uses
+    assert (
+        "K=128: 1 of its 3 finished seeds have a finished baseline to pair with; apart from its row, 2 other seeds 92.0 ± 1.4."
+        in made.notes
+    )
 
 
 def test_without_a_finished_baseline_there_is_no_answer(tmp_path: Path) -> None:

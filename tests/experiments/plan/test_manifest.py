@@ -114,3 +114,69 @@ def test_a_damaged_manifest_is_left_out_named_and_written_anew_by_its_sweep(
     assert all_manifests(tmp_path) == [written]
     (kept,) = (tmp_path / "sweeps").glob("s@digits.json.damaged-*")
     assert kept.name in capsys.readouterr().err
+
+
+def finish(root: Path, manifest: schema.Manifest, *places: tuple[str, int]) -> None:
+    """Results of these runs, as far as a plan looks at them."""
+    for cell in manifest["cells"]:
+        if (cell["arm"], cell["seed"]) in places:
+            (root / cell["run_id"]).mkdir(exist_ok=True)
+            (root / cell["run_id"] / schema.RESULTS).write_text("{}")
+
+
+def joined(manifest: schema.Manifest) -> list[tuple[list[int], int]]:
+    return [(one["seeds"], one["seen"]) for one in manifest["joined"]]
+
+
+def test_seeds_that_join_once_a_difference_can_be_read_are_on_record(tmp_path: Path) -> None:
+    """By hand: a difference needs two trained arms with a result at one seed."""
+    first = write_manifest(tmp_path, planned(128, 256, seeds=2), "first")
+    assert joined(first) == []
+    finish(tmp_path, first, ("K=128", 0), ("K=128", 1), ("random init", 0), ("random init", 1), ("K=256", 1))
+    assert joined(write_manifest(tmp_path, planned(128, 256, seeds=2), "again")) == []
+    assert joined(write_manifest(tmp_path, planned(128, 256, 512, seeds=2), "a further arm")) == []
+    more = write_manifest(tmp_path, planned(128, 256, seeds=5), "more")
+    assert joined(more) == [([2, 3, 4], 1)]
+    assert joined(write_manifest(tmp_path, planned(128, 256, seeds=3), "fewer")) == [([2, 3, 4], 1)]
+    finish(tmp_path, more, ("K=256", 0))
+    assert joined(write_manifest(tmp_path, planned(128, 256, seeds=6), "most")) == [([2, 3, 4], 1), ([5], 2)]
+
+
+def test_seeds_that_join_before_any_difference_are_planned_ones(tmp_path: Path) -> None:
+    first = write_manifest(tmp_path, planned(128, 256, seeds=2), "first")
+    finish(tmp_path, first, ("K=128", 0), ("random init", 0), ("K=256", 1))
+    assert joined(write_manifest(tmp_path, planned(128, 256, seeds=5), "more")) == []
+
+
+def test_results_that_another_sweep_made_are_seen_too(tmp_path: Path) -> None:
+    whole = planned(128, 256, seeds=2)
+    for cell in whole.cells():
+        if cell.seed == 0:
+            (tmp_path / cell.run_id).mkdir()
+            (tmp_path / cell.run_id / schema.RESULTS).write_text("{}")
+    assert joined(write_manifest(tmp_path, whole, "first")) == [([1], 1)]
+
+
+def test_a_plan_of_an_older_program_does_not_say_that_nothing_joined(tmp_path: Path) -> None:
+    written = write_manifest(tmp_path, planned(128, 256, seeds=2), "first")
+    old = {name: value for name, value in written.items() if name != "joined"}
+    (tmp_path / "sweeps/s@digits.json").write_text(json.dumps(old))
+    again = write_manifest(tmp_path, planned(128, 256, seeds=3), "more")
+    assert "joined" not in again
+    finish(tmp_path, again, ("K=128", 0), ("K=256", 0))
+    assert joined(write_manifest(tmp_path, planned(128, 256, seeds=4), "most")) == [([3], 1)]
+
+
+def test_seeds_that_join_under_a_new_name_are_on_record_too(tmp_path: Path) -> None:
+    first = write_manifest(tmp_path, planned(128, 256, seeds=2), "first")
+    finish(tmp_path, first, ("K=128", 0), ("K=256", 0))
+    more = planned(128, 256, seeds=3)
+    names = {"K=128": "short", "K=256": "long"}
+    renamed = replace(
+        more,
+        arms={names.get(arm, arm): config for arm, config in more.arms.items()},
+        baseline=names.get(more.baseline, more.baseline),
+    )
+    written = write_manifest(tmp_path, renamed, "more")
+    assert [event["was"] for event in written["history"]] == ["K=128", "K=256"]
+    assert joined(written) == [([2], 1)]

@@ -2,6 +2,8 @@
 
 The files are in tests/fixtures/store_v1, with a README of how they were made. An answer may change its wording on purpose:
 UPDATE_GOLDEN=1 python -m pytest tests/test_store_v1.py, then read the difference; no number and no state may be in it.
+The answers with a claim in them were given under rule 1 for a claim; those of rule 2 are in a folder of their own, and the
+sealed tables of rule 1 must hold without a change.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ HERE = Path(__file__).parents[2] / "fixtures" / "store_v1"
 SWEEP = "queue_size@digits,train.epochs=2,evaluation.linear_epochs=2,evaluation.few_label_draws=2"
 SEARCH = "toy@digits,train.epochs=2,evaluation.knn_every=1"
 RESUMED = "801230eeb6690051"  # K=512 seed 0
+JUDGED = ("table", "table_of_added", "table_csv", "table_mlflow", "decide", "power")
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def without_sum(text: str) -> str:
 
 def is_as_kept(name: str, printed: str) -> None:
     text = without_sum(printed)
-    kept = HERE / "answers" / f"{name}.txt"
+    kept = HERE / ("answers_rule_2" if name in JUDGED else "answers") / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         kept.write_text(text, encoding="utf-8")
     assert text == kept.read_text(encoding="utf-8")
@@ -132,9 +135,8 @@ def test_a_sealed_table_still_holds(root: Path, suffix: str) -> None:
     assert (seal.inputs["label"], seal.inputs["metric"], len(seal.inputs["runs"])) == (SWEEP, "linear_top1", 25)
     again = root / file.name
     assert analysis(["table", "queue_size", "--out", str(again)]) == 0
-    assert [without_sum(one.body) for one in seals_in(again)] == [without_sum(seal.body)]
-    for line in verify(file, root):
-        assert re.fullmatch(r"statistics: code \w+ has become \w+; the table it makes of these runs is the same", line)
+    assert verify(again, root) == []
+    assert verify(file, root) == []
 
 
 def test_a_seal_sees_a_number_of_the_old_store_that_was_changed(root: Path) -> None:
