@@ -30,7 +30,9 @@ TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"
 ARCHITECTURES = ("arch", "architecture", "model", "model_name", "backbone", "name")  # keys whose text names a network
 TALKS = ("args", "cfg", "config", "hyper_parameters", "opt", "meta")  # what makers keep of their settings
 MOST_CLASSES = 200
-PLAIN_TYPES = set("bool int float complex str bytes list tuple dict set frozenset slice object".split())
+PLAIN_TYPES = set(
+    ["bool", "int", "float", "complex", "str", "bytes", "list", "tuple", "dict", "set", "frozenset", "slice", "object"]
+)
 
 
 @dataclass(frozen=True)
