@@ -30,7 +30,8 @@ TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"
 ARCHITECTURES = ("arch", "architecture", "model", "model_name", "backbone", "name")  # keys whose text names a network
 TALKS = ("args", "cfg", "config", "hyper_parameters", "opt", "meta")  # what makers keep of their settings
 MOST_CLASSES = 200
-PLAIN_TYPES = set(
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, slice, object)
+PLAIN_TYPES = {kind.__name__ for kind in _PLAIN}
     ["bool", "int", "float", "complex", "str", "bytes", "list", "tuple", "dict", "set", "frozenset", "slice", "object"]
 )
 
