@@ -32,8 +32,6 @@ TALKS = ("args", "cfg", "config", "hyper_parameters", "opt", "meta")  # what mak
 MOST_CLASSES = 200
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, slice, object)
 PLAIN_TYPES = {kind.__name__ for kind in _PLAIN}
-    ["bool", "int", "float", "complex", "str", "bytes", "list", "tuple", "dict", "set", "frozenset", "slice", "object"]
-)
 
 
 @dataclass(frozen=True)
