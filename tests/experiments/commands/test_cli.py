@@ -72,6 +72,7 @@ def test_the_flags_are_frozen() -> None:
         "--until-significant",
         "--max-seeds",
         "--look",
+        "--cluster-set",
     }
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
