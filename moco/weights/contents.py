@@ -30,6 +30,8 @@ TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"
 ARCHITECTURES = ("arch", "architecture", "model", "model_name", "backbone", "name")  # keys whose text names a network
 TALKS = ("args", "cfg", "config", "hyper_parameters", "opt", "meta")  # what makers keep of their settings
 MOST_CLASSES = 200
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, slice, object)
+PLAIN_TYPES = {kind.__name__ for kind in _PLAIN}
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ def _classes(path: Path) -> list[str]:
             found = list(_globals_of(path))
     except Exception:  # not a pickle at all
         return []
-    honest = len(found) <= MOST_CLASSES and not any(name.startswith(("builtins.", "__builtin__.")) for name in found)
-    return found if honest else []
+    of_python = {name.partition(".")[2] for name in found if name.startswith(("builtins.", "__builtin__."))}
+    return found if len(found) <= MOST_CLASSES and of_python <= PLAIN_TYPES else []
 
 
 def _globals_of(path: Path) -> Iterator[str]:
@@ -145,7 +147,10 @@ def _globals_of(path: Path) -> Iterator[str]:
             texts: list[str] = []
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name == "GLOBAL":
-                    yield str(argument).replace(" ", ".")
+                    name = str(argument).replace(" ", ".")
+                    yield name.replace(
+                        "__builtin__.", "builtins.", 1
+                    )  # as Python 2 called it, and torch still reads it
                 elif opcode.name == "STACK_GLOBAL":
                     yield ".".join(texts[-2:])
                 elif isinstance(argument, str):

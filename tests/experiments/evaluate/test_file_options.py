@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from experiments.__main__ import main
+from experiments.__main__ import main, parser
 from experiments.evaluate.weights import Reading, weights
 from experiments.plan.baselines import digits4
 from experiments.plan.registry import baselines
@@ -168,3 +168,20 @@ def test_a_classifier_is_read_without_it(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(query_of(4).eval().encoder(images), query.eval().encoder(images))
+
+
+def test_transfer_takes_what_is_said_of_a_file_apart_from_its_recipe(tmp_path: Path) -> None:
+    from experiments.evaluate.transfer.run import Source, encoder_of
+    from experiments.evaluate.transfer.verb import TransferOptions
+
+    recipe = ["--set", "iterations=3", "encoder.stem=strided"]
+    given = parser().parse_args(["transfer", "FILE", "--task", "detection", "--baseline", "digits4", *recipe])
+    options = TransferOptions.of(given)
+    assert options.job.recipe.iterations == 3
+    assert options.reading == Reading(encoder=(("stem", "strided"),))
+    net = encoder(ResNet(depth=18, stem="strided"))
+    checkpoint.save(dict(net.backbone.state_dict()), tmp_path / "file.pth")
+    _, found = encoder_of(Source(tmp_path / "file.pth", options.base, reading=options.reading))
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(found.eval()(images), net(images))

@@ -75,14 +75,14 @@ def other(net: nn.Module) -> dict[str, Tensor]:
 MLP = {"0.weight": torch.ones(4, 512), "0.bias": torch.ones(4), "2.weight": torch.ones(4, 4)}
 
 
-def v2(module: str = "module.", wrap: str = "") -> dict[str, Any]:
+def v2(module: str = "module.", wrap: str = "", *, with_key: bool = True) -> dict[str, Any]:
     net = resnet()
     query, key = (under(f"{module}{wrap}encoder_{x}.{wrap}", s) for x, s in (("q", bare(net)), ("k", other(net))))
     heads = under(f"{module}{wrap}encoder_q.{wrap}fc.", MLP)
     return {
         "arch": "resnet18",
         "epoch": 200,
-        "state_dict": {**query, **heads, **key, f"{module}queue": torch.ones(4, 8)},
+        "state_dict": {**query, **heads, **(key if with_key else {}), f"{module}queue": torch.ones(4, 8)},
     }
 
 
@@ -240,20 +240,24 @@ def dino_small() -> nn.Module:
 READ: dict[str, File] = {
     # the authors
     "v2, as its checkpoints": File(v2, R18, says="the authors' MoCo v1 or v2: ResNet-18"),
-    "v2 of one GPU": File(lambda: v2(""), R18, says="without DistributedDataParallel"),
+    "v2 of one GPU": File(lambda: v2("", with_key=False), R18, says="without DistributedDataParallel"),
     "v2, its key encoder": File(v2, lambda: shifted(R18()), branch="key"),
-    "v2, compiled whole": File(lambda: v2("_orig_mod.module."), R18),
-    "v2, compiled inside": File(lambda: v2("module.", "_orig_mod."), R18),
-    "v2, compiled and in DistributedDataParallel": File(lambda: v2("module._orig_mod."), R18),
+    "v2, compiled whole": File(lambda: v2("_orig_mod.module.", with_key=False), R18),
+    "v2, compiled inside": File(lambda: v2("module.", "_orig_mod.", with_key=False), R18),
+    "v2, compiled and in DistributedDataParallel": File(lambda: v2("module._orig_mod.", with_key=False), R18),
     "v2, a compiled stage": File(
-        lambda: {n.replace("layer1.", "layer1._orig_mod."): t for n, t in v2()["state_dict"].items()}, R18
+        lambda: {n.replace("layer1.", "layer1._orig_mod."): t for n, t in v2(with_key=False)["state_dict"].items()}, R18
     ),
-    "v2 with a Namespace": File(lambda: v2() | {"args": argparse.Namespace(lr=0.03)}, R18),
-    "v2 with numpy scalars": File(lambda: v2() | {"best": np.float64(61.2), "n": np.int64(3)}, R18),
-    "v2 with a library's dict": File(lambda: v2() | {"cfg": EasyDict(lr=0.1, deep=EasyDict(a=1))}, R18),
-    "v2 with a path and an object": File(lambda: v2() | {"at": Path("x"), "o": SimpleNamespace(a=1)}, R18),
-    "v2, old torch format with a Namespace": File(lambda: v2() | {"args": argparse.Namespace()}, R18, save=legacy),
-    "v2 without counters": File(lambda: {"state_dict": uncounted(v2()["state_dict"])}, R18),
+    "v2 with a Namespace": File(lambda: v2(with_key=False) | {"args": argparse.Namespace(lr=0.03)}, R18),
+    "v2 with numpy scalars": File(lambda: v2(with_key=False) | {"best": np.float64(61.2), "n": np.int64(3)}, R18),
+    "v2 with a library's dict": File(lambda: v2(with_key=False) | {"cfg": EasyDict(lr=0.1, deep=EasyDict(a=1))}, R18),
+    "v2 with a path and an object": File(
+        lambda: v2(with_key=False) | {"at": Path("x"), "o": SimpleNamespace(a=1)}, R18
+    ),
+    "v2, old torch format with a Namespace": File(
+        lambda: v2(with_key=False) | {"args": argparse.Namespace()}, R18, save=legacy
+    ),
+    "v2 without counters": File(lambda: {"state_dict": uncounted(v2(with_key=False)["state_dict"])}, R18),
     "v2, the file of its linear probe": File(
         lambda: {"arch": "resnet18", "state_dict": under("module.", bare(R18()) | under("fc.", MLP))}, R18
     ),
@@ -334,7 +338,7 @@ READ: dict[str, File] = {
     ),
     "MAE, told": File(lambda: mae(vit(64, 2, 4)), lambda: vit(64, 2, 4), told={"heads": 4}, says="MAE"),
     "in half precision": File(
-        lambda: {n: t.half() if t.is_floating_point() else t for n, t in v2()["state_dict"].items()},
+        lambda: {n: t.half() if t.is_floating_point() else t for n, t in v2(with_key=False)["state_dict"].items()},
         lambda: rounded(R18()),
     ),
     # plain networks
@@ -358,7 +362,11 @@ READ: dict[str, File] = {
     ),
     "detectron2's pickle": File(lambda: detectron2(R18()), R18, save=pickled, name="file.pkl", says="detectron2, MOCO"),
     "in double precision": File(
-        lambda: v2()["state_dict"] | {k: t.double() for k, t in v2()["state_dict"].items() if "encoder_q" in k}, R18
+        lambda: (
+            v2(with_key=False)["state_dict"]
+            | {k: t.double() for k, t in v2(with_key=False)["state_dict"].items() if "encoder_q" in k}
+        ),
+        R18,
     ),
     "an ordered dict": File(lambda: {"state_dict": OrderedDict(under("module.encoder_q.", bare(R18())))}, R18),
 }
@@ -442,7 +450,8 @@ REFUSED: dict[str, File] = {
         lambda: {"state_dict": under("backbone.", bare(R18()))}, words="there is none", branch="key"
     ),
     "half of a network": File(
-        lambda: {n: t for n, t in v2()["state_dict"].items() if "layer4.1.bn2" not in n}, words="missing .*layer4.1.bn2"
+        lambda: {n: t for n, t in v2(with_key=False)["state_dict"].items() if "layer4.1.bn2" not in n},
+        words="missing .*layer4.1.bn2",
     ),
     "one grey channel": File(
         lambda: under("module.encoder_q.", bare(R18()) | {"conv1.weight": torch.ones(64, 1, 7, 7)}),
