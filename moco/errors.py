@@ -23,6 +23,10 @@ class PeerFailed(RuntimeError):
     """Another process of the run ended with an error, which is the text."""
 
 
+class UnusableFeatures(ValueError):
+    """Features that no readout can use: NaN, infinite, too large, or the same for all images. The text has the counts."""
+
+
 class FieldError(ValueError):
     """A field has a value that it cannot have. A command that has an option for the field names that instead."""
 

@@ -258,6 +258,8 @@ class Trainer:
         distributed.average_(local_statistics(model))
         model.end(outcomes, keys, sample)
         self.step += 1
+        if diagnostics.snapshot_due(self.step, self.config.train.log_every, self.drift.turnover):
+            self.drift.keep(self.step, self._probe_keys())
 
     def _views(self, batch: Batch) -> tuple[Tensor, ...]:
         views = (batch.query_view_B3SS, batch.key_view_B3SS)
@@ -283,12 +285,13 @@ class Trainer:
 
     @torch.no_grad()
     def _note(self, outcomes: list[Outcome], batch: Batch) -> None:
-        """For the next record, before the negatives move on. Nothing here waits for the device unless a record is due."""
+        """For the next record, before the negatives move on. Waits for the device once in a record, for the queue."""
         for outcome in outcomes:
             self.meter.add(outcome.loss.detach(), outcome.directions[0].detached(), cosines=self.model.cosines)
         self._last = outcomes[-1].directions[0].detached()
         source = next((m for m in self.model.modules() if isinstance(m, KeyQueue)), None)
-        if self.record_due and source is not None:
+        due = diagnostics.queue_due(self.step, self.config.train.log_every)
+        if source is not None and (due or (self.record_due and not self._queue_figures)):
             self._queue_figures = diagnostics.queue_figures(source, batch.indices_B, self.step)
 
     def learning_rate(self) -> float:
@@ -308,7 +311,8 @@ class Trainer:
         values["train/lr"] = float(self.optimiser.param_groups[0]["lr"])
         if self.model.cosines:
             values |= self._features(self._last)
-        return values | self._queue_figures | self.drift.read(self.step, self._probe_keys())
+        figures, self._queue_figures = self._queue_figures, {}
+        return values | figures | self.drift.read(self.step, self._probe_keys())
 
     def _features(self, last: Direction) -> dict[str, float]:
         queries_MC = distributed.gather(last.queries_BC)
@@ -348,6 +352,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "meter": self.meter.state_dict(),
             "snapshots": self.drift.snapshots,
+            "queue_figures": self._queue_figures,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -359,3 +364,4 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.meter.load_state_dict(state["meter"])
         self.drift.snapshots = [(step, keys) for step, keys in state["snapshots"]]
+        self._queue_figures = dict(state.get("queue_figures", {}))  # absent in checkpoints of earlier versions

@@ -35,7 +35,7 @@ GRES = "".join(f"NodeName={','.join(NODES)} Name=gpu File={device} Count=1\n" fo
 
 NO_ACCOUNTING = "JobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none"
 CONF = """\
-ClusterName=dev
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={control_port}
 SlurmUser=root
@@ -67,6 +67,7 @@ MaxArraySize={max_array_size}
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
 {nodes}
 PartitionName=dev Nodes={names} Default=YES DefaultTime=60 MaxTime=INFINITE State=UP
+{more}
 """
 
 
@@ -133,11 +134,14 @@ class DevCluster:
         node_timeout: int = 60,
         kill_wait: int = 30,
         accounting: bool = False,
+        name: str = "dev",
+        more: str = "",
     ) -> None:
         """`cpus`: of each node; they need not exist. `node_timeout`: seconds until a silent node is down. `kill_wait`:
-        seconds from SIGTERM to SIGKILL."""
+        seconds from SIGTERM to SIGKILL. `more`: further lines of slurm.conf."""
         self.folder, self.cpus, self.max_array_size = folder.absolute(), cpus, max_array_size
         self.node_timeout, self.kill_wait = node_timeout, kill_wait
+        self.name, self.more = name, more
         self.conf = self.folder / "slurm.conf"
         self.accounting = Accounting(self.folder) if accounting else None
 
@@ -199,6 +203,8 @@ class DevCluster:
                     os.kill(pid, wanted)
             with suppress(ValueError):
                 self._until(lambda: not self.processes(), "an end", 10.0)
+        if self.accounting is not None and self.accounting.database is not None:
+            self.accounting.database.wait()
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -248,6 +254,8 @@ class DevCluster:
                 max_array_size=self.max_array_size,
                 node_timeout=self.node_timeout,
                 kill_wait=self.kill_wait,
+                name=self.name,
+                more=self.more,
                 accounting=self.accounting.write(accounts, database) if self.accounting else NO_ACCOUNTING,
             )
         )
@@ -296,6 +304,7 @@ class Accounting:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data, self.database_port = folder, folder / "database", 0
+        self.database: subprocess.Popen[bytes] | None = None  # where this process has started it
 
     def write(self, port: int, database_port: int) -> str:
         """Write its own files; returns the lines for slurm.conf."""
@@ -332,7 +341,7 @@ class Accounting:
         flags += [f"--{flag}={self.folder / name}" for flag, name in files.items()]
         program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"  # an ordinary user's PATH may lack it
         with (self.folder / "mariadbd.log").open("w") as log:
-            subprocess.Popen(
+            self.database = subprocess.Popen(
                 [program, *DATABASE_FLAGS, *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

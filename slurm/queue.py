@@ -10,7 +10,8 @@ import getpass
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slurm.submit import array_of, ask, sentence
+from slurm.ask import ask, sentence
+from slurm.submit import array_of
 
 JOBS_PER_CALL = 200  # of sacct
 FIELDS = ("State", "ExitCode", "Elapsed", "MaxRSS", "NodeList")

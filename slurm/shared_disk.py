@@ -18,13 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from slurm.profiles import Profile
-from slurm.submit import ASK_SECONDS, ENDED, NOT_SEEN, Refused, ask, cancel, sentence, settings
+from slurm.ask import ASK_SECONDS, Refused, ask, sentence, settings
+from slurm.profiles import Profile, flags
+from slurm.script import NOT_SEEN
+from slurm.submit import ENDED, cancel
 
 PATIENCE = 20.0  # seconds to wait for a free node
 POLL_SECONDS = 0.1
 RUN_SECONDS = 60.0  # for the job itself: one second, or more where a disk is slow to show a new file
 SOON = ("None", "Resources", "Priority", "Prolog")  # Slurm's reasons for a waiting job that may start at any moment
+NOT_OF_A_LOOK = (
+    "dependency",
+    "mail-type",
+    "mail-user",
+    "begin",
+    "requeue",
+    "no-requeue",
+    "exclusive",
+)  # options of runs
 SMALL = {"nodes": "1", "ntasks-per-node": "1", "cpus-per-task": "1", "mem": "100M", "time": "1"}
 
 # `ls` makes a network disk refresh its cache of the folders.
@@ -113,7 +124,8 @@ def _submit(profile: Profile, script: str) -> str:
     """Submit the smallest possible job with the profile's options; if the site refuses it, one as large as a run."""
     result = None
     for size in (SMALL, {"time": "1"}):
-        options = [f"--{name}={value}" for name, value in {**profile.options(), **size}.items()]
+        wanted = {name: value for name, value in profile.options().items() if name not in NOT_OF_A_LOOK}
+        options = flags({**wanted, **size, "export": "NIL"})
         where = ("--job-name=moco-sight", "--output=/dev/null", "--chdir=/", "--no-requeue", "--parsable")
         result = ask("sbatch", *options, *where, text=script)
         if result is not None and result.returncode == 0:

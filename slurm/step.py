@@ -33,6 +33,11 @@ def job_here(variables: Mapping[str, str]) -> JobHere | None:
     return JobHere(id, int(variables.get("SLURM_RESTART_COUNT", "0")), int(variables.get("SLURM_PROCID", "0")))
 
 
+def element_here(variables: Mapping[str, str]) -> int:
+    """The number of this process's element in its array; 0 in a job of its own."""
+    return int(variables.get("SLURM_ARRAY_TASK_ID") or 0)
+
+
 def torchrun_variables(variables: Mapping[str, str]) -> dict[str, str]:
     """RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT of this task; empty for a step of one task, or under torchrun.
 

@@ -48,7 +48,7 @@ OUTSIDE: dict[str, set[str]] = {
     "moco.data.builtin": {"torch", "sklearn", "numpy"},
     "moco.transfer.scores": {"torch", "numpy", "pycocotools"},
     "moco.weights": {"torch", "torchvision", "safetensors", "numpy"},
-    "slurm": {"submitit"},
+    "slurm": set(),
     "experiments": {"rich"},
     "experiments.evaluate.look": {"jinja2", "torch", "sklearn", "numpy", "pyarrow", "PIL"},  # a page of pictures
     "experiments.store": set(),
@@ -60,6 +60,7 @@ OUTSIDE: dict[str, set[str]] = {
     "experiments.tracking": {"mlflow"},
     "experiments.tracking.database": {"mlflow", "alembic", "sqlalchemy"},  # they come with mlflow
     "experiments.tracking.model": {"mlflow", "torch"},
+    "experiments.launch.verify_resume": {"torch"},  # compares the weights of two runs
     "experiments.commands.benchmark": {"tests"},  # the benchmarks of a checkout
     "analysis": {"polars", "seaborn", "matplotlib", "scipy", "numpy", "jinja2"},
     "analysis.tracked": {"polars", "mlflow"},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.launch.cluster import may_retry, retry_runs
 from experiments.launch.grid import paragraph
+from experiments.launch.submissions import keep_limit
 from experiments.plan.parser import AddVerb
 from experiments.run.cluster import DEFAULT, Array, Cluster, array_of, cluster_named
 from experiments.state.failures import REMEDY, Ended, ended_early, grouped
@@ -101,6 +102,8 @@ def throttle(options: argparse.Namespace, command: str) -> int:
     if not any(arrays.values()):
         print(f"{options.target}: no job of it is in the queue")
         return 1
+    for manifest in sweeps_named(root, options.target):
+        keep_limit(root, manifest["label"], options.most)
     return max(_throttle(cluster_named(name), arrays[name], jobs[name], options.most) for name in jobs)
 
 

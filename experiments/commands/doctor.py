@@ -32,7 +32,7 @@ from typing import Any
 
 from experiments.launch.estimate import bytes_in_words, disk_free
 from experiments.launch.grid import paragraph
-from experiments.launch.options import Place
+from experiments.launch.options import LOCAL, Place, add_cluster_set, cluster_profile
 from experiments.launch.snapshot import Snapshot
 from experiments.plan.parser import AddVerb
 from experiments.run import provenance
@@ -44,7 +44,6 @@ from experiments.run.cluster import (
     Profile,
     Submission,
     cluster_named,
-    load_profile,
     new_folder,
     profile_names,
     this_cluster,
@@ -131,7 +130,7 @@ class TestJob:
                 short,
                 new_folder(self.folder),
                 "doctor",
-                environment={**paths, "PYTHONSAFEPATH": "1", CLUSTER_VARIABLE: self.profile.cluster},
+                environment={**paths, "PYTHONSAFEPATH": "1", CLUSTER_VARIABLE: self.cluster.recorded()},
                 needs=(self.folder,),
             )
             (self.job,) = self.cluster.submit(submission, work, [self.folder])
@@ -403,12 +402,13 @@ def register(add: AddVerb) -> None:
         description="Exit 1 when something essential is wrong. --cluster sends a job of a few seconds.",
     )
     verb.add_argument("--cluster", metavar="PROFILE", help=f"look at this one, too: {', '.join(profile_names())}")
+    add_cluster_set(verb)
     verb.add_argument("--patience", type=float, default=60.0, metavar="S", help="for the job to begin (default: 60)")
     verb.set_defaults(run=doctor)
 
 
 def doctor(options: argparse.Namespace, command: str) -> int:
-    profile = load_profile(options.cluster) if options.cluster else None
+    profile = cluster_profile(options.cluster or LOCAL, settings=options.cluster_set)
 
     def show(finding: Finding) -> None:
         first, *rest = paragraph(str(finding))

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 from experiments.commands import sweep as sweep_command
 from experiments.commands.answers import show_search, show_table
 from experiments.launch.grid import paragraph
-from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, cluster_profile
+from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, add_cluster_set, cluster_profile
 from experiments.plan.parser import AddVerb, Parser, add_set, command_line
 from experiments.plan.registry import baselines
 from experiments.run.cluster import Profile, cluster_named, profile_names
-from experiments.run.machine import make_slots
+from experiments.run.machine import make_slots, visible_gpus
 from experiments.search.address import STORAGE, address_of, named
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
 from experiments.search.space import describe
@@ -32,7 +32,7 @@ from experiments.store import schema
 from experiments.store.files import now
 from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
-from experiments.store.search_record import arm_of, finished, read_record, record_named, record_path
+from experiments.store.search_record import arm_of, finished, not_ranked, read_record, record_named, record_path
 from moco.data.catalog import training_images
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def parser(search: Search) -> Parser:
         metavar="NAME",
         help=f"local (default): workers on this machine; a Slurm profile: {', '.join(profile_names())}",
     )
+    add_cluster_set(result)
     add("--baseline", metavar="NAME", help=f"{', '.join(baselines())} (default: {search.base}, or the profile's)")
     add_set(result)
     add("--trials", type=int, metavar="N", help=f"finished trials in all, done or pruned (default: {search.budget})")
@@ -133,13 +134,13 @@ def parser(search: Search) -> Parser:
 
 def search_options(given: argparse.Namespace, command: str) -> SearchOptions:
     """The flags, checked, with the profile of --cluster. Raises ValueError for wrong ones."""
-    profile = cluster_profile(given.cluster)
+    profile = cluster_profile(given.cluster, settings=given.cluster_set)
     if profile is not None and profile.processes > 1:
         raise ValueError(
             f"--cluster {profile.name}: it gives a run {profile.processes} processes, a search worker is one; "
             "choose a profile with one GPU"
         )
-    flags = {name: value for name, value in vars(given).items() if name != "set"}
+    flags = {name: value for name, value in vars(given).items() if name not in ("set", "cluster_set")}
     return SearchOptions(**flags, command=command, place=Place.of(profile), profile=profile, settings=tuple(given.set))
 
 
@@ -152,9 +153,16 @@ def carry_out(search: Search, options: SearchOptions, workers: Workers | None = 
         sampler=options.sampler or search.sampler,
         pruner=options.pruner or search.pruner,
     )
-    planned = plan(search, base_name, options.settings)
+    gpu = bool(visible_gpus()) if options.profile is None else options.profile.gpus_per_node > 0
+    planned = plan(search, base_name, options.settings, gpu=gpu)
+    if planned.proposal:
+        print("\n".join(paragraph(planned.proposal)))
     address = address_of(options.storage, nodes=options.profile is not None)
     path = record_path(options.place.root, planned.label)
+    for label, to_set in planned.of_before.items():
+        if record_path(options.place.root, label).exists() and not path.exists():
+            text = f"warning: the search {label} is of before the images were looked at or compared by their contents; "
+            print("\n".join(paragraph(f"{text}--set {to_set} goes on with it, comparing names and sizes only")))
     record = _record(planned, path, options, address)
     if options.confirm is not None:
         return confirm(record, options.confirm, options)
@@ -321,6 +329,13 @@ def confirm(record: SearchRecord, wanted: str, options: SearchOptions) -> int:
     count, seeds = parse(wanted)
     winners = best(record, count)
     if not winners:
+        over = not_ranked(record)
+        if over:
+            first = next(iter(over))
+            raise ValueError(
+                f"--confirm {wanted}: no done trial of {record['label']} can be ranked (trial {first}: {over[first]}); "
+                "raise the limits, or search on"
+            )
         raise ValueError(f"--confirm {wanted}: {record['label']} has no finished trial yet; search first")
     launch = LaunchOptions(
         command=options.command,

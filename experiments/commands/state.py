@@ -24,7 +24,7 @@ from experiments.plan.parser import AddVerb
 from experiments.run.cluster import DEFAULT, cluster_named
 from experiments.state.find import ANY, Found, find, mlflow_runs, sweeps_named
 from experiments.state.state import RunState, state_of, states_of
-from experiments.store import schema
+from experiments.store import causes, schema
 from experiments.store.images import ONLY_NAMES, known_by_names
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory, runs_root
@@ -116,7 +116,10 @@ def never_begun(root: Path, run_id: str) -> list[str]:
     if not (job := status.get("job")):
         return []
     log = cluster_named(status.get("cluster", DEFAULT)).log(root / schema.SLURM_FOLDER, job)
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log else []
+    text = log.read_text(errors="replace") if log else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if (cause := causes.named(text)) is not None:
+        return paragraph(f"job {job} said: {causes.line_of(cause, text)}; {causes.ADVICE[cause]}", "    ")
     if lines:
         return [f"    job {job} said: {lines[-1]}"]
     text = f"job {job} left no log. Can the nodes see {root}? python -m experiments doctor --cluster NAME tells"
@@ -133,7 +136,9 @@ def _pace(state: RunState) -> str:
 
 
 def _reason(state: RunState) -> str:
-    return f"{state.state}: {state.reason}"
+    """What happened, and where it is known, what to turn."""
+    advice = causes.ADVICE.get(state.cause or "")
+    return f"{state.state}: {state.reason}" + (f"; {advice}" if advice else "")
 
 
 AGAIN_SECONDS = 2.0  # between two pages of --watch

@@ -25,17 +25,26 @@ from experiments.commands.arms import reasons
 from experiments.launch.adaptive import Rounds
 from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
-from experiments.launch.options import DEBUG, INTERRUPTED, LOCAL, MAX_SEEDS, LaunchOptions, Place, cluster_profile
+from experiments.launch.options import (
+    DEBUG,
+    INTERRUPTED,
+    LOCAL,
+    MAX_SEEDS,
+    LaunchOptions,
+    Place,
+    add_cluster_set,
+    cluster_profile,
+)
 from experiments.plan.by_names import with_runs_of_before
 from experiments.plan.manifest import check_file, events_of, merged, write_manifest
 from experiments.plan.orphans import orphans
-from experiments.plan.overrides import base_configs
 from experiments.plan.parser import Parser, add_set, command_line, script
+from experiments.plan.proposal import of_fixed, start
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.run import distributed
 from experiments.run.cluster import Profile, profile_names
-from experiments.run.machine import share_a_gpu, slots_on_gpus
+from experiments.run.machine import share_a_gpu, slots_on_gpus, visible_gpus
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory, runs_root
@@ -85,6 +94,7 @@ def parser(sweep: Sweep) -> Parser:
         metavar="NAME",
         help=f"local (default): a pool on this machine; debug: one run here; a Slurm profile: {', '.join(profile_names())}",
     )
+    add_cluster_set(result)
     add("--baseline", metavar="NAME", help=f"{', '.join(baselines())} (default: {sweep.base}, or the profile's)")
     add_set(result)
     add("--seeds", type=int, metavar="N", help=f"seeds 0 to N-1 for every arm (default: {sweep.seeds})")
@@ -106,8 +116,8 @@ def parser(sweep: Sweep) -> Parser:
 
 def launch_options(given: argparse.Namespace, command: str, work: Work | None = None) -> LaunchOptions:
     """The flags, checked, with the profile of --cluster. Raises ValueError for wrong ones."""
-    profile = cluster_profile(given.cluster, here=(LOCAL, DEBUG))
-    flags = {name: value for name, value in vars(given).items() if name not in ("set", "only")}
+    profile = cluster_profile(given.cluster, here=(LOCAL, DEBUG), settings=given.cluster_set)
+    flags = {name: value for name, value in vars(given).items() if name not in ("set", "only", "cluster_set")}
     options = LaunchOptions(
         **flags,
         command=command,
@@ -115,6 +125,7 @@ def launch_options(given: argparse.Namespace, command: str, work: Work | None = 
         profile=profile,
         settings=tuple(given.set),
         only=tuple(given.only or ()),
+        cluster_settings=tuple(given.cluster_set),
         show_table=show_table,
         work=work,
     )
@@ -135,11 +146,18 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
             "--cluster profile that says so (tasks_per_node), and one run has them with torchrun -m experiments pretrain"
         )
     base_name = options.baseline or (options.profile and options.profile.baseline) or sweep.base
-    base, preset = base_configs(base_name, options.settings)
+    begun = start(base_name, options.settings, gpu=_on_gpu(options.profile))
+    if begun.line:
+        print("\n".join(paragraph(begun.line)))
 
     def planned(seeds: int | None) -> Plan:
-        make = partial(plan, sweep, base_name=base_name, preset=preset, seeds=seeds)
-        return with_runs_of_before(make, base, options.place.root)
+        make = partial(plan, sweep, base_name=base_name, preset=begun.preset, seeds=seeds)
+        made = with_runs_of_before(make, begun.base, options.place.root)
+        fingerprint = made.arms[made.baseline].data.fingerprint
+        fixed = of_fixed(
+            begun, fingerprint, lambda base: [cell.run_id for cell in make(base).cells()], options.place.root
+        )
+        return replace(made, warnings=(*made.warnings, fixed)) if fixed else made
 
     launch_plan = LaunchPlan.of(planned(options.seeds), options)
     if options.look is not None:
@@ -175,6 +193,11 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
     return _debug(launch_plan) if options.cluster == DEBUG else _local(launch_plan)
 
 
+def _on_gpu(profile: Profile | None) -> bool:
+    """Will the runs have a GPU, there or here?"""
+    return bool(visible_gpus()) if profile is None else profile.gpus_per_node > 0
+
+
 def _write_plan(launch_plan: LaunchPlan) -> None:
     """Record the plan, and print what it does to arms that were planned before."""
     file = script()
@@ -203,16 +226,25 @@ def _start_round(launch_plan: LaunchPlan) -> int:
     profile = launch_plan.options.profile
     if profile is None:
         return _local(launch_plan)
-    from experiments.launch.cluster import check_shared_disk, submit_and_follow, without_queued
+    from experiments.launch.cluster import check_shared_disk, follow_to_the_end, looking_again, submit_plan
 
-    launch_plan = without_queued(launch_plan, force=False)
     disk_check = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
-    return submit_and_follow(launch_plan, wait=True, only_if=disk_check)
+    with looking_again(launch_plan) as launch_plan:
+        left = submit_plan(launch_plan, wait=True, only_if=disk_check)
+    return follow_to_the_end(launch_plan, left)
 
 
 def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
     """Submit the sweep, after the checks that can refuse it. Returns the exit code."""
-    from experiments.launch.cluster import check_shared_disk, check_shares, queued, submit_and_follow, without_queued
+    from experiments.launch.cluster import (
+        awaited,
+        check_shared_disk,
+        check_shares,
+        follow_to_the_end,
+        looking_again,
+        submit_plan,
+        without_queued,
+    )
     from experiments.launch.preview import Preview
 
     options = launch_plan.options
@@ -225,12 +257,14 @@ def _on_cluster(launch_plan: LaunchPlan, profile: Profile) -> int:
         return 0
     _ask_first(launch_plan)
     disk_check = check_shared_disk(launch_plan.root, profile) if launch_plan.to_run else None
-    _write_plan(launch_plan)
-    if options.force:
-        _set_aside(launch_plan)
-    if not launch_plan.to_run and not queued(launch_plan):
-        return _nothing_to_start(launch_plan)
-    return submit_and_follow(launch_plan, wait=options.wait, only_if=disk_check)
+    with looking_again(launch_plan) as launch_plan:
+        _write_plan(launch_plan)
+        if options.force:
+            _set_aside(launch_plan)
+        if not launch_plan.to_run and not awaited(launch_plan):
+            return _nothing_to_start(launch_plan)
+        left = submit_plan(launch_plan, wait=options.wait, only_if=disk_check)
+    return follow_to_the_end(launch_plan, left) if options.wait else 0
 
 
 def _ask_first(launch_plan: LaunchPlan) -> None:

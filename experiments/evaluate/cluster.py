@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from experiments.evaluate.add import missing
 from experiments.evaluate.worker import report
 from experiments.launch.cluster import check_shared_disk, submission_of
 from experiments.launch.job import RunFailed
+from experiments.launch.options import verb
 from experiments.launch.snapshot import Snapshot
 from experiments.launch.submissions import awaited_readouts, one_at_a_time
 from experiments.launch.submissions import record_evaluation as record
@@ -48,9 +48,7 @@ def submit_and_print(
         f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}; when it has ended, the same command "
         "submits what is left"
     )
-    print(
-        f"python -m experiments sync {shlex.quote(label)}  brings them to MLflow; scancel {' '.join(arrays)}  ends it"
-    )
+    print(f"{verb(root, 'sync', label)}  brings them to MLflow; scancel {' '.join(arrays)}  ends it")
 
 
 def submit_missing(
@@ -112,7 +110,13 @@ def _submit(
         ids = cluster.submit(submission, work, files)
         submitted = {path.name: id for id, share in zip(ids, shares, strict=True) for path in share}
         record(
-            root, label, profile=profile.name, cluster=cluster.name, code=code.hash, protocols=protocols, jobs=submitted
+            root,
+            label,
+            profile=profile.name,
+            cluster=cluster.recorded(),
+            code=code.hash,
+            protocols=protocols,
+            jobs=submitted,
         )
         return submitted
     except BaseException:

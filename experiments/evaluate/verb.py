@@ -30,10 +30,10 @@ from experiments.evaluate.progress import Progress
 from experiments.evaluate.weights import Reading
 from experiments.evaluate.worker import report
 from experiments.launch.launch import tracking_off
-from experiments.launch.options import INTERRUPTED, LOCAL, Place
+from experiments.launch.options import INTERRUPTED, LOCAL, Place, cluster_profile
 from experiments.plan.overrides import base_configs
 from experiments.run import distributed
-from experiments.run.cluster import Profile, load_profile
+from experiments.run.cluster import Profile
 from experiments.run.machine import make_slots
 from experiments.run.readouts import readouts_of
 from experiments.state.find import Found, cells_of, find
@@ -77,7 +77,7 @@ class EvaluateOptions:
                 "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"
             )
         base = base_configs(given.baseline, settings)[0] if given.baseline else None
-        profile = None if given.cluster in (None, LOCAL) else load_profile(given.cluster)
+        profile = cluster_profile(given.cluster or LOCAL, settings=given.cluster_set)
         return EvaluateOptions(
             given.target,
             Place.of(profile),

@@ -1,10 +1,12 @@
 """A launch on a cluster: jobs are submitted as one array, and followed with the local progress display if asked for.
 
-Run directories become "queued" before their jobs are submitted; if the cluster refuses, they are restored. The jobs run a
-copy of the present code (`experiments.launch.snapshot`).
+Run directories become "queued" before their jobs are submitted; if the cluster refuses, they are restored. That no run gets
+two jobs is the business of `experiments.launch.submitting`. The jobs run a copy of the present code
+(`experiments.launch.snapshot`).
 
-    submit_and_follow, submit_cells, submission_of      what is to run of a sweep; any cells; without sending it
-    follow                                              the progress of jobs
+    looking_again                                       the plan as it is now, while no other command submits
+    submit_plan, submit_cells, submission_of            what is to run of a sweep; any cells; without sending it
+    follow_to_the_end, follow                           the progress of jobs
     may_retry, retry_runs                               start runs again that ended early, here or on their cluster
     node_local, check_shared_disk                       whether compute nodes see the folder of the runs
 """
@@ -13,14 +15,14 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from experiments.launch import job
 from experiments.launch.estimate import bytes_in_words, disk_free
@@ -28,11 +30,12 @@ from experiments.launch.grid import paragraph
 from experiments.launch.launch import Launch, summary, tracking, tracking_off
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.local import View
-from experiments.launch.options import INTERRUPTED, Place
-from experiments.launch.pack import elements_at_a_time, submit_packed
+from experiments.launch.options import INTERRUPTED, Place, verb
+from experiments.launch.pack import elements_at_a_time, elements_of, submit_packed
 from experiments.launch.progress import Progress
 from experiments.launch.snapshot import Snapshot, forget_unused
-from experiments.launch.submissions import names, record
+from experiments.launch.submissions import keep_limit, limit_of, names, record, submissions
+from experiments.launch.submitting import ending_in_order, intend, note_job, one_command, settle, unknown
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell
 from experiments.run import provenance
@@ -47,7 +50,7 @@ from experiments.run.cluster import (
     this_user,
 )
 from experiments.state.find import Found
-from experiments.state.state import RunState, state_of
+from experiments.state.state import RunState, state_of, states_of
 from experiments.store import schema
 from experiments.store.files import in_threads, read_json, replace_json
 from experiments.store.manifests import read_manifest
@@ -66,11 +69,47 @@ RETRIED = (schema.FAILED, schema.CANCELLED, schema.LOST, schema.PREEMPTED)
 
 
 def without_queued(launch_plan: LaunchPlan, *, force: bool) -> LaunchPlan:
-    """The plan without runs that are queued or running. Raises ValueError for `--force` if there are such runs."""
+    """The plan without runs that are queued or running, and without those whose job may be there for all that is known.
+
+    Prints the latter. Raises ValueError for `--force` if there are such runs.
+    """
     kept = queued(launch_plan)
     if force and kept:
         raise ValueError(f"--force: {len(kept)} runs are queued or running; cancel them first, or leave out --force")
-    return replace(launch_plan, to_run=[cell for cell in launch_plan.to_run if cell not in kept])
+    unsure = unknown(launch_plan.root, [cell.run_id for cell in launch_plan.to_run if cell not in kept])
+    _print_unsure(unsure, force=force)
+    to_run = [cell for cell in launch_plan.to_run if cell not in kept and cell.run_id not in unsure]
+    return replace(launch_plan, to_run=to_run)
+
+
+def _print_unsure(unsure: Mapping[str, str], *, force: bool = False) -> None:
+    if not unsure:
+        return
+    why = next(iter(unsure.values()))
+    what = f"{len(unsure)} {'run is' if len(unsure) == 1 else 'runs are'} left alone: {why}"
+    if force:
+        raise ValueError(f"--force: {what}; a second job would train beside the first")
+    print("\n".join(paragraph(f"warning: {what}. A second job would train beside the first.")), flush=True)
+
+
+def awaited(launch_plan: LaunchPlan) -> list[Cell]:
+    """Cells of the plan that are queued or running, or of which that is not known because their cluster says nothing."""
+    there = queued(launch_plan)
+    unsure = unknown(launch_plan.root, [cell.run_id for cell in launch_plan.cells if cell not in there])
+    return [cell for cell in launch_plan.cells if cell in there or cell.run_id in unsure]
+
+
+@contextmanager
+def looking_again(launch_plan: LaunchPlan) -> Iterator[LaunchPlan]:
+    """The plan as it is now, while no other command submits: another one may have submitted some of it meanwhile."""
+    with one_command(launch_plan.root):
+        unsettled = settle(launch_plan.root)
+        now = LaunchPlan.of(launch_plan.planned, launch_plan.options, launch_plan.cells)
+        wanted = {cell.run_id for cell in launch_plan.to_run}
+        to_run = [cell for cell in now.to_run if cell.run_id in wanted]
+        _print_unsure({cell.run_id: unsettled[cell.run_id] for cell in to_run if cell.run_id in unsettled})
+        now = replace(now, to_run=[cell for cell in to_run if cell.run_id not in unsettled])
+        yield without_queued(now, force=launch_plan.options.force)
 
 
 def check_shares(cells: Sequence[Cell], profile: Profile) -> None:
@@ -87,23 +126,45 @@ def queued(launch_plan: LaunchPlan) -> list[Cell]:
     return [cell for cell in launch_plan.cells if launch_plan.states[cell.run_id].state in IN_THE_QUEUE]
 
 
-def submit_and_follow(launch_plan: LaunchPlan, *, wait: bool, only_if: str | None = None) -> int:
-    """Submit, and follow if `wait`; returns the exit code. `only_if`: a job that must succeed before any run starts."""
-    root, label, began = launch_plan.root, launch_plan.planned.label, time.monotonic()
-    options, profile, max_parallel = launch_plan.options, launch_plan.options.profile, launch_plan.options.max_parallel
+def submit_plan(launch_plan: LaunchPlan, *, wait: bool, only_if: str | None = None) -> list[Cell]:
+    """Submit what is to run; returns the cells that the site has no room for yet. The caller holds the lock.
+
+    `only_if`: a job that must succeed before any run starts. `wait`: the caller follows the jobs.
+    """
+    label, options, profile = launch_plan.planned.label, launch_plan.options, launch_plan.options.profile
     assert profile is not None
     launch_plan.announce()
-    if launch_plan.to_run:
-        launch = Launch(root, label, launch_plan.to_run, options.command)
-        jobs = submit_cells(launch, profile, max_parallel, planned=names(launch_plan.planned.cells()), only_if=only_if)
-        say_how_to_follow(label, jobs, profile, max_parallel)
-    else:
-        print(f"nothing to submit: {len(queued(launch_plan))} are queued or running", flush=True)
-    if not wait:
-        return 0
-    with tracking(options.place, label) if profile.tracking_mode != "off" else nullcontext():
-        completed = follow(label, [*launch_plan.to_run, *queued(launch_plan)], root)
-    if not completed:
+    if not launch_plan.to_run:
+        there = len(queued(launch_plan))
+        silent = len(awaited(launch_plan)) - there
+        of_those = f", and of {silent} their cluster says nothing" if silent else ""
+        print(f"nothing to submit: {there} are queued or running{of_those}", flush=True)
+        return []
+    launch = Launch(launch_plan.root, label, launch_plan.to_run, options.command)
+    launch.environment["cluster_set"] = list(options.cluster_settings)
+    planned = names(launch_plan.planned.cells())
+    if options.max_parallel is not None or not any(s.state in IN_THE_QUEUE for s in launch_plan.states.values()):
+        keep_limit(launch_plan.root, label, options.max_parallel)
+    jobs = submit_cells(launch, profile, options.max_parallel, planned=planned, only_if=only_if)
+    say_how_to_follow(launch_plan.root, label, jobs, profile, options.max_parallel)
+    say_what_is_left(launch, jobs, wait=wait)
+    return [cell for cell in launch.cells if cell.run_id not in jobs]
+
+
+def follow_to_the_end(launch_plan: LaunchPlan, left: Sequence[Cell]) -> int:
+    """Follow the runs of the plan until all have ended, and submit those that are `left` when there is room for them."""
+    root, label, began = launch_plan.root, launch_plan.planned.label, time.monotonic()
+    profile = launch_plan.options.profile
+    assert profile is not None
+    unsure = unknown(root, [cell.run_id for cell in launch_plan.cells])
+    submitted = [c for c in launch_plan.cells if (c in launch_plan.to_run and c not in left) or c.run_id in unsure]
+    with tracking(launch_plan.options.place, label) if profile.tracking_mode != "off" else nullcontext():
+        followed = follow(label, [*submitted, *awaited(launch_plan)], root)
+        while followed and left:
+            with looking_again(replace(launch_plan, to_run=left)) as now:
+                left = submit_plan(now, wait=True)
+            followed = follow(label, [cell for cell in now.to_run if cell not in left], root)
+    if not followed:
         print("not followed any more; the jobs go on")
         return INTERRUPTED
     code = summary(root, launch_plan.cells, began, interrupted=False)
@@ -119,46 +180,88 @@ def submit_cells(
     planned: Mapping[str, str] | None = None,
     only_if: str | None = None,
 ) -> dict[str, str]:
-    """Submit all cells of the launch; returns run id -> job id. Raises Refused or OSError after restoring all.
+    """Submit the cells of the launch; returns run id -> job id, of all, or of as many as the site has room for.
 
-    `planned`: run id -> name, of all cells of the sweep, for the difference that the next `--dry-run` shows.
+    Raises Refused or OSError after restoring all. The caller holds the lock. `planned`: run id -> name, of all cells of the
+    sweep, for the difference that the next `--dry-run` shows.
     """
-    root, code = launch.root, Snapshot.of_this_code()
+    root, code, cluster = launch.root, Snapshot.of_this_code(), cluster_named(profile.cluster)
     launch.environment |= {"cluster": profile.name, "code": code.hash, "pack": profile.pack}
     launch.environment["gpus"] = profile.gpus_per_node * profile.nodes
     check_room(launch, code)
     paths = [root / cell.run_id for cell in launch.cells]
     before = dict(zip(paths, in_threads(lambda path: RunDirectory(path).status(), paths), strict=True))
     fresh = {path for path in paths if not path.exists()}
-    submission = replace(submission_of(root, launch.title, profile, max_parallel, code), only_if=only_if)
-    try:
-        code.write(root)
-        launch.enqueue()
-        ids = submit_packed(submission, paths)
-        submitted = schema.Status(cluster=profile.cluster, owner=this_user())
-        in_threads(
-            lambda one: _note_job(RunDirectory(one[0]), {**submitted, "job": one[1]}), zip(paths, ids, strict=True)
-        )
-    except BaseException:
-        cluster = cluster_named(profile.cluster)
-        cluster.withdraw(submission)
-        cluster.cancel([only_if] if only_if else [])
-        _restore(before, fresh)
-        raise
-    jobs = {path.name: id for path, id in zip(paths, ids, strict=True)}
+    submission = submission_of(root, launch.title, profile, max_parallel, code)
+    submission = within_the_limit(replace(submission, only_if=only_if), asked=max_parallel is not None)
+    facts: dict[str, Any] = {
+        "profile": profile.name,
+        "cluster": cluster.recorded(),
+        "code": code.hash,
+        "command": launch.environment["command"],
+        "planned": dict(planned or names(launch.cells)),
+    }
+    with ending_in_order():
+        try:
+            code.write(root)
+            launch.enqueue()
+            elements = elements_of(submission, paths)
+            intent = intend(root, submission, launch.title, elements, **facts)
+            ids = submit_packed(submission, paths)
+            submitted = schema.Status(cluster=facts["cluster"], owner=this_user())
+            in_threads(lambda one: note_job(one[0], {**submitted, "job": one[1]}), zip(paths, ids, strict=False))
+            _restore({path: before[path] for path in paths[len(ids) :]}, fresh & set(paths[len(ids) :]))
+        except BaseException:
+            cluster.withdraw(submission)
+            cluster.cancel([only_if] if only_if else [])
+            _restore(before, fresh)
+            raise
+    jobs = {path.name: id for path, id in zip(paths, ids, strict=False)}
     with suppress(OSError):  # without the record the next plan only shows no difference
-        record(
-            root,
-            launch.title,
-            profile=profile.name,
-            cluster=profile.cluster,
-            code=code.hash,
-            command=launch.environment["command"],
-            planned=planned or names(launch.cells),
-            jobs=jobs,
-        )
+        record(root, launch.title, **facts, jobs=jobs)
         forget_unused(root)
+    intent.unlink()
     return jobs
+
+
+def within_the_limit(submission: Submission, *, asked: bool) -> Submission:
+    """With the runs of this sweep that are in the queue already, no more run at a time than are wanted for all of them.
+
+    `asked`: the limit is of this command; otherwise that of an earlier one holds as long as its jobs are there. What is
+    left of the limit holds for the new ones; if nothing is left, they wait until the others have ended.
+    """
+    limit, root = submission.throttle, submission.folder.parent.parent
+    kept = None if asked else limit_of(root, submission.title)
+    if limit is None and kept is None:
+        return submission
+    cluster, ours = cluster_named(submission.profile.cluster), cluster_named(submission.profile.cluster).recorded()
+    earlier = [
+        job
+        for line in submissions(root, submission.title)
+        if line.get("cluster") in (ours, submission.profile.cluster) and line["user"] == this_user()
+        for job in line["jobs"].values()
+    ]
+    arrays = cluster.arrays(earlier) if earlier else []
+    live = sum(array.running + array.waiting for array in arrays)
+    if kept is not None and live:
+        limit = max(1, kept // submission.profile.pack)
+    if limit is None:
+        return submission
+    if live < limit:
+        return replace(submission, max_parallel=limit - live)
+    behind = [array.job for array in arrays]
+    print(f"they wait for job {', '.join(behind)}: {limit} at a time is the limit of all runs of the sweep", flush=True)
+    return replace(submission, behind=behind)
+
+
+def say_what_is_left(launch: Launch, jobs: Mapping[str, str], *, wait: bool) -> None:
+    if left := len(launch.cells) - len(jobs):
+        then = (
+            "they are submitted when those have ended"
+            if wait
+            else "the same command submits them when others have ended"
+        )
+        print(f"{left} more do not fit into the site's limit of jobs; {then}", flush=True)
 
 
 def submission_of(root: Path, title: str, profile: Profile, max_parallel: int | None, code: Snapshot) -> Submission:
@@ -170,6 +273,7 @@ def submission_of(root: Path, title: str, profile: Profile, max_parallel: int | 
         elements_at_a_time(profile, max_parallel),
         environment_on_node(profile, code.path(root)) | _mirrored_by_jobs(profile, title),
         needs=(code.path(root),),
+        afterwards="experiments.launch.ended",
     )
 
 
@@ -186,8 +290,9 @@ def environment_on_node(profile: Profile, code: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONSAFEPATH": "1",  # the current folder, often the checkout, is not put before the copy
         "PYTHONUNBUFFERED": "1",
-        CLUSTER_VARIABLE: profile.cluster,
+        CLUSTER_VARIABLE: cluster_named(profile.cluster).recorded(),
         job.MAX_REQUEUES: str(profile.max_requeues),
+        job.GPUS: str(profile.gpus_per_node),
     }
 
 
@@ -228,22 +333,16 @@ def _forget(run: RunDirectory) -> None:
             shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _note_job(run: RunDirectory, job: schema.Status) -> None:
-    """Record the job of a run, unless its worker has begun, which records the job itself."""
-    with suppress(Busy), run.locked():
-        status = run.status() or schema.Status()
-        if status.get("state") == schema.QUEUED:
-            run.write_status({**status, **job})
-
-
-def say_how_to_follow(label: str, jobs: Mapping[str, str], profile: Profile, max_parallel: int | None) -> None:
+def say_how_to_follow(
+    root: Path, label: str, jobs: Mapping[str, str], profile: Profile, max_parallel: int | None
+) -> None:
     """Print what was submitted, and the commands for it."""
     arrays = list(dict.fromkeys(array_of(id) for id in jobs.values()))
-    throttle, name = max_parallel or profile.array_parallelism, shlex.quote(label)
+    throttle = max_parallel or profile.array_parallelism
     at_a_time = f", {throttle} at a time" if throttle else ""
     print(f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}{at_a_time}")
     print("The same command submits what is then missing, --wait follows. Verbs: logs, cancel, throttle, retry, sync.")
-    print(f"python -m experiments status {name}", flush=True)
+    print(verb(root, "status", label), flush=True)
 
 
 def follow(title: str, cells: Sequence[Cell], root: Path) -> bool:
@@ -266,7 +365,7 @@ def _watch(view: View, cells: Sequence[Cell], root: Path) -> None:
                 view.started(cell)
             if state.state == schema.RUNNING:
                 view.progress(cell, state)
-            elif state.state != schema.QUEUED:
+            elif state.state != schema.QUEUED and not unknown(root, [cell.run_id]):
                 view.ended(cell, state)
                 waiting.remove(cell)
         if waiting:
@@ -280,28 +379,50 @@ def may_retry(state: RunState) -> bool:
 
 def retry_runs(root: Path, runs: Sequence[Found], command: str) -> int:
     """Start them again, by cluster and sweep; returns the exit code of those that ran on this machine."""
-    groups: dict[tuple[str | None, str | None], list[Cell]] = {}
+    groups: dict[tuple[str | None, tuple[str, ...], str | None], list[Cell]] = {}
     for run in runs:
         config = config_of(RunDirectory(root / run.run_id))
         cell = Cell(run.arm or run.run_id, config.train.seed, config, run.run_id)
-        groups.setdefault((cluster_of(root / run.run_id), run.label), []).append(cell)
-    return max((_retry(root, cluster, label, cells, command) for (cluster, label), cells in groups.items()), default=0)
+        groups.setdefault((*cluster_of(root / run.run_id), run.label), []).append(cell)
+    codes = [
+        _retry(root, cluster, settings, label, cells, command) for (cluster, settings, label), cells in groups.items()
+    ]
+    return max(codes, default=0)
 
 
-def cluster_of(path: Path) -> str | None:
-    """The profile that the run was last submitted with; None if it was started on this machine."""
-    cluster: str | None = (read_json(path / schema.ENVIRONMENT) or {}).get("cluster")
-    return cluster
+def cluster_of(path: Path) -> tuple[str | None, tuple[str, ...]]:
+    """The profile that the run was last submitted with, and its --cluster-set; None if it was started on this machine."""
+    described = read_json(path / schema.ENVIRONMENT) or {}
+    return described.get("cluster"), tuple(described.get("cluster_set") or ())
 
 
-def _retry(root: Path, cluster: str | None, label: str | None, cells: Sequence[Cell], command: str) -> int:
+def _retry(
+    root: Path,
+    cluster: str | None,
+    settings: Sequence[str],
+    label: str | None,
+    cells: Sequence[Cell],
+    command: str,
+) -> int:
     """`cluster`: a profile, or None for this machine. `label`: None for runs of no sweep. Returns the exit code."""
     launch, began = Launch(root, label or cells[0].name, cells, command), time.monotonic()
     if cluster is not None:
-        profile = load_profile(cluster)
+        profile = load_profile(cluster, settings)
+        launch.environment["cluster_set"] = list(settings)
         only_if = check_shared_disk(root, profile)
-        jobs = submit_cells(launch, profile, None, planned=_planned(root, label), only_if=only_if)
-        say_how_to_follow(launch.title, jobs, profile, None)
+        with one_command(root):
+            unsure = settle(root)
+            unsure |= unknown(root, [cell.run_id for cell in cells])
+            _print_unsure(unsure)
+            states = states_of(root, [cell.run_id for cell in cells])
+            launch.cells = [c for c in cells if may_retry(states[c.run_id]) and c.run_id not in unsure]
+            if not launch.cells:
+                print("nothing to submit: another command has submitted them")
+                return 0
+            at_once = limit_of(root, label) if label else None
+            jobs = submit_cells(launch, profile, at_once, planned=_planned(root, label), only_if=only_if)
+        say_how_to_follow(root, launch.title, jobs, profile, at_once)
+        say_what_is_left(launch, jobs, wait=False)
         return 0
     launch.enqueue()
     with tracking(Place(root, user_uri()), label) if label else nullcontext():

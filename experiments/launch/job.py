@@ -11,20 +11,27 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise, takewhile
 from pathlib import Path
 
+from experiments.plan.configs import config_of
 from experiments.run import distributed, provenance
 from experiments.run.cluster import this_cluster, this_job
+from experiments.run.machine import usable_gpus
+from experiments.run.stop import HEARTBEAT_SECONDS
 from experiments.run.worker import attempt
 from experiments.store import causes, schema
 from experiments.store.run import Busy, RunDirectory
+from experiments.store.states import host
 from experiments.tracking.job import mirroring
 
 MAX_REQUEUES = "MOCO_MAX_REQUEUES"
 STUCK = 3  # attempts
+MANY_DEATHS = 3  # at one step
+GPUS = "MOCO_GPUS"  # that the profile asks for on each node
 
 Requeue = Callable[[str], str | None]  # job -> why it failed, else None
 
@@ -37,14 +44,19 @@ def work(path: str) -> str:
     """The function of a job. Returns the state of the run (FOLLOWED on ranks above 0); raises RunFailed with its reason."""
     signal.signal(
         signal.SIGUSR2, signal.SIG_IGN
-    )  # instead of submitit's handler, which would act between two bytecodes
+    )  # until the worker has its own handler: the default would end the process
     distributed.adopt_step()
     run = RunDirectory(Path(path))
     if distributed.rank():
         return attempt(run.path) if restarts() <= most_requeues() else distributed.FOLLOWED
     if requeued_too_often(run):
         return schema.PREEMPTED
+    if (why := without_gpu(run, usable_gpus)) is not None:
+        _note(run, schema.LOST, why, causes.NO_GPU)
+        raise RunFailed(why)
     try:
+        if alive_elsewhere(run):
+            raise Busy(f"{run.path}: {run.holder()} works on it")
         with mirroring(run.path.parent):
             state = attempt(run.path)
             if stopped_by_time(run):  # before the mirror's last sync, which may take the rest of the time
@@ -120,6 +132,40 @@ def stuck_at(run: RunDirectory) -> int | None:
     newest_first = zip(ends[::-1], progressed[::-1], strict=True)
     vain = takewhile(lambda end: causes.cause_of(end[0]) == causes.TIME_LIMIT and not end[1], newest_first)
     return steps[-1] if sum(1 for _ in vain) >= STUCK else None
+
+
+def died_in_vain(run: RunDirectory) -> int | None:
+    """The step at which the last `MANY_DEATHS` attempts died, whatever killed them; None if they got further, or saved."""
+    ends = [line for line in run.attempts() if line["event"] == "end"][-MANY_DEATHS:]
+    steps = {line.get("step") for line in ends}
+    dead = all(line["state"] == schema.LOST for line in ends)
+    return next(iter(steps)) if len(ends) == MANY_DEATHS and dead and len(steps) == 1 else None
+
+
+def without_gpu(run: RunDirectory, count: Callable[[], int]) -> str | None:
+    """Why the run cannot train on this node: it should have a GPU and has none. `count`: of those that torch can use."""
+    wanted = int(os.environ.get(GPUS) or 0)
+    device = config_of(run).train.device
+    if not wanted or not (device == "auto" or device.startswith("cuda")) or count():
+        return None
+    return f"{host()} has no GPU that torch can use, and the profile asks for {wanted}"
+
+
+def alive_elsewhere(run: RunDirectory, patience: float = 3 * HEARTBEAT_SECONDS) -> bool:
+    """Whether a process of another machine works on the run, where its lock does not reach this one: its heart beats."""
+    status, age = run.status() or schema.Status(), run.heartbeat_age()
+    if status.get("state") != schema.RUNNING or status.get("host") == host() or age is None or age > patience:
+        return False
+    last, deadline = run.heartbeat_age(), time.monotonic() + patience
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        age = run.heartbeat_age()
+        if age is None or last is None:
+            return False
+        if age < last:  # a new beat
+            return True
+        last = age
+    return False
 
 
 def _requeue(job: str | None, requeue: Requeue) -> str | None:

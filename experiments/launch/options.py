@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +41,10 @@ class Place:
             return Place(runs_root(), named or None)
         root = runs_root()
         if profile.runs_root and not os.environ.get("MOCO_RUNS"):
-            root = Path(os.path.expanduser(profile.runs_root)).absolute()
-        return Place(root, named or (os.path.expanduser(profile.tracking) if profile.tracking else None))
+            root = Path(_with_variables("runs_root", profile.runs_root, profile)).absolute()
+        return Place(
+            root, named or (_with_variables("tracking", profile.tracking, profile) if profile.tracking else None)
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,16 +52,46 @@ class Place:
         return {"MOCO_RUNS": str(self.root)} | ({"MLFLOW_TRACKING_URI": self.tracking} if self.tracking else {})
 
 
-def cluster_profile(name: str, here: tuple[str, ...] = (LOCAL,)) -> Profile | None:
-    """The profile of that name; None for a name in `here`, which means this machine. Raises ValueError for another name."""
+def _with_variables(field: str, value: str, profile: Profile) -> str:
+    """A value of a profile with ~ and variables replaced. Raises ValueError for a variable that is not set."""
+    if missing := [name for name in re.findall(r"\$\{?(\w+)", value) if name not in os.environ]:
+        raise ValueError(f"profile {profile.name}: {field} = {value!r}: ${missing[0]} is not set on this machine")
+    return os.path.expanduser(os.path.expandvars(value))
+
+
+def verb(root: Path, *words: str) -> str:
+    """`python -m experiments WORDS`, as it is to be typed here to mean these runs."""
+    where = "" if root == runs_root() else f"MOCO_RUNS={shlex.quote(str(root))} "
+    return f"{where}python -m experiments {shlex.join(words)}"
+
+
+def add_cluster_set(to: argparse.ArgumentParser) -> None:
+    """Add the flag `--cluster-set FIELD=VALUE ...`."""
+    to.add_argument(
+        "--cluster-set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="override a field of the profile, e.g. time=2:00:00 gpus=a100:2 sbatch.exclude=n7",
+    )
+
+
+def cluster_profile(name: str, here: tuple[str, ...] = (LOCAL,), settings: Sequence[str] = ()) -> Profile | None:
+    """The profile of that name with `settings`, of --cluster-set; None for a name in `here`, which means this machine.
+
+    Raises ValueError for another name, and for settings of no profile.
+    """
     if name in here:
+        if settings:
+            raise ValueError(f"--cluster-set {settings[0]}: changes a profile, and there is none; add --cluster NAME")
         return None
     clusters = [*here, *profile_names()]
     if name not in clusters:
         near = nearest(name, clusters)
         meant = f"; did you mean {near}?" if near else ""
         raise ValueError(f"--cluster {name}: no such cluster; there are {', '.join(clusters)}{meant}")
-    return load_profile(name)
+    return load_profile(name, settings)
 
 
 @dataclass(frozen=True)
@@ -87,6 +122,7 @@ class LaunchOptions:
     wait: bool = False
     max_gpu_hours: float | None = None
     calibrate: bool = False
+    cluster_settings: tuple[str, ...] = ()  # of --cluster-set; `profile` has them already
     look: Path | None = None
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ from experiments.store.run import RunDirectory
 from experiments.store.states import AT_REST, handling
 from experiments.tracking.job import mirroring
 
+PACKS = "packs"  # in the folder of a submission: what its elements work on
 TICK_SECONDS = 0.1
 REPEAT_SECONDS = 1.0  # between repeats of a signal: a worker that has just begun may not have handled the first one
 NOT_STARTED = (*AT_REST, schema.LOST)  # states
@@ -62,12 +63,25 @@ def submit_packed(submission: Submission, paths: Sequence[Path]) -> list[str]:
     if size == 1:
         return cluster.submit(submission, job.work, paths)
     packs = [paths[first : first + size] for first in range(0, len(paths), size)]
-    files = [submission.folder / "packs" / str(n) for n in range(len(packs))]
+    files = [_file(submission, n) for n in range(len(packs))]
     files[0].parent.mkdir(parents=True)
     for file, pack in zip(files, packs, strict=True):
         file.write_text("".join(f"{path}\n" for path in pack))
     ids = cluster.submit(submission, work, files)
-    return [id for id, pack in zip(ids, packs, strict=True) for _ in pack]
+    return [id for id, pack in zip(ids, packs, strict=False) for _ in pack]
+
+
+def elements_of(submission: Submission, paths: Sequence[Path]) -> dict[str, list[str]]:
+    """What an element works on -> its runs, as `submit_packed` sends them."""
+    size = submission.profile.pack
+    if size == 1:
+        return {str(path): [path.name] for path in paths}
+    packs = [paths[first : first + size] for first in range(0, len(paths), size)]
+    return {str(_file(submission, n)): [path.name for path in pack] for n, pack in enumerate(packs)}
+
+
+def _file(submission: Submission, number: int) -> Path:
+    return submission.folder / PACKS / str(number)
 
 
 def jobs_without_runs(root: Path, jobs: Sequence[str]) -> list[str]:
@@ -79,7 +93,9 @@ def jobs_without_runs(root: Path, jobs: Sequence[str]) -> list[str]:
 
 def work(file: str, worker: Work = PACKED) -> dict[str, str]:
     """The function of an element. Returns run id -> state; raises RunFailed if a run has failed."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # instead of submitit's handler
+    signal.signal(
+        signal.SIGUSR2, signal.SIG_IGN
+    )  # until the pool has its own handler: the default would end the process
     runs = [RunDirectory(Path(line)) for line in Path(file).read_text().splitlines()]
     ours = [run for run in runs if _is_ours(run) and not job.requeued_too_often(run)]
     with mirroring(runs[0].path.parent):

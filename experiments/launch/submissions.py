@@ -1,6 +1,7 @@
 """Records of what was sent to clusters, one line for each submission.
 
 $MOCO_RUNS/slurm/<label>.jsonl              runs of a sweep: `record`, `submissions`, `difference`
+$MOCO_RUNS/slurm/<label>.limit              how many of its runs may run at a time: `keep_limit`, `limit_of`
 $MOCO_RUNS/slurm/evaluate/<label>.jsonl     readouts to be added to finished runs: `record_evaluation`,
                                             `awaited_readouts`, `one_at_a_time`
 """
@@ -16,7 +17,7 @@ from experiments.plan.sweep import Cell
 from experiments.run.cluster import ENDED, this_user
 from experiments.state.state import GONE, JUST_SECONDS, QUEUE, Queue
 from experiments.store import schema
-from experiments.store.files import Appender, age_of, exclusive, now, read_lines
+from experiments.store.files import Appender, age_of, exclusive, now, read_lines, replace_text
 
 LISTED = 3  # names of cells in a difference; more are counted
 
@@ -77,6 +78,30 @@ def record(
 def submissions(root: Path, label: str) -> list[Submission]:
     """The oldest first."""
     return read_lines(_path(root, label))
+
+
+def keep_limit(root: Path, label: str, at_a_time: int | None) -> None:
+    """Keep how many runs of the sweep may run at a time, for `retry` and later commands; None for no limit."""
+    path = _path(root, label).with_suffix(".limit")
+    if at_a_time is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, f"{at_a_time}\n", sync=True)
+
+
+def limit_of(root: Path, label: str) -> int | None:
+    """The limit that was given last for the sweep. Raises ValueError if its file is damaged."""
+    path = _path(root, label).with_suffix(".limit")
+    try:
+        text = path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(
+            f"{path}: {text[:40]!r}, must be a whole number of runs at a time; --max-parallel N writes it anew"
+        )
+    return int(text)
 
 
 def all_submissions(root: Path) -> Iterator[Submission]:

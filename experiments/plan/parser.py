@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from experiments.plan.field_list import groups
 from experiments.store.named import nearest
+from experiments.store.secrets import without_secrets
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,10 +69,10 @@ def add_set(to: argparse.ArgumentParser) -> None:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command that was given, as one types it at the top of the checkout."""
+    """The command that was given, as one types it at the top of the checkout, without the passwords in it."""
     script = Path(sys.argv[0])
     shown = f"{script.parent.name}/{script.name}" if script.parent.name == "sweeps" else script.name
-    return shlex.join(["python", shown, *arguments])
+    return shlex.join(["python", shown, *map(without_secrets, arguments)])
 
 
 def script() -> Path | None:

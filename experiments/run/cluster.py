@@ -1,7 +1,8 @@
 """The interface of a cluster: submit jobs, ask for their phases, cancel and requeue them, read their logs.
 
-A profile names its cluster, and so does the record of each job: "slurm", or the dotted name of a module with an object
-`CLUSTER`. To add a cluster, write a module with a subclass of `Cluster` and name it in a profile: cluster = "my.module".
+A profile names its cluster, and so does the record of each job: "slurm", "slurm:NAME" for the one of that name, or the dotted
+name of a module with an object `CLUSTER`. To add a cluster, write a module with a subclass of `Cluster` and name it in a
+profile: cluster = "my.module".
 
 A job's process finds its own cluster by the variable MOCO_CLUSTER.
 """
@@ -16,11 +17,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, Protocol
 
+from slurm.ask import Refused
 from slurm.cluster import ENDED, RUNNING, WAITING, Slurm
 from slurm.profiles import Profile, load_profile, profile_names
 from slurm.queue import Array
 from slurm.step import JobHere
-from slurm.submit import Refused, Submission, Work, array_of, new_folder
+from slurm.submission import Submission, Work, new_folder
+from slurm.submit import array_of
 
 DEFAULT: Final = "slurm"  # cluster of profiles and records without the field
 CLUSTER_VARIABLE: Final = "MOCO_CLUSTER"
@@ -32,7 +35,10 @@ class Cluster(Protocol):
     name: str
 
     def submit(self, submission: Submission, work: Work, paths: Sequence[Path]) -> list[str]:
-        """One job `work(path)` for each path; their ids in that order. All or nothing: raises Refused, a ValueError."""
+        """One job `work(path)` for each path; their ids in that order. Raises Refused, a ValueError, with none sent.
+
+        The list is shorter where the site takes only the first of them.
+        """
         ...
 
     def withdraw(self, submission: Submission) -> None:
@@ -61,6 +67,14 @@ class Cluster(Protocol):
     def here(self, variables: Mapping[str, str]) -> JobHere | None:
         """The job that a process with these environment variables is part of; None outside of a job."""
         ...
+
+    def recorded(self) -> str:
+        """The name for the record of a job, by which any machine finds this cluster and no other."""
+        return self.name
+
+    def sent(self, folder: Path) -> Mapping[str, str] | None:
+        """Path -> job, of a submission with that folder whose command was killed; None if that cannot be told."""
+        return None
 
     def check(self) -> None:
         """Raises ValueError if the cluster cannot be reached from this machine."""
@@ -111,8 +125,9 @@ class Cluster(Protocol):
 @cache
 def cluster_named(name: str) -> Cluster:
     """The cluster of that name, as profiles and records have it. Raises ValueError if there is none."""
-    if name == Slurm.name:
-        return Slurm()
+    kind, _, site = name.partition(":")
+    if kind == DEFAULT:
+        return Slurm(site or None)
     try:
         cluster: Cluster = import_module(name).CLUSTER
     except (ImportError, AttributeError) as error:

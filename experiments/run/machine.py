@@ -1,4 +1,4 @@
-"""Cores and GPUs of this machine, their names, and the slots that share them among runs. Imports no torch.
+"""Cores and GPUs of this machine, their names, and the slots that share them. Imports no torch but in `usable_gpus`.
 
 make_slots, slots_on_gpus, share_a_gpu      places for runs
 cores, visible_gpus                         what may be used
@@ -101,6 +101,13 @@ def visible_gpus() -> list[str]:
         return [gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
     nodes = len(list(Path("/dev").glob("nvidia[0-9]*")))  # without the driver, which may take a second
     return [str(n) for n in range(nodes or len(_gpu_names()))]
+
+
+def usable_gpus() -> int:
+    """GPUs that torch can compute with. Imports torch, and wakes the driver."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @cache

@@ -283,6 +283,7 @@ class _Attempt:
         if records := metrics.unshipped(groups["test"]):
             results["metrics"] = records
         replace_json(self.run.path / schema.RESULTS, results, sync=True)
+        (self.run.path / schema.STOPPED_READOUTS).unlink(missing_ok=True)  # of an attempt that was killed at its end
         self.status["step"] = self.status["total_steps"]
         readouts = ", ".join(f"{k} {groups['test'][k]:.1f}" for k in schema.READOUTS if k in groups["test"])
         LOGGER.info("done in %.1f s: %s", seconds, readouts)
@@ -329,7 +330,7 @@ def _cause(error: BaseException) -> str:
         return causes.DIVERGED
     if isinstance(error, PeerLost):
         return causes.PEER_LOST
-    return causes.OUT_OF_MEMORY if isinstance(error, MemoryError) else causes.ERROR
+    return causes.named(f"{type(error).__name__}: {error}") or causes.ERROR
 
 
 def one_line(error: BaseException) -> str:

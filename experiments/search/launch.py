@@ -11,7 +11,6 @@ What a worker does is in `experiments.search.worker`.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from optuna.trial import TrialState, create_trial
 
 from experiments.launch.cluster import POLL_SECONDS, check_shared_disk, submission_of
 from experiments.launch.local import Pool
+from experiments.launch.options import verb
 from experiments.launch.process import Child, Work, how_it_ended, last_line
 from experiments.launch.progress import clock
 from experiments.launch.snapshot import Snapshot
@@ -227,9 +227,8 @@ def submit_workers(
         submission = replace(submission, environment={**submission.environment, STORAGE: address})
     jobs = cluster_named(profile.cluster).submit(submission, element, [path] * count)
     array = ", ".join(dict.fromkeys(array_of(job) for job in jobs))
-    name = shlex.quote(record["label"])
     print(f"submitted {len(jobs)} workers to {profile.name} as job {array}; with --wait the command follows them")
-    print(f"python -m experiments status {name}", flush=True)
+    print(verb(root, "status", record["label"]), flush=True)
     return jobs
 
 

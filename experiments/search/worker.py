@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
 
 def work(path: str) -> str:
     """What a job of the array does. Raises RunFailed when the search has given up."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not submitit's handler, which would act between two bytecodes
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until there is a handler: the default would end the process
     worker = SearchWorker.on(Path(path))
     if not worker.work():
         raise job.RunFailed(worker.failure)

@@ -16,23 +16,35 @@ from experiments.state.state import RunState
 from experiments.store import causes, schema
 
 # Causes as they are shown, in this order.
-MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER = (
+MEMORY, GPU, DISK, SETTING, DIVERGED, NODE, STOPPED, CANCELLED, OTHER = (
     "out of memory",
+    "out of memory on the GPU",
+    "disk full",
+    "python, module, setup or GPU missing on the node",
     "diverged",
     "node or job ended",
     "stopped midway",
     "cancelled on request",
     "other errors",
 )
-SHOWN = (MEMORY, DIVERGED, NODE, STOPPED, CANCELLED, OTHER)
+SHOWN = (MEMORY, GPU, DISK, SETTING, DIVERGED, NODE, STOPPED, CANCELLED, OTHER)
 REMEDY = {
     MEMORY: "a smaller train.batch_size or negatives.size, or more memory in the profile",
+    GPU: causes.ADVICE[causes.GPU_MEMORY],
+    DISK: causes.ADVICE[causes.DISK_FULL],
+    SETTING: "python, prefix, setup, or sbatch.exclude in the profile",
     DIVERGED: "a lower optim.lr or a longer warm-up; the same config will diverge again",
     NODE: "nothing: it goes on from its last checkpoint",
     STOPPED: "nothing: it goes on from its last checkpoint",
 }
 SHOWN_AS = {
     causes.OUT_OF_MEMORY: MEMORY,
+    causes.GPU_MEMORY: GPU,
+    causes.DISK_FULL: DISK,
+    causes.NO_PYTHON: SETTING,
+    causes.NO_MODULE: SETTING,
+    causes.SETUP_FAILED: SETTING,
+    causes.NO_GPU: SETTING,
     causes.DIVERGED: DIVERGED,
     causes.TIME_LIMIT: STOPPED,
     causes.NOT_REQUEUED: STOPPED,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.launch.options import cluster_profile
 from experiments.run.cluster import RUNNING
 from experiments.state.state import GONE, UNKNOWN, Answer, Queue
 from slurm import dev_cluster
-from slurm.profiles import Profile, load_profile, profile_names, seconds_of
-from tests.support.stand_in_runs import ROOT
+from slurm.profiles import Profile, flags, load_profile, profile_names, seconds_of
 
 
 @pytest.fixture
@@ -111,6 +109,16 @@ def test_time_limits_as_sbatch_reads_them(time: str, seconds: int) -> None:
         ('setup = "module load"', "setup = 'module load': must be a list of strings"),
         ("environment = {A = 1}", "environment = {'A': 1}: must be a table of strings"),
         ("qos = 3", "qos = 3: must be a string"),
+        ("gpus = 'a100'", "gpus = 'a100': must be a whole number, or as \"a100:2\""),
+        ("gpu_type = 'a100'", "gpu_type = 'a100': says nothing without gpus"),
+        ("[sbatch]\ntime = 3", "sbatch: time is the field time of the profile"),
+        ("[sbatch]\njob-name = 'x'", "sbatch: job-name is set by the submission itself"),
+        ("[sbatch]\n'-x' = 'n7'", "sbatch: '-x' must be the long name of an option, without dashes before it"),
+        ('[sbatch]\ncomment = "a\\nb"', "sbatch: comment = 'a\\nb': must be one line"),
+        ("[sbatch]\nexclude = ['n7']", "sbatch: exclude = ['n7']: must be a string, a whole number, true or false"),
+        ("[environment]\n'A; reboot' = 'x'", "environment: 'A; reboot' is no name of a variable"),
+        ("srun = '--x'", "srun = '--x': must be a list of strings"),
+        ("inherits = 'bad'", "inherits = bad: no such profile"),
         ("cpus = ", "Invalid value"),
     ],
 )
@@ -123,16 +131,64 @@ def test_a_wrong_profile_is_one_line_with_its_file(home: Path, text: str, messag
         assert str(caught.value).endswith("; did you mean partition?")
 
 
+def test_a_profile_inherits_field_by_field(home: Path) -> None:
+    (home / "site.toml").write_text(
+        'partition = "p"\ngpus = 1\n[environment]\nA = "1"\nB = "1"\n[sbatch]\nexclude = "n7"\nexclusive = true\n'
+    )
+    (home / "mine.toml").write_text(
+        'inherits = "site"\ngpus = "a100:2"\n[environment]\nB = "2"\n[sbatch]\nexclusive = false\n"mail-type" = "END"\n'
+    )
+    mine = load_profile("mine", ("time=2:00:00", "sbatch.exclude=n8", "setup=module load x"))
+    assert mine == Profile(
+        "mine",
+        partition="p",
+        gpus=2,
+        gpu_type="a100",
+        environment={"A": "1", "B": "2"},
+        sbatch={"exclude": "n8", "exclusive": "", "mail-type": "END"},
+        time="2:00:00",
+        setup=("module load x",),
+    )
+    assert {"--gpus-per-node=a100:2", "--exclude=n8", "--exclusive", "--mail-type=END"} <= set(flags(mine.options()))
+    assert (mine.gpu_kind, mine.tasks) == ("a100", 2)
+    assert load_profile("mine", ("gres=gpu:v100:4",)).gpus is None  # one way to ask for GPUs replaces the other
+    (home / "dev.toml").write_text('inherits = "dev"\nmemory = "1G"\n')  # of its own name: the shipped one
+    assert (load_profile("dev").partition, load_profile("dev").memory) == ("dev", "1G")
+    for one, other in (("one", "other"), ("other", "one")):
+        (home / f"{one}.toml").write_text(f'inherits = "{other}"\n')
+    with pytest.raises(ValueError, match=r"inherits = '(one|other)': goes in a circle$"):
+        load_profile("one")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("time", "--cluster-set time: must be FIELD=VALUE, such as time=2:00:00 or sbatch.exclude=n7"),
+        ("tme=3", "--cluster-set tme: no such field; the fields are partition, "),
+        ("cpus=four", "--cluster-set cpus = 'four': must be a whole number"),
+        ("sbatch=n7", "--cluster-set sbatch=n7: must be sbatch.NAME=VALUE"),
+        ("time.x=3", "--cluster-set time.x=3: must be time=VALUE"),
+        ("cpus=0", "--cluster-set cpus=0, "),
+    ],
+)
+def test_a_wrong_setting_is_one_line(setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        load_profile("dev", (setting,))
+    assert str(caught.value).startswith(message)
+
+
+def test_settings_without_a_profile_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^--cluster-set cpus=2: changes a profile, and there is none; add --cluster NAME$"
+    ):
+        cluster_profile("local", settings=("cpus=2",))
+
+
 def test_an_unknown_profile_is_told_what_there_is(home: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^a10: no such profile; there are a100, dev, h100, slurm, slurm_ddp; did you mean a100?"
     ):
         load_profile("a10")
-
-
-def test_profiles_are_read_without_submitit() -> None:
-    code = "import sys, slurm.profiles, slurm.cluster, experiments.commands.sweep; print('submitit' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"
 
 
 def test_a_job_is_gone_when_two_looks_miss_it() -> None:
