@@ -330,6 +330,8 @@ def _cause(error: BaseException) -> str:
         return causes.DIVERGED
     if isinstance(error, PeerLost):
         return causes.PEER_LOST
+    if isinstance(error, MemoryError):  # ours of a full GPU too, which has words of its own
+        return causes.OUT_OF_MEMORY
     return causes.named(f"{type(error).__name__}: {error}") or causes.ERROR
 
 
