@@ -115,7 +115,7 @@ def way_of(run: RunDirectory) -> Way | None:
     way = None
     with suppress(ValueError, AttributeError):  # a damaged record of the launch: the run decides for itself
         way = Way.read((read_json(run.path / schema.ENVIRONMENT) or {}).get("way"))
-    return way.here() if way else None
+    return way.here(distributed.size()) if way else None
 
 
 class _Attempt:
