@@ -33,9 +33,14 @@ class Way:
     speed: Speed
     reason: str
 
-    def here(self) -> Way:
-        """The same where it can be done: a node may lack the compiler that the machine has which decided."""
+    def here(self, processes: int = 1) -> Way:
+        """The same where it can be done: a node may lack the compiler that the machine has which decided, and a run may have
+        more processes."""
         names, package = compilers("cuda")
+        if self.speed == "graphs" and processes > 1:
+            return Way(self.device, "compiled", f"graphs are for one process, and these are {processes}").here(
+                processes
+            )
         if self.speed == "eager" or any(map(shutil.which, names)):
             return self
         return Way(self.device, "eager", f"no compiler on this node ({' or '.join(names)}); install {package}")

@@ -47,7 +47,9 @@ def test_each_row_is_there_without_an_error(tmp_path: Path) -> None:
         assert "seconds" in of_part[-1], part
         for key, values in wanted.items():
             assert {line[key] for line in of_part if key in line} == values
-    assert {line["largest_relative"] for line in lines if line["part"] == "devices"} <= {0.0}  # a CPU against itself
+    assert {line.get("largest_relative", 0.0) for line in lines if line["part"] == "devices"} == {
+        0.0
+    }  # a CPU against itself
 
 
 def test_what_has_no_time_left_is_said_and_a_row_that_takes_longer_is_ended(tmp_path: Path) -> None:
@@ -64,11 +66,3 @@ def test_the_command_plans_every_part_the_most_important_first_within_eight_minu
     assert total is not None
     assert int(total[1]) <= 480
     assert planned[0][0].split("+")[0] == "tests"
-
-
-def test_a_part_that_is_none_is_one_line() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.gpu", "stepp:10"], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 2
-    assert "stepp: no such part; there are tests, repeats, devices" in result.stderr

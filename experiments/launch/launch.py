@@ -66,7 +66,8 @@ class Launch:
         """The device and the speed of all its runs that leave them open, by the GPUs of the profile or of this machine."""
         gpus = self.environment.get("gpus", len(visible_gpus())) if self.use_gpus else 0
         configs = [cell.config for cell in self.cells]
-        return decide(configs, [total_steps(config) for config in configs], gpus=gpus, processes=distributed.size())
+        processes = max(distributed.size(), self.environment.get("gpus", 1))  # a profile gives each run so many
+        return decide(configs, [total_steps(config) for config in configs], gpus=gpus, processes=processes)
 
     def slots(self, max_parallel: int | None) -> list[Slot]:
         return make_slots(max_parallel, len(self.cells), use_gpus=self.use_gpus)

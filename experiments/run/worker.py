@@ -115,7 +115,7 @@ def way_of(run: RunDirectory) -> Way | None:
     way = None
     with suppress(ValueError, AttributeError):  # a damaged record of the launch: the run decides for itself
         way = Way.read((read_json(run.path / schema.ENVIRONMENT) or {}).get("way"))
-    return way.here() if way else None
+    return way.here(distributed.size()) if way else None
 
 
 class _Attempt:
@@ -330,6 +330,8 @@ def _cause(error: BaseException) -> str:
         return causes.DIVERGED
     if isinstance(error, PeerLost):
         return causes.PEER_LOST
+    if isinstance(error, MemoryError):  # ours of a full GPU too, which has words of its own
+        return causes.OUT_OF_MEMORY
     return causes.named(f"{type(error).__name__}: {error}") or causes.ERROR
 
 

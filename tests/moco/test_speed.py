@@ -8,13 +8,16 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from experiments.launch.launch import Launch
 from experiments.plan.baselines import digits
 from experiments.plan.baselines_published import cifar10_moco_v1, imagenet_moco_v2, imagenet_moco_v3_vit_small
 from experiments.plan.overrides import apply
+from experiments.plan.sweep import make_cell
 from experiments.run.worker import _cause, one_line
 from experiments.store import causes
 from moco.config import Config, Train
@@ -94,6 +97,7 @@ def test_without_a_gpu_a_compiler_or_alone() -> None:
         assert on_a_gpu(config).reason == "no compiler here (no-such-compiler); gcc would make longer runs faster"
         elsewhere = Way("cuda", "graphs", "decided on another machine").here()
         assert (elsewhere.device, elsewhere.speed) == ("cuda", "eager")
+    assert Way("cuda", "graphs", "decided for one").here(processes=2).speed == "compiled"
 
 
 def test_the_older_switches_keep_their_meaning_and_none_is_part_of_the_identity() -> None:
@@ -114,6 +118,15 @@ def test_the_older_switches_keep_their_meaning_and_none_is_part_of_the_identity(
         ValueError, match=r"train.speed = eager and train.compile = True.*older form of train.speed=comp"
     ):
         Train(speed="eager", compile=True)
+
+
+def test_a_launch_knows_how_many_gpus_a_profile_gives_each_run(tmp_path: Path) -> None:
+    """By which steps are compiled and not replayed on several; a run on none decides for itself."""
+    one = make_cell("long", 0, cifar10_moco_v1())
+    launch = Launch(tmp_path, "long", [one], "command")
+    for gpus, way in ((1, ("cuda", "graphs")), (8, ("cuda", "compiled")), (0, ("auto", "eager"))):
+        launch.environment["gpus"] = gpus
+        assert (launch.way().device, launch.way().speed) == way
 
 
 def test_a_decision_is_read_back_and_another_versions_is_not() -> None:
