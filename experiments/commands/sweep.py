@@ -45,6 +45,7 @@ from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.run import distributed
 from experiments.run.cluster import Profile, profile_names
 from experiments.run.machine import share_a_gpu, slots_on_gpus
+from experiments.run.provenance import check_script
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory, runs_root
@@ -67,6 +68,7 @@ def run(sweep: Sweep, arguments: Sequence[str], work: Work | None = None) -> int
     work: what the local pool does with a run, None to train.
     """
     try:
+        check_script(Path(sys.argv[0]))
         return carry_out(sweep, launch_options(parser(sweep).parse_args(arguments), command_line(arguments), work))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

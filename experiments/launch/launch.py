@@ -51,7 +51,7 @@ class Launch:
     def enqueue(self) -> None:
         """Make every run directory ready for a worker. One that another process works on stays as it is."""
         text = json_text(self.environment)
-        provenance.code()  # calls git once, not in every thread
+        provenance.diff_beside_runs(self.root)  # calls git once, not in every thread
         in_threads(lambda cell: enqueue(self.root, cell, text), self.cells)
 
     def slots(self, max_parallel: int | None) -> list[Slot]:
@@ -88,7 +88,7 @@ def enqueue(root: Path, cell: Cell, environment: dict[str, Any] | str) -> None:
         run.withdraw_prune()
         if known:
             update_config(run, cell.config)
-        run.describe(environment, provenance.code().diff)
+        run.describe(environment, provenance.diff_beside_runs(root))
         facts = run.status() or schema.Status()
         run.write_status(
             {**facts, "state": schema.QUEUED, "reason": None, "cause": None, "diverged": False, "job": None}
