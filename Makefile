@@ -6,7 +6,7 @@ RUNS ?= runs
 # Empty: Python keeps what it compiled, whatever the shell says. Half of a start is compiling otherwise (13 s against 6 s).
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo test check ui report referee clean
+.PHONY: install demo test check gpu ui report referee clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,9 @@ check: install
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+
+gpu: install  ## for a machine with CUDA: its tests, then what is measured there, the most important first, within 8 minutes
+	$(RUN)python -m tests.benchmarks.gpu --total 470 $(if $(CIFAR),--cifar $(CIFAR))
 
 ui: install
 	MOCO_RUNS=$(RUNS) $(RUN)python -m experiments ui

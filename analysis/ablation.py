@@ -31,6 +31,7 @@ from analysis.table import (
 )
 from analysis.words import advice_line, answer, notes
 from experiments.store import schema
+from experiments.store.metrics import TITLES
 from experiments.store.schema import Manifest
 from experiments.store.summary import summarise
 
@@ -115,6 +116,16 @@ def _order(manifest: Manifest) -> list[str]:
     return [manifest["baseline"], *arms, *untrained]
 
 
+def _question(manifest: Manifest, metric: str) -> str:
+    """The sweep's own; of another readout the same about that one."""
+    question, own, other = manifest["question"], TITLES.get(manifest["metric"], ""), TITLES[metric]
+    if metric == manifest["metric"]:
+        return question
+    if own and own in question:
+        return question.replace(own, other)
+    return f"{question} By {other}."
+
+
 def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None = None) -> Table:
     """The table of a loaded sweep; `metric` is the readout to compare, by default the sweep's own.
 
@@ -134,7 +145,7 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
     claim = evaluate_claim(manifest, values, outcomes) if metric == manifest["metric"] else None
     table = ShownTable(
         label=manifest["label"],
-        question=manifest["question"],
+        question=_question(manifest, metric),
         answer=answer(rows, metric, manifest["metric"]),
         metric=metric,
         baseline=manifest["baseline"],

@@ -27,6 +27,8 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import polars as pl
 
+from analysis import agreement
+from analysis.agreement import agreeing
 from experiments.store import files, metrics, records, schema, states
 from experiments.store.files import CHECKSUM, parsed, sound_lines, wrong_checksum
 from experiments.store.journal import Record, read_journal
@@ -148,6 +150,9 @@ def read_run(run_dir: Path) -> Run:
     problems: list[str] = []
     status = read_object(run_dir / schema.STATUS, schema.Status, problems) or schema.Status()
     results = read_object(run_dir / schema.RESULTS, schema.Results, problems)
+    if results is not None and "test" not in results:
+        problems.append(f"{run_dir / schema.RESULTS}:1: damaged (without test); not used")
+        results = None
     images = read_object(run_dir / schema.IMAGES, schema.Images, problems)
     attempts = _attempts(run_dir, problems)
     state, reason = judge(run_dir, status, lambda: results is not None, of_job=None)
@@ -160,7 +165,7 @@ def read_run(run_dir: Path) -> Run:
         diverged=bool(status.get("diverged")) and state == schema.FAILED,
         step=status.get("step"),
         total_steps=status.get("total_steps"),
-        readouts={k: v for k, v in numbers.items() if v is not None},
+        readouts=agreeing(run_dir, {k: v for k, v in numbers.items() if v is not None}, problems),
         seconds=finite(results.get("seconds")) if results and state == schema.DONE else None,
         device_seconds=device_seconds(attempts),
         commits=tuple(dict.fromkeys(version(c, a.get("uncommitted")) for a in attempts if (c := a.get("commit")))),
@@ -186,7 +191,15 @@ def read_run(run_dir: Path) -> Run:
 
 FOLDER: Final = ".analysis"
 WORTH_IT: Final = 200  # runs; fewer are read as quickly without
-READ_FILES: Final = (schema.CONFIG, schema.STATUS, schema.ATTEMPTS, schema.RESULTS, schema.HITS, schema.IMAGES)
+READ_FILES: Final = (
+    schema.CONFIG,
+    schema.STATUS,
+    schema.ATTEMPTS,
+    schema.RESULTS,
+    schema.HITS,
+    schema.IMAGES,
+    schema.JOURNAL,
+)
 # A file that is changed twice within a clock tick may look the same after both: what changed just now is not kept.
 SETTLED_NS: Final = 2_000_000_000
 
@@ -196,7 +209,7 @@ Entry = list[Any]  # signature, then the fields of Run
 
 @cache
 def _code() -> str:
-    made_by = (__file__, files.__file__, records.__file__, states.__file__)
+    made_by = (__file__, agreement.__file__, files.__file__, records.__file__, states.__file__)
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in made_by)).hexdigest()[:16]
 
 

@@ -18,9 +18,11 @@ from typing import Any, cast
 from analysis.advantage import advantages
 from analysis.frame import Log, manifests, read_object, to_stderr
 from analysis.stats import Comparison, compare
+from analysis.words import count
 from experiments.store import schema
 from experiments.store.named import named, names, nearest
 from experiments.store.schema import SearchRecord, TrialRecord
+from experiments.store.search_record import feasible, not_ranked
 from experiments.store.summary import Summary, summarise, t_interval
 
 SHOWN = 10  # trials in the table
@@ -117,7 +119,7 @@ def _readouts(root: Path, manifest: schema.Manifest, metric: str, split: str) ->
 
 def table(root: Path, record: SearchRecord) -> str:
     """Plain text: how far the search is, the best trials, and the confirmation if there is one."""
-    lines = [*_head(record), "", *_columns(_trial_rows(record))]
+    lines = [*_head(record), "", *_columns(_trial_rows(record)), *_left_out(record)]
     rows = confirmation(root, record)
     if rows:
         lines += ["", "at fresh seeds, validation images (the test split is only reported):", *_columns(_fresh(rows))]
@@ -130,10 +132,22 @@ def table(root: Path, record: SearchRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _left_out(record: SearchRecord) -> list[str]:
+    """Done trials that no row shows: how many, and why."""
+    more = len(record["ranking"]) - SHOWN
+    lines = [f"and {count(more, 'more ranked trial')}"] if more > 0 else []
+    lines += [f"not ranked: trial {number}, {why}" for number, why in not_ranked(record).items()]
+    return ["", *lines] if lines else []
+
+
 def _head(record: SearchRecord) -> list[str]:
     warm = sum(t.get("source") == "warm start" for t in record["trials"])
     states = [_state(t) for t in record["trials"] if t.get("source") != "warm start"]
-    counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(sorted(states)))
+    over = sum(t["state"] == schema.DONE and not feasible(t) for t in record["trials"])
+    counts = ", ".join(
+        f"{states.count(s)} {s}" + (f" ({over} of them over a limit)" if s == schema.DONE and over else "")
+        for s in dict.fromkeys(sorted(states))
+    )
     objectives = ", ".join(
         f"{m} ({'higher' if d == 'maximize' else 'lower'} is better)"
         for m, d in zip(record["metrics"], record["directions"], strict=True)

@@ -10,11 +10,23 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from experiments.commands import arms, benchmark, control, doctor, look, runs, search, state, tracking, transfer
+from experiments.commands import (
+    arms,
+    benchmark,
+    control,
+    doctor,
+    look,
+    runs,
+    search,
+    state,
+    tracking,
+    transfer,
+    verify_resume,
+)
 from experiments.plan.parser import Parser, run_quietly_past_reader
 from experiments.run.distributed import standard_error
 
-FAMILIES = (runs, look, state, arms, control, doctor, tracking, search, benchmark, transfer)
+FAMILIES = (runs, look, state, arms, control, doctor, tracking, search, benchmark, transfer, verify_resume)
 PROG = "python -m experiments"
 
 

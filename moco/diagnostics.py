@@ -93,12 +93,34 @@ def uniformity(queries_BC: Tensor) -> float:
     return float(squared.mul(-2.0).exp().mean().log())
 
 
+# When the queue is looked at. A record every ten steps may fall on the last step of each epoch, where a queue shorter than
+# an epoch never holds an image of the batch: the figure would be 0 for the whole run.
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def queue_due(step: int, log_every: int) -> bool:
+    """At one step between two records, each time another place (the golden ratio's multiples fill the range evenly)."""
+    window = step // log_every
+    return step % log_every == int(log_every * ((window + 1) * GOLDEN % 1))
+
+
+def snapshot_due(steps_done: int, log_every: int, turnover: int) -> bool:
+    """Whether the keys after that many steps are what the next record compares its own with: one turnover earlier.
+
+    Not if records follow each other within a turnover: then the record before serves.
+    """
+    return turnover < log_every and (steps_done + turnover) % log_every == 0
+
+
 def queue_figures(queue: KeyQueue, images_B: Tensor, step: int) -> dict[str, float]:
     """Mean age of the real keys in steps, and percent of queries whose own image waits in the queue as a negative.
 
     `step` is that of the last enqueued batch; `images_B` are the images of the next one. Absent while no key is real.
     """
     real_K = queue.arrivals_K >= 0
+    if not real_K.any():
+        return {}
     ages_K = torch.where(real_K, step - queue.arrivals_K, 0).float()
     own_B = torch.isin(images_B, queue.images_K)
     return {
@@ -116,6 +138,10 @@ class KeyDrift:
     def __init__(self, turnover: int) -> None:
         self.turnover = turnover
         self.snapshots: list[tuple[int, Tensor]] = []
+
+    def keep(self, step: int, keys_PC: Tensor) -> None:
+        """Keys that a later record looks back to."""
+        self.snapshots.append((step, keys_PC))
 
     def read(self, step: int, keys_PC: Tensor) -> dict[str, float]:
         self.snapshots = [(s, k) for s, k in self.snapshots if step - s <= self.turnover]

@@ -11,12 +11,20 @@ class Diverged(ArithmeticError):
         self.step = step
 
 
+class GpuOutOfMemory(MemoryError):
+    """A step does not fit into the GPU; the text says which fields to turn."""
+
+
 class PeerLost(RuntimeError):
     """Another process of the run is gone, or does not answer, and nobody knows why."""
 
 
 class PeerFailed(RuntimeError):
     """Another process of the run ended with an error, which is the text."""
+
+
+class UnusableFeatures(ValueError):
+    """Features that no readout can use: NaN, infinite, too large, or the same for all images. The text has the counts."""
 
 
 class FieldError(ValueError):

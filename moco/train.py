@@ -26,7 +26,8 @@ from moco.data.splits import ImageData
 from moco.errors import Diverged
 from moco.evaluation.pauses import Progress, Stopped
 from moco.evaluation.readouts import curves, final_values, validation_values
-from moco.trainer import Trainer, choose_device, uncompiled
+from moco.speed import Way, asked
+from moco.trainer import Trainer, choose_device, settled, uncompiled
 
 CHECKPOINT, PREVIOUS, ENCODER = "checkpoint.pt", "checkpoint.previous.pt", "encoder.pt"
 IMAGES = "images.json"
@@ -57,7 +58,9 @@ def never() -> bool:
     return False
 
 
-def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> Iterator[Record | Resumed]:
+def train(
+    config: Config, run_dir: Path, stop: Callable[[], bool] = never, way: Way | None = None
+) -> Iterator[Record | Resumed]:
     """Train, evaluate, leave `encoder.pt`, and `images.json` for a set of image files (`moco.data.seen`).
 
     `stop` is asked after each step, and between the parts and epochs of the final readouts: True saves and ends the
@@ -74,7 +77,8 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool] = never) -> It
     data = load(config.data, LOGGER.warning)
     if data.seen is not None and distributed.rank() == 0:
         write_images(run_dir / IMAGES, data.seen)
-    trainer = Trainer(config, data, choose_device(config.train.device))
+    here = (way.of(config) if way else settled(config, len(data.pretrain))).train
+    trainer = Trainer(config, data, choose_device(here.device), asked(here))
     kept = run_dir / CHECKPOINT, run_dir / PREVIOUS
     if distributed.agree(any(map(os.path.lexists, kept))):  # a shared disk may show it here later than there
         if not checkpoint.load_newest(kept, trainer.load_state_dict, trainer.device):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import re
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,45 +22,109 @@ from moco.augment import normalise
 from moco.batchnorm import local_statistics, measure_statistics, share_statistics
 from moco.config import Config, Queue, Train, check_processes
 from moco.config.plain import run_id
+from moco.config.training import Speed
 from moco.data.ahead import MAKING
 from moco.data.loader import Batch, Batches
 from moco.data.splits import ImageData
 from moco.distributed import size
-from moco.errors import Diverged, FieldError
+from moco.errors import Diverged, FieldError, GpuOutOfMemory
 from moco.model import Direction, Method, Outcome, build
 from moco.negatives import KeyQueue, Sample
 from moco.optim import build_optimiser, scaled_lr, set_rates
 from moco.schedule import learning_rate, weight_decay_at
+from moco.speed import asked, compilers, decide
 
-# `train.compile`: the encoders of the steps by `torch.compile`, and what must stay out of it.
+LOGGER = logging.getLogger("moco")
+
+# How fast (`moco.speed`): compiled encoders and what must stay out of them; what torch is told about a GPU.
 
 
-def compile_encoders(model: Method, device: torch.device, train: Train) -> None:
+def compile_encoders(model: Method, device: torch.device, train: Train, speed: Speed) -> None:
     """For the batches of the steps, whose shape never changes; `uncompiled` is for all others. Raises ValueError."""
     parts, processes = train.accumulate, size()
     if parts > 1:  # each part has a momentum of its own for BatchNorm (`share_statistics`): a graph each
         raise ValueError(
-            f"train.compile = True and train.accumulate = {parts}: compiling needs whole batches; drop one"
+            f"train.speed = {speed} and train.accumulate = {parts}: compiling needs whole batches; "
+            "set train.speed=eager or train.accumulate=1"
         )
-    names, package = compilers(device)
+    names, package = compilers(device.type)
     if not any(shutil.which(name) for name in names):
         raise ValueError(
-            f"train.compile = True: needs a compiler on this machine ({' or '.join(names)}); install {package} or set it "
-            "to false"
+            f"train.speed = {speed}: needs a compiler on this machine ({' or '.join(names)}); install {package} or set "
+            "train.speed=eager"
         )
-    if train.cuda_graphs and processes > 1:  # DistributedDataParallel would keep gradients that a replay overwrites
-        raise ValueError(f"train.cuda_graphs = True and {processes} processes: graphs are for one; set it to false")
+    if speed == "graphs" and processes > 1:  # DistributedDataParallel would keep gradients that a replay overwrites
+        raise ValueError(
+            f"train.speed = graphs and {processes} processes: graphs are for one; set train.speed=compiled"
+        )
     for encoder in {model.query.encoder, getattr(model.key, "encoder", model.query.encoder)}:
         # A graph is replayed on a GPU alone; on a CPU both modes make the same code.
-        encoder.compile(dynamic=False, mode="reduce-overhead" if train.cuda_graphs else None)
+        encoder.compile(dynamic=False, mode="reduce-overhead" if speed == "graphs" else None)
 
 
-def compilers(device: torch.device) -> tuple[list[str], str]:
-    """Commands that torch.compile tries there, and what to install: C++ for its loops on a CPU, C for Triton's launchers."""
+def settled(config: Config, images: int) -> Config:
+    """The config with `auto` decided for this machine, for a training split of that many images. The reason is logged."""
+    train = config.train
+    if train.device != "auto" and asked(train) != "auto":
+        return config
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    way = decide([config], [train.epochs * (images // train.batch_size)], gpus=gpus, processes=size())
+    if gpus:
+        LOGGER.info("%s", way.line)
+    return way.of(config)
+
+
+def tell_torch(train: Train, device: torch.device) -> str:
+    """Set what torch's GPU kernels may do, for this process from now on; returns it in words, empty for a CPU.
+
+    cuDNN takes the algorithms that it knows to be fast for a shape; it does not try them out (`benchmark`), because what it
+    finds then depends on the moment. TF32 is torch's default: in convolutions, not in products. `deterministic` leaves out
+    the algorithms that add up in an order of their own: the digits' 60 steps repeat bit for bit then (analysis/LOG.md).
+    """
     if device.type == "cpu":
-        usual = "clang++" if sys.platform == "darwin" else "g++"
-        return [*os.environ.get("CXX", usual).split()[:1]], usual
-    return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"
+        return (
+            "train.deterministic = True: changes nothing, a CPU repeats bit for bit anyway"
+            if train.deterministic
+            else ""
+        )
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    cudnn = torch.backends.cudnn
+    cudnn.benchmark, cudnn.deterministic = False, train.deterministic
+    torch.use_deterministic_algorithms(train.deterministic, warn_only=True)  # what has no such way names itself
+    facts = {
+        "TF32 in convolutions": cudnn.allow_tf32,
+        "in products": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn.benchmark": cudnn.benchmark,
+        "deterministic": train.deterministic,
+    }
+    return ", ".join(f"{name} {'on' if value else 'off'}" for name, value in facts.items())
+
+
+@contextmanager
+def naming_what_is_too_large(config: Config, step: int) -> Iterator[None]:
+    """In place of torch's error for a full GPU one line with the fields to turn: GpuOutOfMemory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise GpuOutOfMemory(f"GPU out of memory at step {step}: {too_large(config)}") from error
+
+
+def too_large(config: Config) -> str:
+    """What takes the memory, and what of it can be turned; first what leaves the result as it is."""
+    train, remedies = config.train, list[str]()
+    with suppress(ValueError):
+        parts = 2 * train.accumulate
+        replace(config, train=replace(train, accumulate=parts))  # not every method can be cut
+        slow = "" if asked(train) in ("eager", "auto") else " train.speed=eager"
+        remedies.append(f"train.accumulate={parts}{slow} (the same result)")
+    if train.precision == "fp32":
+        remedies.append("train.precision=bf16")
+    remedies.append(f"train.batch_size={train.batch_size // 2} (another recipe)")
+    return (
+        f"train.batch_size = {train.batch_size} at data.image_size = {config.data.image_size} with train.precision = "
+        f"{train.precision} does not fit; set {', or '.join(remedies)}, or give the run a GPU of its own"
+    )
 
 
 @contextmanager
@@ -76,8 +142,10 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """Raises ValueError for a name that is none, and for a GPU that is not there."""
+    """Raises ValueError for a name that is none, for a GPU that is not there, and for `auto` where this process was given a
+    GPU that torch does not see: nobody waits a week for a CPU unknowingly."""
     name = distributed.local_device(name)
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
         device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
@@ -86,7 +154,14 @@ def choose_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise FieldError("train.device", name, "must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not 0 <= (device.index or 0) < gpus:  # torch keeps 8 bits: 999 arrives as -25
-        raise FieldError("train.device", name, f"torch sees {gpus} CUDA GPUs here; choose auto or cpu, or another N")
+        raise FieldError("train.device", name, f"torch sees {gpus} CUDA GPUs here; choose cpu, or another N")
+    if name == "auto" and not gpus and re.match(r"\d|GPU-|MIG-", given):
+        raise FieldError(
+            "train.device",
+            name,
+            f"CUDA_VISIBLE_DEVICES = {given} gives this process a GPU, but torch {torch.__version__} sees none; mend the "
+            "driver or install torch with CUDA, or set train.device=cpu",
+        )
     return device
 
 
@@ -107,19 +182,24 @@ class Trainer:
     them can write the checkpoint; rank 0 does.
     """
 
-    def __init__(self, config: Config, data: ImageData, device: torch.device) -> None:
+    def __init__(self, config: Config, data: ImageData, device: torch.device, speed: Speed | None = None) -> None:
         check_processes(config, distributed.size())
         self.config, self.device, self.step, self.seconds = config, device, 0, 0.0
+        speed = asked(config.train) if speed is None else speed
+        self.compiled, self.replayed = speed in ("compiled", "graphs"), speed == "graphs"
+        if told := tell_torch(config.train, device):
+            LOGGER.info("%s", told)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-        self.model = build(config, len(data.pretrain), len(data.classes)).to(device)
-        self.model.to(memory_format=self.memory_format)
-        if config.train.compile:
-            compile_encoders(self.model, device, config.train)
+        with naming_what_is_too_large(config, 0):
+            self.model = build(config, len(data.pretrain), len(data.classes)).to(device)
+            self.model.to(memory_format=self.memory_format)
+        if self.compiled:
+            compile_encoders(self.model, device, config.train, speed)
         self.parallel = parallel(self.model)
         self.optimiser = build_optimiser(config.optim, self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
-        views, compiled = 2 if config.both_views else 1, config.train.compile
-        self.batches = Batches(data.pretrain, config, device, views=views, compiled=compiled)
+        views = 2 if config.both_views else 1
+        self.batches = Batches(data.pretrain, config, device, views=views, compiled=self.compiled)
         self.total_steps = config.train.epochs * self.batches.steps_per_epoch
         self.meter = diagnostics.Meter()
         self.drift = diagnostics.KeyDrift(self._turnover())
@@ -153,9 +233,16 @@ class Trainer:
         return torch.autocast(self.device.type, AUTOCAST.get(precision, torch.bfloat16), enabled=precision != "fp32")
 
     def take_step(self, batch: Batch) -> None:
-        """Algorithm 1 of v1, in the order of the authors' code: the key encoder moves first, the queue last."""
+        """Algorithm 1 of v1, in the order of the authors' code: the key encoder moves first, the queue last.
+
+        Raises GpuOutOfMemory with the fields to turn.
+        """
+        with naming_what_is_too_large(self.config, self.step):
+            self._take_step(batch)
+
+    def _take_step(self, batch: Batch) -> None:
         model, views = self.model, self._views(batch)
-        if self.config.train.cuda_graphs:
+        if self.replayed:
             torch.compiler.cudagraph_mark_step_begin()  # outputs of the last step may be overwritten
         set_rates(self.optimiser, self.learning_rate(), self.weight_decay())
         model.begin(self.step, self.total_steps)
@@ -171,6 +258,8 @@ class Trainer:
         distributed.average_(local_statistics(model))
         model.end(outcomes, keys, sample)
         self.step += 1
+        if diagnostics.snapshot_due(self.step, self.config.train.log_every, self.drift.turnover):
+            self.drift.keep(self.step, self._probe_keys())
 
     def _views(self, batch: Batch) -> tuple[Tensor, ...]:
         views = (batch.query_view_B3SS, batch.key_view_B3SS)
@@ -196,12 +285,13 @@ class Trainer:
 
     @torch.no_grad()
     def _note(self, outcomes: list[Outcome], batch: Batch) -> None:
-        """For the next record, before the negatives move on. Nothing here waits for the device unless a record is due."""
+        """For the next record, before the negatives move on. Waits for the device once in a record, for the queue."""
         for outcome in outcomes:
             self.meter.add(outcome.loss.detach(), outcome.directions[0].detached(), cosines=self.model.cosines)
         self._last = outcomes[-1].directions[0].detached()
         source = next((m for m in self.model.modules() if isinstance(m, KeyQueue)), None)
-        if self.record_due and source is not None:
+        due = diagnostics.queue_due(self.step, self.config.train.log_every)
+        if source is not None and (due or (self.record_due and not self._queue_figures)):
             self._queue_figures = diagnostics.queue_figures(source, batch.indices_B, self.step)
 
     def learning_rate(self) -> float:
@@ -221,7 +311,8 @@ class Trainer:
         values["train/lr"] = float(self.optimiser.param_groups[0]["lr"])
         if self.model.cosines:
             values |= self._features(self._last)
-        return values | self._queue_figures | self.drift.read(self.step, self._probe_keys())
+        figures, self._queue_figures = self._queue_figures, {}
+        return values | figures | self.drift.read(self.step, self._probe_keys())
 
     def _features(self, last: Direction) -> dict[str, float]:
         queries_MC = distributed.gather(last.queries_BC)
@@ -261,6 +352,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "meter": self.meter.state_dict(),
             "snapshots": self.drift.snapshots,
+            "queue_figures": self._queue_figures,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -272,3 +364,4 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.meter.load_state_dict(state["meter"])
         self.drift.snapshots = [(step, keys) for step, keys in state["snapshots"]]
+        self._queue_figures = dict(state.get("queue_figures", {}))  # absent in checkpoints of earlier versions

@@ -60,6 +60,7 @@ OUTSIDE: dict[str, set[str]] = {
     "experiments.tracking": {"mlflow"},
     "experiments.tracking.database": {"mlflow", "alembic", "sqlalchemy"},  # they come with mlflow
     "experiments.tracking.model": {"mlflow", "torch"},
+    "experiments.launch.verify_resume": {"torch"},  # compares the weights of two runs
     "experiments.commands.benchmark": {"tests"},  # the benchmarks of a checkout
     "analysis": {"polars", "seaborn", "matplotlib", "scipy", "numpy", "jinja2"},
     "analysis.tracked": {"polars", "mlflow"},

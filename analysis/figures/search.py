@@ -22,6 +22,7 @@ from analysis.search import UNITS, base_trial, best_so_far, by_number
 from analysis.style import INK, MUTED, PAPER
 from experiments.store import schema
 from experiments.store.schema import SearchRecord, TrialRecord
+from experiments.store.search_record import by_field
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def history(record: SearchRecord) -> Picture:
 
 def importances(record: SearchRecord) -> Picture:
     """Each field's share of what explains the readout (PED-ANOVA), one panel per objective."""
-    shown = record["importances"] or {record["metrics"][0]: {}}
+    found = {metric: by_field(shares, record["space"]) for metric, shares in record["importances"].items()}
+    shown = found or {record["metrics"][0]: {}}
     with house_style():
         longest = max((len(shares) for shares in shown.values()), default=1)
         figure = picture(5.0 * len(shown), 1.3 + 0.34 * max(1, longest))
@@ -230,12 +232,8 @@ def contour(record: SearchRecord) -> Picture:
 
 def _pair(record: SearchRecord) -> list[Axis]:
     """By importance; numbers before choices."""
-    shares = record["importances"].get(record["metrics"][0], {})
-
-    def weight(axis: Axis) -> float:
-        return max((share for name, share in shares.items() if axis.field in name), default=0.0)
-
-    return sorted(axes_of(record), key=lambda axis: (bool(axis.options), -weight(axis)))[:2]
+    shares = by_field(record["importances"].get(record["metrics"][0], {}), record["space"])
+    return sorted(axes_of(record), key=lambda axis: (bool(axis.options), -shares.get(axis.field, 0.0)))[:2]
 
 
 def _plane(record: SearchRecord, pair: Sequence[Axis]) -> list[tuple[float, float, float]]:

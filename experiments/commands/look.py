@@ -6,9 +6,12 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from experiments.launch.grid import paragraph
 from experiments.plan.overrides import base_configs
 from experiments.plan.parser import AddVerb, add_set
+from experiments.plan.proposal import start
 from experiments.plan.registry import baselines
+from experiments.run.machine import visible_gpus
 from experiments.state.find import find
 from experiments.store.run import runs_root
 from experiments.tracking.lookup import run_id_of
@@ -36,7 +39,14 @@ def register(add: AddVerb) -> None:
 
 
 def look(options: argparse.Namespace, command: str) -> int:
-    base = base_configs(options.baseline, options.set)[0] if options.baseline else None
+    base = None
+    if options.baseline and options.target:
+        base = base_configs(options.baseline, options.set)[0]
+    elif options.baseline:  # what would be trained
+        begun = start(options.baseline, options.set, gpu=bool(visible_gpus()))
+        base = begun.base
+        if begun.line:
+            print("\n".join(paragraph(begun.line)))
     if options.set and base is None:
         raise ValueError("--set: changes what --baseline NAME says, and there is none")
     if options.features:

@@ -10,11 +10,11 @@ from pathlib import Path
 from experiments.evaluate.weights import add_reading
 from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED, add_cluster_set
-from experiments.plan.overrides import base_configs
 from experiments.plan.parser import AddVerb, add_set
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Cell, make_cell
 from experiments.run import distributed
+from experiments.run.machine import visible_gpus
 from experiments.state.find import find
 from experiments.state.state import state_of
 from experiments.store import schema
@@ -106,25 +106,27 @@ def pretrain(options: argparse.Namespace, command: str) -> int:
 
     from experiments.launch.launch import Launch
     from experiments.plan.by_names import choose
+    from experiments.plan.proposal import of_fixed, start
     from experiments.plan.sweep import check_sizes, warnings
-    from moco.config import Data, check_processes
+    from moco.config import check_processes
     from moco.config.plain import run_id
     from moco.data.catalog import resolve
 
     distributed.adopt_step()
-    config, _ = base_configs(options.baseline, options.set)
-
-    def run_ids(data: Data) -> list[str]:
-        return [run_id(replace(config, data=data))]
-
-    data, of_before = choose(resolve(config.data), run_ids, runs_root())
-    config = replace(config, data=data)
+    begun = start(options.baseline, options.set, gpu=bool(visible_gpus()))
+    data, of_before = choose(
+        resolve(begun.base.data), lambda data: [run_id(replace(begun.base, data=data))], runs_root()
+    )
+    config = replace(begun.base, data=data)
     check_sizes(options.baseline, config)
     check_processes(config, distributed.size())
     cell, root = make_cell(options.baseline, config.train.seed, config), runs_root()
     if distributed.rank():
         return distributed.accompany(RunDirectory(root / cell.run_id), config)
-    for warning in [*warnings({options.baseline: config}), *([of_before] if of_before else [])]:
+    if begun.line:
+        print("\n".join(paragraph(begun.line)))
+    fixed = of_fixed(begun, data.fingerprint, lambda base: [run_id(base)], root)
+    for warning in [*warnings({options.baseline: config}), *filter(None, [of_before, fixed])]:
         print("\n".join(paragraph(f"warning: {warning}")))
     if state_of(root / cell.run_id).state != schema.DONE:
         launch = Launch(root, options.baseline, [cell], command)

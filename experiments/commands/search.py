@@ -24,7 +24,7 @@ from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place,
 from experiments.plan.parser import AddVerb, Parser, add_set, command_line
 from experiments.plan.registry import baselines
 from experiments.run.cluster import Profile, cluster_named, profile_names
-from experiments.run.machine import make_slots
+from experiments.run.machine import make_slots, visible_gpus
 from experiments.search.address import STORAGE, address_of, named
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
 from experiments.search.space import describe
@@ -32,7 +32,7 @@ from experiments.store import schema
 from experiments.store.files import now
 from experiments.store.run import runs_root
 from experiments.store.schema import SearchRecord
-from experiments.store.search_record import arm_of, finished, read_record, record_named, record_path
+from experiments.store.search_record import arm_of, finished, not_ranked, read_record, record_named, record_path
 from moco.data.catalog import training_images
 
 if TYPE_CHECKING:
@@ -153,9 +153,16 @@ def carry_out(search: Search, options: SearchOptions, workers: Workers | None = 
         sampler=options.sampler or search.sampler,
         pruner=options.pruner or search.pruner,
     )
-    planned = plan(search, base_name, options.settings)
+    gpu = bool(visible_gpus()) if options.profile is None else options.profile.gpus_per_node > 0
+    planned = plan(search, base_name, options.settings, gpu=gpu)
+    if planned.proposal:
+        print("\n".join(paragraph(planned.proposal)))
     address = address_of(options.storage, nodes=options.profile is not None)
     path = record_path(options.place.root, planned.label)
+    for label, to_set in planned.of_before.items():
+        if record_path(options.place.root, label).exists() and not path.exists():
+            text = f"warning: the search {label} is of before the images were looked at or compared by their contents; "
+            print("\n".join(paragraph(f"{text}--set {to_set} goes on with it, comparing names and sizes only")))
     record = _record(planned, path, options, address)
     if options.confirm is not None:
         return confirm(record, options.confirm, options)
@@ -322,6 +329,13 @@ def confirm(record: SearchRecord, wanted: str, options: SearchOptions) -> int:
     count, seeds = parse(wanted)
     winners = best(record, count)
     if not winners:
+        over = not_ranked(record)
+        if over:
+            first = next(iter(over))
+            raise ValueError(
+                f"--confirm {wanted}: no done trial of {record['label']} can be ranked (trial {first}: {over[first]}); "
+                "raise the limits, or search on"
+            )
         raise ValueError(f"--confirm {wanted}: {record['label']} has no finished trial yet; search first")
     launch = LaunchOptions(
         command=options.command,

@@ -38,13 +38,13 @@ from experiments.launch.options import (
 from experiments.plan.by_names import with_runs_of_before
 from experiments.plan.manifest import check_file, events_of, merged, write_manifest
 from experiments.plan.orphans import orphans
-from experiments.plan.overrides import base_configs
 from experiments.plan.parser import Parser, add_set, command_line, script
+from experiments.plan.proposal import of_fixed, start
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.run import distributed
 from experiments.run.cluster import Profile, profile_names
-from experiments.run.machine import share_a_gpu, slots_on_gpus
+from experiments.run.machine import share_a_gpu, slots_on_gpus, visible_gpus
 from experiments.run.provenance import check_script
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
@@ -148,11 +148,18 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
             "--cluster profile that says so (tasks_per_node), and one run has them with torchrun -m experiments pretrain"
         )
     base_name = options.baseline or (options.profile and options.profile.baseline) or sweep.base
-    base, preset = base_configs(base_name, options.settings)
+    begun = start(base_name, options.settings, gpu=_on_gpu(options.profile))
+    if begun.line:
+        print("\n".join(paragraph(begun.line)))
 
     def planned(seeds: int | None) -> Plan:
-        make = partial(plan, sweep, base_name=base_name, preset=preset, seeds=seeds)
-        return with_runs_of_before(make, base, options.place.root)
+        make = partial(plan, sweep, base_name=base_name, preset=begun.preset, seeds=seeds)
+        made = with_runs_of_before(make, begun.base, options.place.root)
+        fingerprint = made.arms[made.baseline].data.fingerprint
+        fixed = of_fixed(
+            begun, fingerprint, lambda base: [cell.run_id for cell in make(base).cells()], options.place.root
+        )
+        return replace(made, warnings=(*made.warnings, fixed)) if fixed else made
 
     launch_plan = LaunchPlan.of(planned(options.seeds), options)
     if options.look is not None:
@@ -186,6 +193,11 @@ def carry_out(sweep: Sweep, options: LaunchOptions) -> int:
         return _nothing_to_start(launch_plan)
     launch_plan.announce()
     return _debug(launch_plan) if options.cluster == DEBUG else _local(launch_plan)
+
+
+def _on_gpu(profile: Profile | None) -> bool:
+    """Will the runs have a GPU, there or here?"""
+    return bool(visible_gpus()) if profile is None else profile.gpus_per_node > 0
 
 
 def _write_plan(launch_plan: LaunchPlan) -> None:

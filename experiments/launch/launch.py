@@ -22,15 +22,16 @@ from experiments.launch.options import INTERRUPTED, Place
 from experiments.launch.process import Work, last_line
 from experiments.launch.progress import Progress, clock, result_words
 from experiments.plan.configs import create, update_config
-from experiments.plan.sweep import Cell
-from experiments.run import provenance
-from experiments.run.machine import Slot, make_slots
+from experiments.plan.sweep import Cell, total_steps
+from experiments.run import distributed, provenance
+from experiments.run.machine import Slot, make_slots, visible_gpus
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
 from experiments.store.files import in_threads, json_text
 from experiments.store.images import images_line
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import child_environment
+from moco.speed import Way, decide
 
 SYNC_LOG = "mlflow-sync.log"
 TRACKING = "MOCO_TRACKING"  # off: only journals, which `python -m experiments sync` sends to MLflow later
@@ -50,9 +51,18 @@ class Launch:
 
     def enqueue(self) -> None:
         """Make every run directory ready for a worker. One that another process works on stays as it is."""
-        text = json_text(self.environment)
+        way = self.way()
+        if self.environment.get("gpus", len(visible_gpus())):
+            print(f"speed: {way.line}", flush=True)
+        text = json_text({**self.environment, "way": way.record()})
         provenance.diff_beside_runs(self.root)  # calls git once, not in every thread
         in_threads(lambda cell: enqueue(self.root, cell, text), self.cells)
+
+    def way(self) -> Way:
+        """The device and the speed of all its runs that leave them open, by the GPUs of the profile or of this machine."""
+        gpus = self.environment.get("gpus", len(visible_gpus())) if self.use_gpus else 0
+        configs = [cell.config for cell in self.cells]
+        return decide(configs, [total_steps(config) for config in configs], gpus=gpus, processes=distributed.size())
 
     def slots(self, max_parallel: int | None) -> list[Slot]:
         return make_slots(max_parallel, len(self.cells), use_gpus=self.use_gpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,13 @@ from experiments.launch.estimate import estimate
 from experiments.launch.grid import counts, grid, paragraph
 from experiments.launch.options import LaunchOptions
 from experiments.plan.sweep import Cell, Plan
-from experiments.run.machine import make_slots
+from experiments.run.machine import Slot, make_slots
 from experiments.state.state import RunState, states_of
 from experiments.store import schema
 from experiments.store.durations import in_words
+from moco.data.catalog import FOLDER
+
+UNKNOWN = "time unknown: no finished run of this kind in this store"
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,30 @@ class LaunchPlan:
         if not self.to_run:
             return "nothing to start"
         use_gpus = any(cell.config.train.device != "cpu" for cell in self.to_run)
-        slots = len(make_slots(self.options.max_parallel, len(self.to_run), use_gpus=use_gpus))
+        places = make_slots(self.options.max_parallel, len(self.to_run), use_gpus=use_gpus)
+        slots = len(places)
         known = estimate(self.root, self.to_run, slots)
+        if known is None and self.to_run[0].config.data.name == FOLDER:
+            return self._by_a_few_steps(places)
         if known is None:
-            return (
-                f"{len(self.to_run)} to run on {slots} slots; time unknown: no finished run of this kind in this store"
-            )
+            return f"{len(self.to_run)} to run on {slots} slots; {UNKNOWN}"
         seconds, runs = known
         source = f"{runs} finished runs of this kind" if runs else "20 timed steps, readouts not counted"
         return f"{len(self.to_run)} to run on {slots} slots, about {in_words(seconds)} (by {source})"
+
+    def _by_a_few_steps(self, places: Sequence[Slot]) -> str:
+        """The time of a folder's runs, which nobody has measured yet, and the cheaper choice. Takes some seconds."""
+        from experiments.launch.timing import timed
+
+        text = f"{len(self.to_run)} to run on {len(places)} slots"
+        print("timing a few steps ...", file=sys.stderr, flush=True)
+        found = timed(self.to_run, len(places), places[0].environment)
+        if found is None:
+            return f"{text}; {UNKNOWN}"
+        lines = [f"{text}, about {in_words(found.seconds)} (by a few steps timed now, readouts not counted)"]
+        if found.cheaper and found.cheaper_seconds is not None:
+            lines += paragraph(f"cheaper: --set {found.cheaper}, about {in_words(found.cheaper_seconds)}")
+        return "\n".join(lines)
 
     def announce(self) -> None:
         """Print warnings and how many runs are to go."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from experiments.plan.proposal import proposes
 from experiments.plan.registry import baseline
 from moco.config import (
     SGD,
@@ -24,6 +25,7 @@ from moco.config import (
     ResNet,
     Train,
 )
+from moco.data.catalog import Look
 from moco.methods import AUGMENT_V1, moco_v2
 
 
@@ -99,7 +101,9 @@ def shapes() -> Config:
 def folder() -> Config:
     """Your own images: `--baseline folder --set data.root=DIR`, DIR holding train/<class>/* and val/<class>/*.
 
-    Source: ours, untuned: MoCo v2 with ResNet-18 at 64 pixels and a queue short enough for a few hundred images.
+    With `data.root` it looks at the images first, and proposes encoder, image size, batch, queue and epochs for their number,
+    their size and the device; what it proposes is printed, and --set changes any of it (`for_images`). Without, and for
+    `evaluate`, MoCo v2 with ResNet-18 at 64 pixels, untuned, which is all that it was before.
     """
     return replace(
         moco_v2(),
@@ -111,3 +115,42 @@ def folder() -> Config:
         optim=SGD(lr=0.03, weight_decay=5e-4, schedule=Cosine()),
         train=Train(epochs=100, batch_size=64),
     )
+
+
+@proposes(folder)
+def for_images(look: Look, gpu: bool) -> Config:
+    """What `folder` proposes: a linear head, T 0.07 and v2's views, because colours and blur mean something in photographs.
+
+    On a CPU ResNet-8 of width 16 at 32 pixels (64 for pictures from 64 pixels on), 160,000 views of images; on a GPU ResNet-18
+    at up to 128 pixels, nine million. Epochs follow from the number of images, from 10 to 400; a queue holds an eighth of
+    them or less.
+
+    Source: ours. On 4,500 CIFAR-10 images as JPEG (validation, n = 2, one CPU, 40 epochs): kNN (k = 20) 42.8, linear 43.7;
+    untrained 26.1 and 31.0. v1's views instead of v2's: 36.1 where these have 40.3 at 15 epochs. On a GPU: not measured; the
+    learning rate for a batch is that of MoCo v1 (arXiv:1911.05722, section 4.1).
+    """
+    side = _image_side(look.side, (32, 64, 96, 128) if gpu else (32, 64))
+    batch = min(256 if gpu else 64, max(16, _power_of_two(look.images / 4)))
+    epochs = round((9_000_000 if gpu else 160_000) / look.images)
+    encoder = ResNet(depth=18, stem="small" if side <= 64 else "imagenet", batch_norm_splits=8)
+    return replace(
+        moco_v2(),
+        data=Data(name="folder", image_size=side),
+        encoder=encoder if gpu else ResNet(depth=8, stem="strided", width=16, batch_norm_splits=8),
+        head=Head(hidden=(), dim=128),
+        key_encoder=Momentum(0.99, shuffle=True),
+        negatives=Queue(min(65_536, max(16, _power_of_two(look.images / 8)))),
+        loss=InfoNCE(0.07),
+        optim=SGD(lr=0.03 * batch / 256 if gpu else 0.06 * batch / 64, weight_decay=5e-4, schedule=Cosine()),
+        train=Train(epochs=min(400, max(10, epochs)), batch_size=batch),
+    )
+
+
+def _image_side(side: int, choices: tuple[int, ...]) -> int:
+    """The largest of the choices that the pictures fill, or the least of them."""
+    return max((choice for choice in choices if choice <= side), default=choices[0])
+
+
+def _power_of_two(most: float) -> int:
+    """The largest that is not above `most`; 1 at least."""
+    return 1 << max(0, int(most).bit_length() - 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from experiments.plan.sweep import Plan
 from experiments.store.run import RunDirectory
 from moco.config import Config, Data
-from moco.data.catalog import FOLDER, known_by, known_by_names, resolve, shown
+from moco.data.catalog import FOLDER, known_by, known_by_names, last_change_ns, resolve, shown
 
 ONLY_NAMES = "names and sizes of the images were compared, their contents were not"
 
@@ -46,15 +46,15 @@ def choose(data: Data, runs_of: Callable[[Data], Iterable[str]], root: Path) -> 
     if data.name != FOLDER or known_by(data.fingerprint) == "names":
         return data, None
     try:
-        before, changed_ns = known_by_names(data)
-    except ValueError:  # a class has no file that was listed then: there are no such runs
+        before = known_by_names(data)
+        began = [moment for name in runs_of(before) if (moment := _began_ns(RunDirectory(root / name))) is not None]
+    except ValueError:  # a class has no file that was listed then, or the arms hold today's fingerprint: no such runs
         return data, None
-    began = [moment for name in runs_of(before) if (moment := _began_ns(RunDirectory(root / name))) is not None]
     if not began:
         return data, None
     count = f"{len(began)} {'run' if len(began) == 1 else 'runs'}"
     newer = any(_began_ns(RunDirectory(root / name)) is not None for name in runs_of(data))
-    if changed_ns < min(began) and not newer:
+    if last_change_ns(data) < min(began) and not newer:
         return before, f"{count} of before contents were compared count: no file has changed since they began"
     first = datetime.fromtimestamp(min(began) / 1e9, UTC).isoformat(timespec="minutes")
     why = "there are newer ones that compared them" if newer else "files may have changed since"

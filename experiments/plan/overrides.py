@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from experiments.plan.registry import baseline_config
 from moco.config import Config
 from moco.config.kinds import group_classes, type_hints
-from moco.config.text import parse
+from moco.config.text import parse as parse
 from moco.data.catalog import check_labels
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,13 @@ from experiments.run.readouts import learn_registered
 from experiments.run.stop import STOP_SIGNALS, TIME_LIMIT_SIGNAL, StopRequest, beating, logging_to
 from experiments.run.system import SystemMetrics
 from experiments.store import causes, metrics, schema
-from experiments.store.files import Appender, age_of, now, replace_json
+from experiments.store.files import Appender, age_of, now, read_json, replace_json
 from experiments.store.journal import RESUMED_AT, add_line, last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import handling, this_process
-from moco.errors import Diverged, PeerFailed, PeerLost
+from moco.errors import Diverged, GpuOutOfMemory, PeerFailed, PeerLost
 from moco.evaluation.hits import hits_of
+from moco.speed import Way
 
 if TYPE_CHECKING:
     from moco.train import Record
@@ -88,7 +90,8 @@ def attempt(
     run = RunDirectory(path)
     stop = StopRequest(run)
     with handling(STOP_SIGNALS, stop.set):
-        config = config_of(run)
+        way = way_of(run)
+        config = way.of(config_of(run)) if way else config_of(run)
         if distributed.rank():
             return distributed.follow(run, config, stop)
         log = logging_to(path / schema.LOG, "moco", LOGGER.name)
@@ -97,7 +100,7 @@ def attempt(
                 return schema.DONE  # by another process, since this one was started
             run.tidy()
             # Reads the heartbeat of a killed attempt, so before the first of this one.
-            this = _Attempt(run, stop, on_status, peers)
+            this = _Attempt(run, way, stop, on_status, peers)
             with beating(run, this.number):
                 try:
                     return this.carry_out(reraise)
@@ -107,9 +110,20 @@ def attempt(
                     run.tidy()
 
 
+def way_of(run: RunDirectory) -> Way | None:
+    """What the launch has decided for all runs of a sweep in place of `auto`, if this node can do it."""
+    way = None
+    with suppress(ValueError, AttributeError):  # a damaged record of the launch: the run decides for itself
+        way = Way.read((read_json(run.path / schema.ENVIRONMENT) or {}).get("way"))
+    return way.here() if way else None
+
+
 class _Attempt:
-    def __init__(self, run: RunDirectory, stop: StopRequest, on_status: OnStatus, peers: distributed.Peers) -> None:
+    def __init__(
+        self, run: RunDirectory, way: Way | None, stop: StopRequest, on_status: OnStatus, peers: distributed.Peers
+    ) -> None:
         self.run, self.stop, self.on_status, self.peers, self.config = run, stop, on_status, peers, config_of(run)
+        self.way, self.device = way, (way.of(self.config) if way else self.config).train.device
         self.began, self.wrote_status, self.status_cost, self.synced = time.monotonic(), 0.0, 0.0, 0.0
         before = run.status() or schema.Status()
         fresh = schema.Status(
@@ -177,7 +191,7 @@ class _Attempt:
             host=host,
             pid=pid,
             process_started=started,
-            hardware=hardware(self.config.train.device),
+            hardware=hardware(self.device),
             driver=gpu_driver(),
             commit=code.commit,
             uncommitted=code.uncommitted,
@@ -185,6 +199,8 @@ class _Attempt:
         )
         self.run.append_attempt({**line, **provenance.job_facts()})
         LOGGER.info("attempt %d: process %d on %s, commit %s", self.number, pid, host, code.commit)
+        if self.way:
+            LOGGER.info("%s", self.way.line)
         self._write_status()
 
     def _train(self) -> tuple[str, str | None, str | None]:
@@ -204,13 +220,13 @@ class _Attempt:
         # torch takes seconds: imported when the lock is held, so that a second process leaves at once.
         from moco.train import Resumed, train
 
-        self.system = SystemMetrics(self.config.train.device)
+        self.system = SystemMetrics(self.device)
         with self.run.journal() as journal:
             self.stop.before_save = journal.sync
             checkpoints = (self.run.path / name for name in (schema.CHECKPOINT, schema.PREVIOUS))
             if self.records and not any(map(os.path.lexists, checkpoints)):
                 self._append(journal, {RESUMED_AT: 0})  # killed before its first checkpoint: start from the beginning
-            for item in self.peers.train(lambda: train(self.config, self.run.path, self.stop)):
+            for item in self.peers.train(lambda: train(self.config, self.run.path, self.stop, self.way)):
                 if isinstance(item, Resumed):
                     self._append(journal, {RESUMED_AT: item.step})
                     self.status["step"] = item.step
@@ -267,6 +283,7 @@ class _Attempt:
         if records := metrics.unshipped(groups["test"]):
             results["metrics"] = records
         replace_json(self.run.path / schema.RESULTS, results, sync=True)
+        (self.run.path / schema.STOPPED_READOUTS).unlink(missing_ok=True)  # of an attempt that was killed at its end
         self.status["step"] = self.status["total_steps"]
         readouts = ", ".join(f"{k} {groups['test'][k]:.1f}" for k in schema.READOUTS if k in groups["test"])
         LOGGER.info("done in %.1f s: %s", seconds, readouts)
@@ -319,7 +336,7 @@ def _cause(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """The first line of an error: without its type for a ValueError or an error of the run, else with it."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    if isinstance(error, ValueError | Diverged | PeerLost | PeerFailed):
+    if isinstance(error, ValueError | Diverged | PeerLost | PeerFailed | GpuOutOfMemory):
         return first or type(error).__name__
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

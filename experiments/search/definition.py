@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.plan import sweep
-from experiments.plan.overrides import apply
-from experiments.plan.registry import baseline_config
+from experiments.plan.proposal import Start, settings, start
 from experiments.plan.sweep import label_of
 from experiments.search.space import (
     Choice,
@@ -40,7 +39,7 @@ from experiments.store.schema import SearchRecord
 from moco.config import Config
 from moco.config.plain import flatten
 from moco.config.plain import to_plain as config_to_plain
-from moco.data.catalog import resolve
+from moco.data.catalog import FOLDER, known_by, known_by_names, resolve
 
 __all__ = ["Choice", "Complement", "Float", "Given", "Int", "Log", "Planned", "Powers", "Search", "plan"]
 
@@ -49,6 +48,8 @@ PRUNERS = ("median", "hyperband", "wilcoxon", "none")
 HOURS = "gpu_hours"
 DIRECTIONS = {**dict.fromkeys(schema.AT_END, "maximize"), HOURS: "minimize"}
 LIMITS = ("memory_gb", "hours")
+PACE = ("train.epochs", "evaluation.knn_every")  # what an epoch of a trial means, and when it is evaluated
+WILCOXON_PAIRS = 4  # of n pairs the smallest one-sided p is 1 / 2^n, and Optuna's pruner asks for p < 0.1
 DURING_TRAINING = schema.KNN20  # the one readout that a pruner can use
 
 
@@ -83,6 +84,8 @@ class Planned:
     label: str
     base_name: str
     base: Config
+    proposal: str | None = None  # what the baseline proposes for the user's images, in words
+    of_before: Mapping[str, str] = field(default_factory=dict)  # labels of before -> what `--set` must say for them
 
     def record(self, command: str, *, seed: int, storage: str) -> SearchRecord:
         """The record of the search before its first trial."""
@@ -114,18 +117,39 @@ class Planned:
         )
 
 
-def plan(search: Search, base_name: str, assignments: Sequence[str]) -> Planned:
-    """Check a search. Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner."""
-    preset = baseline_config(base_name)
-    base = apply(preset, assignments)
-    base = replace(base, data=resolve(base.data))
+def plan(search: Search, base_name: str, assignments: Sequence[str], *, gpu: bool = False) -> Planned:
+    """Check a search. `gpu`: whether its runs will have one, for a baseline that looks at the images first.
+
+    Raises ValueError in one line: what is wrong with its space, its metric, its sampler or its pruner.
+    """
+    begun = start(base_name, assignments, gpu=gpu)
+    base = replace(begun.base, data=resolve(begun.base.data))
     try:
         _check_choices(search)
         _check_pruner(search, base)
         _check_space(search.space, base)
     except ValueError as error:
         raise ValueError(f"search {search.name}: {error}") from None
-    return Planned(search, label_of(search.name, base_name, base, preset), base_name, base)
+    label = label_of(search.name, base_name, base, begun.preset)
+    return Planned(search, label, base_name, base, begun.line, _of_before(search, base_name, begun, base))
+
+
+def _of_before(search: Search, base_name: str, begun: Start, base: Config) -> dict[str, str]:
+    """Labels that the same command gave before a folder's contents were compared, or before its images were looked at, and
+    what `--set` must say for each."""
+    if base.data.name != FOLDER or known_by(base.data.fingerprint) == "names":
+        return {}
+    try:
+        before = known_by_names(base.data)
+    except ValueError:  # a class has no file that was listed then
+        return {}
+    found = {}
+    for config in filter(None, (begun.base, begun.fixed)):
+        to_set = [each for each in settings(config, begun.base) if not each.startswith("data.root=")]
+        known = replace(config, data=replace(config.data, root=before.root, fingerprint=before.fingerprint))
+        label = label_of(search.name, base_name, known, begun.preset)
+        found[label] = " ".join([*to_set, f"data.fingerprint={before.fingerprint}"])
+    return found
 
 
 def _check_choices(search: Search) -> None:
@@ -165,6 +189,28 @@ def _check_pruner(search: Search, base: Config) -> None:
             f"pruner = {search.pruner} and evaluation.knn_every = 0: there is nothing to prune by; "
             "--set evaluation.knn_every=10, or take the pruner none"
         )
+    for name in PACE:
+        if name in search.space:
+            raise ValueError(
+                f"pruner = {search.pruner} and {name} in the space: trials would be compared at the same epoch of different "
+                f"schedules; fix it with --set {name}=N, or take the pruner none"
+            )
+    if search.pruner == "wilcoxon":
+        _check_pairs(base)
+
+
+def _check_pairs(base: Config) -> None:
+    """Raises ValueError where a trial ends before a signed-rank test of its evaluations can be significant."""
+    epochs, every = base.train.epochs, base.evaluation.knn_every
+    pairs = max(0, epochs - 1) // every  # the evaluation at the end comes too late
+    if pairs >= WILCOXON_PAIRS:
+        return
+    often = (epochs - 1) // WILCOXON_PAIRS
+    remedy = f"--set evaluation.knn_every={often}" if often else "train for more epochs"
+    raise ValueError(
+        f"pruner = wilcoxon: {pairs} evaluations before the end of {epochs} epochs cannot reach p < 0.1, it takes "
+        f"{WILCOXON_PAIRS}; {remedy}, or take another pruner"
+    )
 
 
 def _check_space(space: Space, base: Config) -> None:

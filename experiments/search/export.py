@@ -14,7 +14,7 @@ from experiments.search.study import AGAIN_OF, END, SOURCE, Held, Study, held_of
 from experiments.store import schema
 from experiments.store.files import now, replace_text
 from experiments.store.schema import SearchRecord, TrialRecord
-from experiments.store.search_record import front, ranked, read_record
+from experiments.store.search_record import by_field, front, ranked, read_record
 from moco.config.plain import to_plain
 
 STATES = {
@@ -80,7 +80,7 @@ def _value(index: int) -> Callable[[FrozenTrial], float]:
 
 
 def importances(study: Study, record: SearchRecord) -> dict[str, dict[str, float]]:
-    """PED-ANOVA's share of each parameter, for each metric. Empty where too few trials are done."""
+    """PED-ANOVA's share of each config field, for each metric. Empty where too few trials are done."""
     done = [t for t in study.trials() if t.state == TrialState.COMPLETE]
     if len(done) < FEWEST_FOR_IMPORTANCE:
         return {}
@@ -90,5 +90,7 @@ def importances(study: Study, record: SearchRecord) -> dict[str, dict[str, float
             shares = optuna.importance.get_param_importances(study.study, target=_value(index))
         except (ValueError, RuntimeError):  # all trials equal in it
             continue
-        found[metric] = {name: round(share, 6) for name, share in shares.items() if share == share}
+        found[metric] = by_field(
+            {name: round(share, 6) for name, share in shares.items() if share == share}, record["space"]
+        )
     return found

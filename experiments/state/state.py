@@ -229,9 +229,13 @@ def states_of(root: Path, run_ids: Iterable[str]) -> dict[str, RunState]:
 
 def _modification_times(root: Path) -> dict[str, int]:
     """Folder in `root` -> its modification time in ns; empty if there is no root yet."""
+    found: dict[str, int] = {}
     with suppress(FileNotFoundError), os.scandir(root) as entries:
-        return {entry.name: entry.stat().st_mtime_ns for entry in entries if not entry.name.startswith(".")}
-    return {}
+        for entry in entries:
+            if not entry.name.startswith("."):
+                with suppress(OSError):  # a link that leads nowhere
+                    found[entry.name] = entry.stat().st_mtime_ns
+    return found
 
 
 def _read_cache(root: Path) -> dict[str, Entry]:

@@ -321,6 +321,8 @@ def remove_abandoned(folder: Path) -> None:
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file; waits until it is free. The kernel frees it when its holder dies."""
+    if no_file(path):  # a loop of links
+        move_aside(path)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

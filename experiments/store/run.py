@@ -134,7 +134,11 @@ class RunDirectory:
 
     def checked_results(self) -> schema.Results | None:
         """Raises Damaged."""
-        return read_record(schema.Results, self.path / schema.RESULTS)
+        """None if there are none. Raises ValueError for a file that is damaged, such as one that has no readouts at all."""
+        found = read_record(schema.Results, self.path / schema.RESULTS)
+        if found is not None and "test" not in found:
+            raise ValueError(f"{self.path / schema.RESULTS}: damaged, without test")
+        return found
 
     def hits(self) -> dict[str, schema.Hits]:
         """Readout -> which test images it got right; empty for an older run. Raises ValueError for a damaged file."""

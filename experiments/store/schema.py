@@ -44,7 +44,7 @@ STORE_VERSION: Final = 1
 
 CONFIG, STATUS, ATTEMPTS, JOURNAL = "config.json", "status.json", "attempts.jsonl", "journal.jsonl"
 RESULTS, CHECKPOINT, ENCODER, LOG = "results.json", "checkpoint.pt", "encoder.pt", "log.txt"
-PREVIOUS = "checkpoint.previous.pt"
+PREVIOUS, STOPPED_READOUTS = "checkpoint.previous.pt", "readouts.pt"
 HITS = "hits.json"
 HEARTBEAT, LOCK, ENVIRONMENT, DIFF = "heartbeat", "lock", "environment.json", "uncommitted.diff"
 IMAGES = "images.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,37 @@ def front(record: SearchRecord) -> list[TrialRecord]:
     candidates = ranked(record)
     losses = [[sign * v for sign, v in zip(signs, trial["values"] or [], strict=True)] for trial in candidates]
     return [candidates[i] for i in sorted(pareto_front(losses))]
+
+
+def by_field(shares: Mapping[str, float], fields: Iterable[str]) -> dict[str, float]:
+    """Importances by config field, the largest first. A sampler's parameter may be called after a scale or a condition:
+    `log2 head.dim if head.hidden=()` is of head.dim, and a field with several such parameters has their sum."""
+    found: dict[str, float] = {}
+    known = list(fields)
+    for name, share in shares.items():
+        plain = name.partition(" if ")[0].removeprefix("log2 ").removeprefix("1 - ")
+        field = plain if plain in known else name
+        found[field] = found.get(field, 0.0) + share
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def not_ranked(record: SearchRecord) -> dict[int, str]:
+    """Number of each done trial that `ranked` leaves out -> why, in a few words. Other trials are counted by their state."""
+    ranking = {trial["number"]: trial for trial in ranked(record)}
+    holder = {trial["run_id"]: number for number, trial in ranking.items()}
+    reasons: dict[int, str] = {}
+    for trial in record["trials"]:
+        number = trial["number"]
+        if number in ranking or trial["state"] != schema.DONE:
+            continue
+        over = [f"{name} over by {excess:.3g}" for name, excess in trial.get("constraints", {}).items() if excess > 0]
+        if over:
+            reasons[number] = ", ".join(over)
+        elif trial.get("run_id") in holder:
+            reasons[number] = f"the same run as trial {holder[trial['run_id']]}"
+        else:
+            reasons[number] = "without a value"
+    return reasons
 
 
 def as_manifest(record: SearchRecord) -> Manifest:

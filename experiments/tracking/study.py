@@ -18,7 +18,7 @@ from pathlib import Path
 
 from experiments.store import schema
 from experiments.store.schema import SearchRecord, TrialRecord
-from experiments.store.search_record import finished, ranked, record_path
+from experiments.store.search_record import by_field, finished, ranked, record_path
 from experiments.tracking.mirror import MAX_TAG, Artifact, Mirror, Point, milliseconds, stamp
 from experiments.tracking.notes import MAX_NOTE, cell_text, reproduce
 
@@ -45,9 +45,14 @@ def study_tags(record: SearchRecord) -> dict[str, str]:
     if best:
         tags |= {"moco.trial": str(best[0]["number"])}
         tags |= {f"best.{name}": value for name, value in best[0]["settings"].items()}
-    shares = record["importances"].get(record["metrics"][0], {})
+    shares = importances(record)
     tags |= {f"importance.{name}": f"{share:.3f}" for name, share in shares.items()}
     return {key: value[:MAX_TAG] for key, value in tags.items()}
+
+
+def importances(record: SearchRecord) -> dict[str, float]:
+    """Of the first metric, by config field: records of earlier versions have the sampler's own names, which MLflow refuses."""
+    return by_field(record["importances"].get(record["metrics"][0], {}), record["space"])
 
 
 def study_points(record: SearchRecord) -> tuple[Point, ...]:
@@ -94,11 +99,10 @@ def _best_table(record: SearchRecord, best: Sequence[TrialRecord]) -> str:
 
 
 def _importance_table(record: SearchRecord) -> str:
-    shares = record["importances"].get(record["metrics"][0], {})
+    shares = importances(record)
     if not shares:
         return ""
-    order = sorted(shares.items(), key=lambda item: -item[1])
-    lines = [f"| {cell_text(name)} | {share:.2f} |" for name, share in order]
+    lines = [f"| {cell_text(name)} | {share:.2f} |" for name, share in shares.items()]
     return "\n".join([f"| field | importance for {record['metrics'][0]} |", "|---|---|", *lines])
 
 

@@ -38,7 +38,8 @@ class SyncReport:
     uri: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        written = f"{self.runs} runs and {self.points} values written" if self.runs else "up to date"
+        nothing = "nothing written" if self.warnings else "up to date"
+        written = f"{self.runs} runs and {self.points} values written" if self.runs else nothing
         return "\n".join([f"MLflow: {written} ({self.uri})", *self.warnings])
 
 

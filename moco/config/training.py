@@ -9,6 +9,7 @@ from moco.config.fields import added, cosmetic, require
 from moco.config.text import typed_values
 
 Scaling = Literal["none", "linear", "sqrt"]
+Speed = Literal["auto", "eager", "compiled", "graphs"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class Train:
 
     `batch_size` is that of one optimiser step, over all GPUs. `accumulate` cuts it into equal parts whose gradients add
     up before the step; queue and key encoder move once per step.
+
+    `speed`: eager; compiled encoders and views (a minute once, then kept); graphs, which replays them on a GPU; auto, what
+    pays for the length of the run by what was measured (`moco.speed`). `compile` and `cuda_graphs` are its older form.
+    `device` auto, cpu, cuda, cuda:1, ...: auto is the GPU that there is, if it is quicker. `deterministic` makes a GPU repeat
+    and resume bit for bit, as a CPU does.
     """
 
     epochs: int = 200
@@ -127,15 +133,13 @@ class Train:
     seed: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = cosmetic(True)
-    compile: bool = cosmetic(
-        False
-    )  # encoders and views by torch.compile: minutes once, then kept; for runs of ten minutes
-    cuda_graphs: bool = cosmetic(
-        False
-    )  # replay the compiled encoders: for networks whose kernels end too soon for Python
-    device: str = cosmetic("auto")  # auto, cpu, cuda, cuda:1, ...
+    compile: bool = cosmetic(False)
+    cuda_graphs: bool = cosmetic(False)
+    device: str = cosmetic("auto")
     log_every: int = cosmetic(10)  # steps between two records
     checkpoint_minutes: float = cosmetic(5.0)  # at most this much work is lost; also saved at each evaluation
+    speed: Literal["auto", "eager", "compiled", "graphs"] = cosmetic("auto")
+    deterministic: bool = cosmetic(False)
 
     def __post_init__(self) -> None:
         require(self.epochs >= 0, f"train.epochs = {self.epochs}: must be 0 or more")
@@ -149,6 +153,12 @@ class Train:
         require(
             self.compile or not self.cuda_graphs,
             f"train.cuda_graphs = {self.cuda_graphs}: replays what is compiled; set train.compile=true too, or drop it",
+        )
+        older = "graphs" if self.cuda_graphs else "compiled" if self.compile else self.speed
+        require(
+            self.speed in ("auto", older),
+            f"train.speed = {self.speed} and train.compile = {self.compile}, train.cuda_graphs = {self.cuda_graphs}: "
+            f"these two are the older form of train.speed={older}; leave them out",
         )
         require(self.log_every >= 1, f"train.log_every = {self.log_every}: must be at least 1")
         require(

@@ -17,6 +17,8 @@ from moco.data.folder import Listing, list_folder
 from moco.data.folder import known_by as known_by
 from moco.data.folder import shown as shown
 from moco.data.holdout import held_out, quotas
+from moco.data.look import Look as Look
+from moco.data.look import look
 
 FOLDER = "folder"
 
@@ -197,11 +199,24 @@ def folder_listing(data: Data) -> Listing:
     return listing
 
 
-def known_by_names(data: Data) -> tuple[Data, int]:
-    """Of resolved data of `folder`: the same as configs had it when only names and sizes were compared, and the moment when a
-    file last changed, in nanoseconds since 1970."""
-    listing = list_folder(_folder_of(data), compare="names")
-    return replace(data, fingerprint=listing.fingerprint), listing.contents().changed_ns
+def known_by_names(data: Data) -> Data:
+    """Of resolved data of `folder`: the same as configs had it when only names and sizes were compared."""
+    return replace(data, fingerprint=list_folder(_folder_of(data), compare="names").fingerprint)
+
+
+def last_change_ns(data: Data) -> int:
+    """When a file that such data hold last changed, in nanoseconds since 1970."""
+    return list_folder(_folder_of(data), compare="names").contents().changed_ns
+
+
+def look_at(data: Data) -> Look:
+    """Number and size of a folder's images. Raises ValueError as `resolve` does, and where no image can be opened."""
+    return look(list_images(data), data.validation_share)
+
+
+def list_images(data: Data) -> Listing:
+    """A folder's files, compared with nothing."""
+    return list_folder(_folder_of(data), compare="nothing")
 
 
 def _folder_of(data: Data) -> Path:

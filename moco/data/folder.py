@@ -107,7 +107,7 @@ def _split_files(root: Path, split: str, walk: _Walk) -> dict[str, list[str]]:
     folder = root / split
     if not folder.is_dir():
         raise ValueError(f"data.root = {shown(root)}: no folder {split}/ in it; {LAYOUT}")
-    entries = _entries(folder)
+    entries = entries_of(folder)
     walk.links += [split] if folder.is_symlink() else []
     walk.links += [f"{split}/{entry.name}" for entry in entries if entry.is_symlink() and entry.is_dir()]
     names = sorted(entry.name for entry in entries if entry.is_dir())
@@ -132,7 +132,7 @@ def _image_files(folder: str, root: Path, walk: _Walk, above: tuple[tuple[int, i
         return []
     found: list[str] = []
     endings = FIRST_EXTENSIONS if walk.first_rules else EXTENSIONS
-    for entry in _entries(root / folder):
+    for entry in entries_of(root / folder):
         path = f"{folder}/{entry.name}"
         if entry.is_dir():
             if entry.is_symlink() and walk.first_rules:
@@ -146,7 +146,7 @@ def _image_files(folder: str, root: Path, walk: _Walk, above: tuple[tuple[int, i
     return found
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     """All but the hidden ones."""
     try:
         return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]

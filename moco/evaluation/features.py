@@ -5,7 +5,7 @@ N images, B batch, D features, S side of an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from moco.augment import normalise
 from moco.distributed import add_up_, highest, rank, size
+from moco.errors import UnusableFeatures
 from moco.evaluation.frozen import unmoved
 from moco.evaluation.pauses import go_on
 
@@ -136,9 +137,57 @@ def labelled(encoder: nn.Module, split: Split, recipe: Augment, device: str | to
     return Labelled(extract(encoder, split.images, recipe, device), split.labels_N.to(device))
 
 
+def check_usable(splits: Mapping[str, Tensor]) -> None:
+    """`splits`: name -> features (N, D). Raises UnusableFeatures, one line with the number of images of each kind and split.
+
+    A nearest neighbour of NaN is nobody, and a probe on constant features is chance: neither is a property of the encoder
+    that a readout could report.
+    """
+    found = [text for name, features_ND in splits.items() if (text := _unusable(name, features_ND))]
+    if not found and _all_the_same([features_ND for features_ND in splits.values() if len(features_ND)]):
+        count = sum(map(len, splits.values()))
+        found = [
+            f"all {count:,} images have the same features: the encoder has collapsed, or the images are all the same"
+        ]
+    if found:
+        raise UnusableFeatures(f"no readout: {'; '.join(found)}")
+
+
+@torch.no_grad()
+def check_network(encoder: nn.Module, split: Split, recipe: Augment, device: str | torch.device) -> None:
+    """`check_usable` on the first 256 images, for readouts that read no features."""
+    rows = torch.arange(min(256, len(split.images)))
+    with evaluating(encoder):
+        check_usable({"test": encoder(normalise(split.images.take(rows).to(device), recipe)).float()})
+
+
+def _unusable(name: str, features_ND: Tensor) -> str:
+    """Too large is what float32 cannot square and add up over all images, as every readout does."""
+    rows = len(features_ND)
+    nan_N, infinite_N = features_ND.isnan().any(1), features_ND.isinf().any(1)
+    large_N = ~(features_ND.square().sum(1) * rows).isfinite() & ~nan_N & ~infinite_N
+    kinds = {"NaN": nan_N, "infinite": infinite_N & ~nan_N, "too large for float32": large_N}
+    counts = {kind: int(rows_N.sum()) for kind, rows_N in kinds.items()}
+    words = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    return f"of the features of {rows:,} {name} images {words}" if words else ""
+
+
+def _all_the_same(splits: Sequence[Tensor]) -> bool:
+    """Up to the rounding of float32: a spread below a millionth of the value, in every dimension."""
+    if sum(map(len, splits)) < 2:
+        return False
+    highest_D = torch.stack([features_ND.amax(0) for features_ND in splits]).amax(0)
+    lowest_D = torch.stack([features_ND.amin(0) for features_ND in splits]).amin(0)
+    return bool((highest_D - lowest_D <= 1e-6 * torch.maximum(highest_D.abs(), lowest_D.abs())).all())
+
+
 def extract_all(encoder: nn.Module, data: ImageData, recipe: Augment, device: str | torch.device) -> Features:
-    """The three splits through the encoder, which is checked not to have moved by a bit meanwhile."""
+    """The three splits through the encoder, which is checked not to have moved by a bit meanwhile.
+
+    Raises UnusableFeatures, which is a ValueError: this is the one place where bad features are named.
+    """
     splits = data.train, data.validation, data.test
     with unmoved(encoder):
         train, validation, test = (labelled(encoder, split, recipe, device) for split in splits)
+    check_usable({"training": train.features_ND, "validation": validation.features_ND, "test": test.features_ND})
     return Features(train, validation, test, data.classes)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from moco.config import Augment, Config, Momentum, Train
 from moco.data.loader import Batches
 from moco.distributed import gather, size
-from moco.evaluation.features import Crops, Labelled, evaluating, filled
+from moco.evaluation.features import Crops, Labelled, check_usable, evaluating, filled
 from moco.evaluation.frozen import unmoved
 from moco.evaluation.pauses import kept, pause
 from moco.randomness import generator, seed_of
@@ -131,6 +131,7 @@ def random_crops(encoder: nn.Module, split: Split, config: Config, device: torch
 
         with evaluating(encoder):
             features_ND = filled(features(), batches.steps_per_epoch * batches.size)
+        check_usable({"cropped training": features_ND})
         return Labelled(features_ND, torch.cat(labels))
 
     return Crops(encoder, epoch_features)

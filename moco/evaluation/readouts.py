@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from moco.config import Config, Evaluation
-from moco.evaluation.features import Features, Labelled, Network, extract_all, labelled
+from moco.errors import UnusableFeatures
+from moco.evaluation.features import Features, Labelled, Network, check_network, check_usable, extract_all, labelled
 from moco.evaluation.few_label import few_label, stratified
 from moco.evaluation.finetune import FineTuned, blocks_of, fine_tune
 from moco.evaluation.frozen import unmoved
@@ -284,6 +285,7 @@ def _tuned(name: str, features: Features, *, frozen: bool) -> Iterator[Readout]:
     network = features.network
     if network is None:
         raise ValueError(f"{name}: needs the images, to train on them; evaluate a run, not its features")
+    check_network(network.query.encoder, network.data.test, network.config.augment, network.device)
     tuned: FineTuned = fine_tune(network.query.encoder, network.data, network.config, network.device, frozen=frozen)
     for epoch, top1 in enumerate(tuned.curve, start=1):
         yield f"validation/{name}_top1@{epoch}", top1
@@ -386,10 +388,16 @@ def final_values(query: Projector, data: ImageData, config: Config) -> dict[str,
 
 
 def validation_values(query: Projector, data: ImageData, config: Config) -> dict[str, float]:
-    """kNN of the validation split, during training; the test split is not touched."""
+    """kNN of the validation split, during training; the test split is not touched. Nothing, with a warning, where the features
+    are unusable: training goes on and may recover."""
     module = query if config.evaluation.knn_features == "projection" else query.encoder
     with unmoved(query):
         bank, queries = (labelled(module, s, config.augment, device_of(query)) for s in (data.train, data.validation))
+    try:
+        check_usable({"training": bank.features_ND, "validation": queries.features_ND})
+    except UnusableFeatures as error:
+        LOGGER.warning("%s", error)
+        return {}
     readouts = knn_top1("validation", bank, queries, len(data.classes), config.evaluation.knn_temperature)
     return {key: value for key, value in readouts if value is not None}
 

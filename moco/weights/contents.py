@@ -25,7 +25,7 @@ from torch import Tensor
 
 from moco.checkpoint import load
 
-CARRIED = "moco"  # what an export of this suite says of itself, under this key
+CARRIED = "moco_ablation_suite"  # what an export of this suite says of itself, under this key
 TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # torch's own wrappers: any depth
 ARCHITECTURES = ("arch", "architecture", "model", "model_name", "backbone", "name")  # keys whose text names a network
 TALKS = ("args", "cfg", "config", "hyper_parameters", "opt", "meta")  # what makers keep of their settings

@@ -74,6 +74,8 @@ def _last_but(place: Place, *parts: str) -> bool:
     return place.parts[-1:] != () and place.parts[-1] in parts
 
 
+LIGHTNING = {"pytorch-lightning_version", "hyper_parameters", "callbacks"}  # in files of its trainer
+
 # The first that fits. Sources are the repositories named; each line is what the file's own code builds.
 MAKERS: tuple[tuple[Marks, Maker], ...] = (
     (  # facebookresearch/moco, colab/moco_cifar10_demo.ipynb, ModelBase: 3 x 3, stride 1, no pooling
@@ -107,9 +109,15 @@ MAKERS: tuple[tuple[Marks, Maker], ...] = (
         lambda place, _: bool({"student", "teacher"} & {*place.parts[:1]}) and place.has("head"),
         Maker("DINO or iBOT", DEIT),
     ),
-    # vturrisi/solo-learn, solo/methods/base.py: for CIFAR 3 x 3, stride 1 and a padding of 2, no pooling
+    # vturrisi/solo-learn, solo/methods/base.py: for CIFAR 3 x 3, stride 1 and a padding of 2, no pooling. Its files are
+    # Lightning's, with a projector and a classifier that is trained beside; other Lightning modules have a `backbone`, too.
     (
-        lambda place, _: _last_but(place, "backbone", "encoder", "momentum_backbone") and place.has("classifier"),
+        lambda place, contents: (
+            place.parts in (("state_dict", "backbone"), ("state_dict", "encoder"), ("state_dict", "momentum_backbone"))
+            and place.has("classifier")
+            and place.has("projector")
+            and not LIGHTNING.isdisjoint(map(str, contents.values))
+        ),
         Maker("solo-learn", DEIT, ("small", 2)),
     ),
     # facebookresearch/barlowtwins, main.py
@@ -143,7 +151,6 @@ MAKERS: tuple[tuple[Marks, Maker], ...] = (
     (lambda place, _: _last_but(place, "backbone") and place.has("neck"), Maker("mmselfsup or OpenSelfSup", {})),
 )
 TORCHVISION_VIT = Maker("torchvision", EVERYWHERE)
-DETECTRON2 = Maker("detectron2", {}, None)
 TIMM_NAMES = re.compile(r"(?:^|[/_.-])(?:vit|deit)_(?:tiny|small|base|large|huge)_patch\d+")
 DINO_NAMES = re.compile(r"dino_(?:deit|vit)(?:tiny|small|base)\d+|dino_vit")
 RESNET_NAMES = re.compile(r"(?:^|[/_.-])(?:wide_)?resne(?:x?)t\d+(?:_\d+x\d+d?|_\d+)?(?=$|[._-])")
@@ -163,8 +170,9 @@ def _plain_network(place: Place, contents: Contents, state: State, file_name: st
     texts = (*contents.names, file_name)
     if place.layout == "torchvision ViT":
         return replace(TORCHVISION_VIT, name=f"a plain network{wrapped}")
-    if place.layout == "detectron2":
-        return DETECTRON2
+    if place.layout == "detectron2":  # its networks may stride in the 1 x 1 convolution; those converted for it do not
+        author = contents.values.get("__author__")
+        return Maker(f"detectron2{f', {author}' if author else ''}", {}, plain=author in ("MOCO", "torchvision"))
     if place.layout == "timm ViT":
         if has_v3_positions(state):
             return Maker("a plain network with the positions of MoCo v3", V3)
@@ -269,7 +277,7 @@ def _resnet(seen: Seen, config: ResNet, maker: Maker, place: Place, told: dict[s
     if maker.small is None:
         raise ValueError(
             "its first convolution is 3 x 3, and nothing in the file says what is around it; add --set encoder.stem=small "
-            "(stride 1, no pooling, as for CIFAR) or encoder.stem=strided (stride 2, no pooling)"
+            "(stride 1, padding 1, no pooling, as for CIFAR) or encoder.stem=strided (stride 2, padding 1, no pooling)"
         )
     stem, padding = maker.small
     return Decided(
@@ -285,6 +293,11 @@ def _large_stem(config: ResNet, maker: Maker, place: Place, told: dict[str, obje
     if place.layout == "notebook":
         raise ValueError(
             "a 7 x 7 first convolution without the pooling that numbers would leave a place for: not known here"
+        )
+    if not maker.plain and "stem" not in told and place.layout == "detectron2":
+        raise ValueError(
+            "detectron2's ResNets stride in the 1 x 1 convolution unless MODEL.RESNETS.STRIDE_IN_1X1 is False; if it was, as "
+            "for weights of torchvision or MoCo, add --set encoder.stem=imagenet"
         )
     if not maker.plain and "stem" not in told:
         raise ValueError(

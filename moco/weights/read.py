@@ -75,7 +75,7 @@ LAYOUTS = (
 # What may lie directly beside the tensors of a network without being part of it: heads, queues, decoders.
 HEADS = re.compile(
     r"fc|heads?|head_dist|classifier|online_classifier|linear\w*|proj\w*|pred\w*|prototypes?|mlp|neck|decoder\w*|mask_token|"
-    r"masked_embed|queue\w*|pre_logits|last_layer\d?|logits?|temperature|criterion|loss\w*|\d+|n_averaged|step"
+    r"masked_embed|queue\w*|last_layer\d?|logits?|temperature|criterion|loss\w*|[89]|\d\d+|n_averaged|step"
 )
 KEY = re.compile(r"encoder_k|\w*momentum\w*|target\w*|\w*teacher\w*|\w*_?ema(_\w+)?|\w*_k|key_\w+")
 

@@ -35,6 +35,7 @@ USUAL = (
     "step_parts:110",
     "step:110",
     "loop:80",
+    "digits:40",
     "resnet50:130",
     "vit:90",
     "readouts:60",

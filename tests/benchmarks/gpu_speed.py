@@ -19,6 +19,7 @@ import torch
 import moco.batchnorm
 import moco.data.loader
 import moco.train
+from experiments.plan.baselines import digits
 from experiments.plan.baselines_published import cifar10_moco_v1, cifar10_moco_v2
 from moco import config as c
 from moco.data import resolve
@@ -47,10 +48,10 @@ def wait() -> None:
 
 
 def rehearsing() -> None:
-    """Without a GPU graphs are traced and not compiled: eight norms cost a C++ compiler two minutes."""
+    """Without a GPU graphs are read by torch.compile and not made into code: eight norms cost a C++ compiler two minutes."""
     compiled, whole = torch.compile, torch.nn.Module.compile
-    torch.compile = lambda *function, **options: compiled(*function, dynamic=False, backend="aot_eager")
-    torch.nn.Module.compile = lambda module, **_: whole(module, dynamic=False, backend="aot_eager")
+    torch.compile = lambda *function, **options: compiled(*function, dynamic=False, backend="eager")
+    torch.nn.Module.compile = lambda module, **_: whole(module, dynamic=False, backend="eager")
 
 
 def resnet18(parts: int = 1) -> c.Config:
@@ -149,6 +150,17 @@ def step_vit(report: Report) -> None:
     time_steps(report, vit(), [("bf16", "graphs"), ("bf16", "compiled")])
 
 
+def step_digits(report: Report) -> None:
+    """Small networks wait for Python on a GPU; which device is quicker is what `train.device=auto` rests on."""
+    config = digits()
+    if not on_gpu():
+        config = replace(config, encoder=resnet18(8).encoder, train=replace(config.train, batch_size=16))
+    time_steps(report, config, [("fp32", "eager"), ("fp32", "graphs")])
+    views = random_views(config, "cpu")
+    with surviving(report, mode="on the CPU"):
+        report(mode="on the CPU", **timed(lambda: ours_of(config, ("fp32", "eager"), views, "cpu"), len(views[0])))
+
+
 def images(count: int) -> ImageData:
     """Noise, on the device."""
     draw = torch.Generator().manual_seed(0)
@@ -169,8 +181,7 @@ def loop(report: Report) -> None:
             config.train,
             epochs=epochs if on_gpu() else 2,
             precision="bf16",
-            compile=way != "eager",
-            cuda_graphs=way == "graphs",
+            speed=way,
             device=device(),
             log_every=20 if on_gpu() else 2,
         )
@@ -237,15 +248,14 @@ def cifar(report: Report) -> None:
         config.train,
         epochs=epochs,
         precision="bf16",
-        compile=True,
-        cuda_graphs=True,
+        speed="graphs",
         device=device(),
         log_every=20,
         checkpoint_minutes=60.0,
     )
     config = replace(config, data=data, train=train, evaluation=replace(config.evaluation, knn_every=20))
     if not on_gpu():
-        toy = replace(config.train, epochs=2, batch_size=16, cuda_graphs=False, compile=False)
+        toy = replace(config.train, epochs=2, batch_size=16, speed="eager")
         config = replace(config, encoder=resnet18(8).encoder, train=toy, negatives=c.Queue(64))
     started, speeds, waits = time.monotonic(), list[float](), list[float]()
     with TemporaryDirectory() as directory:
@@ -269,6 +279,7 @@ PARTS: dict[str, Callable[[Report], None]] = {
     "step_parts": step_parts,
     "step": step,
     "loop": loop,
+    "digits": step_digits,
     "resnet50": step_resnet50,
     "vit": step_vit,
     "readouts": readouts,

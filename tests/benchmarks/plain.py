@@ -46,7 +46,7 @@ class PlainMoCo(nn.Module):
         newest_BC = keys_BC[-size:]
         first = self.pointer + len(keys_BC) - len(newest_BC)
         places_B = torch.arange(first, first + len(newest_BC), device=keys_BC.device) % size
-        self.queue_CK[:, places_B] = newest_BC.T
+        self.queue_CK[:, places_B] = newest_BC.T.to(self.queue_CK.dtype)  # autocast keys are narrow
         self.pointer = (self.pointer + len(keys_BC)) % size
 
     def forward(self, query_view_B3SS: Tensor, key_view_B3SS: Tensor) -> Tensor:

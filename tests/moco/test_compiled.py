@@ -1,4 +1,4 @@
-"""`train.compile`: the same run to rounding, with the encoders of the steps compiled and everything else left alone."""
+"""`train.speed`: the same run to rounding, with the encoders of the steps compiled and everything else left alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco.config import Config, Data, Head, Momentum, Queue, ResNet
+from moco.config import Config, Data, Head, Momentum, Queue, ResNet, Train
 from moco.data import load
 from moco.methods import moco_v2
 from moco.train import Record, train
@@ -16,6 +16,7 @@ from moco.trainer import Trainer, choose_device
 from tests.support.parts import require_part
 
 STEPS = 3
+SPEEDS = {(False, False): "eager", (True, False): "compiled", (True, True): "graphs"}
 
 
 def config(*, compiled: bool, graphs: bool = False) -> Config:
@@ -28,7 +29,7 @@ def config(*, compiled: bool, graphs: bool = False) -> Config:
         key_encoder=Momentum(0.9),
         negatives=Queue(256),
         evaluation=replace(base.evaluation, knn_every=0, linear_epochs=2),
-        train=replace(base.train, epochs=1, batch_size=64, compile=compiled, cuda_graphs=graphs, device="cpu"),
+        train=replace(base.train, epochs=1, batch_size=64, speed=SPEEDS[compiled, graphs], device="cpu"),
     )
 
 
@@ -82,7 +83,7 @@ def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(
-        ValueError, match=r"train.compile = True: needs a compiler on this machine \(g\+\+\); install g"
+        ValueError, match=r"train.speed = compiled: needs a compiler on this machine \(g\+\+\); install g"
     ):
         Trainer(one, data, torch.device("cpu"))
 
@@ -92,18 +93,20 @@ def test_parts_of_a_batch_are_not_compiled() -> None:
     encoder = replace(one.encoder, batch_norm_splits=4)
     one = replace(one, encoder=encoder, train=replace(one.train, accumulate=4))
     with pytest.raises(
-        ValueError, match=r"train.compile = True and train.accumulate = 4: compiling needs whole batches"
+        ValueError, match=r"train.speed = compiled and train.accumulate = 4: compiling needs whole batches"
     ):
         Trainer(one, load(one.data, print), torch.device("cpu"))
 
 
 def test_graphs_replay_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"train.cuda_graphs = True: replays what is compiled; set train.compile=true"):
-        replace(config(compiled=False).train, cuda_graphs=True)
+        Train(cuda_graphs=True)
     one = config(compiled=True, graphs=True)
     data = load(one.data, print)
     monkeypatch.setattr("moco.trainer.size", lambda: 2)
-    with pytest.raises(ValueError, match=r"train.cuda_graphs = True and 2 processes: graphs are for one; set it"):
+    with pytest.raises(
+        ValueError, match=r"train.speed = graphs and 2 processes: graphs are for one; set train.speed=co"
+    ):
         Trainer(one, data, torch.device("cpu"))
 
 

@@ -66,7 +66,8 @@ def lightly(net: Encoder) -> dict[str, object]:
 def solo_learn(net: Encoder) -> dict[str, object]:
     backbone = net.backbone.state_dict()
     state = prefixed("backbone.", backbone) | prefixed("momentum_backbone.", backbone)
-    return {"state_dict": state | {"projector.0.weight": torch.zeros(4, 4), "classifier.weight": torch.zeros(10, 512)}}
+    heads = {"projector.0.weight": torch.zeros(4, 4), "classifier.weight": torch.zeros(10, 512)}
+    return {"state_dict": state | heads, "pytorch-lightning_version": "1.9.0"}
 
 
 @pytest.mark.parametrize(

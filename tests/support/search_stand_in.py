@@ -23,7 +23,7 @@ from moco.errors import Diverged
 from tests.support.stand_in import Record, Resumed
 
 
-def train(config: Config, run_dir: Path, stop: Callable[[], bool]) -> Iterator[Record | Resumed]:
+def train(config: Config, run_dir: Path, stop: Callable[[], bool], way: object = None) -> Iterator[Record | Resumed]:
     """Saves at each evaluation, which is once an epoch, and when it is stopped."""
     from tests.support.search_toy import value
 

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,9 +58,17 @@ def toy(worker: SearchWorker, trial: Trial, cell: Cell) -> Ended:
     return Ended(schema.DONE, tuple(values[metric] for metric in worker.study.record["metrics"]))
 
 
-def begun(root: Path, search: Search = TOY, *, seed: int = 0, address: str | None = None, base: bool = True) -> Path:
+def begun(
+    root: Path,
+    search: Search = TOY,
+    *,
+    seed: int = 0,
+    address: str | None = None,
+    base: bool = True,
+    settings: Sequence[str] = (),
+) -> Path:
     """The record of a fresh study, and its first entry in the storage. `base`: its values are the first trial."""
-    planned = plan(search, search.base, ["train.device=cpu"])
+    planned = plan(search, search.base, ["train.device=cpu", *settings])
     path = record_path(root, planned.label)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_json(path, planned.record("python sweeps/toy.py", seed=seed, storage=named(address)))

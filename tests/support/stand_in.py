@@ -41,7 +41,7 @@ class Resumed:
     step: int
 
 
-def train(config: Config, run_dir: Path, stop: Callable[[], bool]) -> Iterator[Record | Resumed]:
+def train(config: Config, run_dir: Path, stop: Callable[[], bool], way: object = None) -> Iterator[Record | Resumed]:
     """Saves every fifth step and when it is stopped, as the real trainer does at its own times."""
     per_epoch = training_images(config.data) // config.train.batch_size
     step, total, checkpoint = 0, config.train.epochs * per_epoch, run_dir / "checkpoint.pt"

@@ -162,8 +162,7 @@ def ours_of(config: c.Config, mode: tuple[Precision, Way], views: Views, device:
     train = replace(
         config.train,
         precision=precision,
-        compile=way != "eager",
-        cuda_graphs=way == "graphs",
+        speed=way,
         device=device,
         log_every=10**9,
     )

@@ -110,7 +110,7 @@ UNUSUAL = Config(
     negatives=InBatch(),
     loss=InfoNCE(0.3, "label", True, 2.0, "sum", "inside"),
     optim=SGD(0.5, 0.01, 0.8, weight_decay_to=0.02),
-    train=Train(7, 64, 1, 5, "bf16", False, True, True, "cpu", 3, 1.0),
+    train=Train(7, 64, 1, 5, "bf16", False, True, True, "cpu", 3, 1.0, "graphs", True),
     evaluation=Evaluation(4, "projection", 0.2, 9, 3, 4, True, 6, 7, True),
 )
 
@@ -138,7 +138,7 @@ def test_the_untrained_row_keeps_whatever_shapes_its_readouts_and_forgets_the_tr
         "negatives": Queue(65_536),
         "loss": InfoNCE(0.07),
         "optim": SGD(),
-        "train": Train(0, 64, 1, 5, "bf16", False, True, True, "cpu", 3, 1.0),
+        "train": Train(0, 64, 1, 5, "bf16", False, True, True, "cpu", 3, 1.0, "graphs", True),
     }
 
 

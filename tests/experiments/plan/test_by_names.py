@@ -38,7 +38,7 @@ def made(base: Config, seeds: int = 2) -> Plan:
 
 
 def of_before(base: Config) -> Config:
-    return replace(base, data=known_by_names(resolve(base.data))[0])
+    return replace(base, data=known_by_names(resolve(base.data)))
 
 
 def begin(root: Path, planned: Plan, when: float) -> set[str]:

@@ -165,6 +165,16 @@ BAD: list[tuple[dict[str, object], str]] = [
     ),
     ({"sampler": "tp"}, "sampler = tp: must be one of tpe, gp, cmaes, qmc, random"),
     ({"pruner": "medium"}, "pruner = medium: must be one of median, hyperband, wilcoxon, none"),
+    (
+        {"pruner": "wilcoxon"},
+        "pruner = wilcoxon: 3 evaluations before the end of 40 epochs cannot reach p < 0.1, it takes 4; "
+        "--set evaluation.knn_every=9, or take another pruner",
+    ),
+    (
+        {"pruner": "median", "space": {"train.epochs": Int(10, 40)}},
+        "pruner = median and train.epochs in the space: trials would be compared at the same epoch of different schedules; "
+        "fix it with --set train.epochs=N, or take the pruner none",
+    ),
     ({"budget": 0}, "budget = 0: must be at least 1 trial"),
     ({"limits": {"memory": 4.0}}, "limits memory = 4.0: must be above 0, of memory_gb, hours"),
 ]

@@ -106,7 +106,8 @@ def curve(worker: SearchWorker, trial: Any, cell: Any) -> Ended:
 
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_each_pruner_runs(pruner: str, tmp_path: Path) -> None:
-    path = begun(tmp_path, replace(TOY, pruner=pruner, budget=20, sampler="random"))
+    settings = ["evaluation.knn_every=5"] if pruner == "wilcoxon" else []
+    path = begun(tmp_path, replace(TOY, pruner=pruner, budget=20, sampler="random"), settings=settings)
     assert SearchWorker.on(path, curve).work()
     record = known(path)
     states = [trial["state"] for trial in record["trials"]]

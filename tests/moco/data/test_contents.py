@@ -15,7 +15,7 @@ from PIL import Image
 
 from moco.config import Data
 from moco.data import contents, load, resolve
-from moco.data.catalog import known_by_names
+from moco.data.catalog import known_by_names, last_change_ns
 from moco.data.contents import contents_of
 from moco.data.folder import FIRST_EXTENSIONS, list_folder
 from tests.support.data_files import break_file, picture, write_folder
@@ -110,13 +110,13 @@ def test_other_contents_under_the_same_names_and_sizes_are_other_data(
     """Also after the first contents were remembered, and where the times of the files were put back."""
     root = bitmaps(tmp_path / "set")
     age(root)
-    before, old = fingerprint(root), known_by_names(resolve(Data(name="folder", root=str(root))))[0].fingerprint
+    before, old = fingerprint(root), known_by_names(resolve(Data(name="folder", root=str(root)))).fingerprint
     times = {file: file.stat().st_mtime_ns for file in root.rglob("*.bmp")}
     change(root)
     for file, moment in times.items():
         os.utime(file, ns=(moment, moment))
     assert fingerprint(root) == plainly(root) != before
-    assert known_by_names(resolve(Data(name="folder", root=str(root))))[0].fingerprint == old, "names and sizes are alike"
+    assert known_by_names(resolve(Data(name="folder", root=str(root)))).fingerprint == old, "names and sizes are alike"
 
 
 def test_a_run_of_before_is_held_to_names_and_sizes_and_says_so(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_moment_of_the_last_change_sees_writing_renaming_and_links(tmp_path:
     (root / "train" / "dog").symlink_to(pool)
 
     def changed() -> int:
-        return known_by_names(resolve(Data(name="folder", root=str(root))))[1]
+        return last_change_ns(Data(name="folder", root=str(root)))
 
     first = changed()
     assert first < time.time_ns() + 10**9
@@ -173,7 +173,7 @@ def test_a_repaired_file_is_read_again(stream: bool, root: Path) -> None:
     broken = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
     file.write_bytes(broken)
     data = Data(name="folder", root=str(root), image_size=16, stream=stream)
-    names = known_by_names(resolve(data))[0]
+    names = known_by_names(resolve(data))
     for fingerprinted in (data, names):
         file.write_bytes(broken)
         assert load(fingerprinted, print).seen.skipped == 1  # type: ignore[union-attr]

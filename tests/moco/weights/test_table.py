@@ -151,7 +151,7 @@ def solo_learn(padding: int) -> dict[str, Any]:
     net = small_resnet(padding=padding)
     state = under("backbone.", bare(net)) | under("momentum_backbone.", other(net))
     heads = {"classifier.weight": torch.ones(10, 512), "projector.0.weight": torch.ones(4, 4)}
-    return {"state_dict": state | heads, "hyper_parameters": {"method": "mocov2plus"}}
+    return {"state_dict": state | heads, "pytorch-lightning_version": "1.9.0"}
 
 
 def byol_lucidrains() -> dict[str, Tensor]:
@@ -356,9 +356,7 @@ READ: dict[str, File] = {
     "a strided stem that is told": File(
         lambda: bare(small_resnet(stride=2)), lambda: small_resnet(stride=2), told={"stem": "strided"}
     ),
-    "detectron2's pickle": File(
-        lambda: detectron2(R18()), R18, save=pickled, name="file.pkl", told={"stem": "imagenet"}
-    ),
+    "detectron2's pickle": File(lambda: detectron2(R18()), R18, save=pickled, name="file.pkl", says="detectron2, MOCO"),
     "in double precision": File(
         lambda: v2()["state_dict"] | {k: t.double() for k, t in v2()["state_dict"].items() if "encoder_q" in k}, R18
     ),
@@ -412,6 +410,23 @@ REFUSED: dict[str, File] = {
     "lightly with a 3 x 3 stem": File(
         lambda: under("backbone.", nn.Sequential(*list(SMALL().children())[:-1]).state_dict()),
         words="encoder.stem=small",
+    ),
+    "a 3 x 3 stem in a user's module": File(
+        lambda: {"state_dict": Lightning("backbone", SMALL()).state_dict(), "callbacks": {}}, words="encoder.stem=small"
+    ),
+    "a detector of detectron2": File(
+        lambda: {"model": under("backbone.bottom_up.", to_detectron2(bare(R18())))}, words="STRIDE_IN_1X1"
+    ),
+    "another activation in a numbered network": File(
+        lambda: under(
+            "backbone.", nn.Sequential(*list(R18().children())[:-1]).state_dict() | {"2.weight": torch.ones(1)}
+        ),
+        words="2 beside it may be part",
+    ),
+    "features after a further layer": File(
+        lambda: bare(vit(64, 2, 4)) | under("pre_logits.fc.", {"weight": torch.ones(4, 64)}),
+        words="pre_logits beside it",
+        told={"heads": 4},
     ),
     "a stem told against the tensors": File(lambda: bare(SMALL()), words="is 3 x 3", told={"stem": "imagenet"}),
     "a depth that tensors tell": File(v2, words="would change nothing, the tensors say 18", told={"depth": 50}),

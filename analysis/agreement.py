@@ -1,0 +1,54 @@
+"""Do the readouts in results.json agree with the run's journal? A number that cannot be right is not averaged.
+
+The worker copies the last value of each readout from the journal into results.json, and `evaluate` writes both. So they differ
+only where one of the files was changed or damaged since; which of the two is right cannot be known, so neither is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.store import metrics, schema
+
+SAME = 1e-9  # relative: the same number, written twice
+
+
+def agreeing(run_dir: Path, readouts: Mapping[str, float], problems: list[str]) -> dict[str, float]:
+    """The readouts of the test split that can be used; what is wrong with the others is added to `problems`.
+
+    A journal that has no readouts, as those of stores without journals, contradicts none.
+    """
+    journal = _last_readouts(run_dir / schema.JOURNAL)
+    sound: dict[str, float] = {}
+    for name, value in readouts.items():
+        written = journal.get(name)
+        if metrics.unit_of(name) == "%" and not 0 <= value <= 100:
+            problems.append(f"{run_dir / schema.RESULTS}: {name} is {value:g}, not a percentage; not used")
+        elif written is not None and abs(written - value) > SAME * max(abs(written), abs(value)):
+            problems.append(f"{run_dir / schema.RESULTS}: {name} is {value:g}, the journal has {written:g}; not used")
+        else:
+            sound[name] = value
+    return sound
+
+
+def _last_readouts(path: Path) -> dict[str, float]:
+    """Readout of the test split -> its last value. Only lines that name one are parsed; a damaged line has none."""
+    found: dict[str, float] = {}
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return found
+    for line in content.splitlines():
+        if b'"test/' not in line:
+            continue
+        try:
+            values = json.loads(line)["values"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if isinstance(values, dict):
+            for key, value in values.items():
+                if key.startswith("test/") and isinstance(value, int | float):
+                    found[key.removeprefix("test/")] = float(value)
+    return found
