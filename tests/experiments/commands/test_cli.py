@@ -56,6 +56,8 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 def test_the_flags_are_frozen() -> None:
     assert flags(sweep.parser(SWEEP)) == {
         "--cluster",
+        "--cluster-set",
+        "--notify",
         "--baseline",
         "--set",
         "--seeds",
@@ -84,6 +86,7 @@ def test_the_flags_are_frozen() -> None:
             "--branch",
             "--interpolate-positions",
             "--cluster",
+            "--cluster-set",
             "--max-parallel",
             "--device",
         },
@@ -94,7 +97,7 @@ def test_the_flags_are_frozen() -> None:
         "cancel": set(),
         "throttle": set(),
         "retry": {"--yes"},
-        "doctor": {"--cluster", "--patience"},
+        "doctor": {"--cluster", "--cluster-set", "--patience"},
         "find": set(),
         "arms": {"--drop", "--rename", "--restore"},
         "ui": {"--port"},
