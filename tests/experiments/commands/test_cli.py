@@ -99,6 +99,7 @@ def test_the_flags_are_frozen() -> None:
         "retry": {"--yes"},
         "doctor": {"--cluster", "--cluster-set", "--patience"},
         "find": set(),
+        "verify-resume": {"--baseline", "--set", "--kills", "--seed", "--keep"},
         "arms": {"--drop", "--rename", "--restore"},
         "ui": {"--port"},
         "serve": {"--store", "--host", "--port", "--auth", "--name", "--artifacts", "--workers", "--migrate"},
