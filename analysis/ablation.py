@@ -12,6 +12,7 @@ from analysis.cautions import cautions
 from analysis.claims import evaluate_claim
 from analysis.factors import crossed
 from analysis.images import OverImages, over_images
+from analysis.looks import Looks
 from analysis.outcomes import Outcomes, missing, outcomes_of
 from analysis.power import advise, sensitivity
 from analysis.seal import inputs, note
@@ -49,11 +50,15 @@ def _comparisons(
     manifest: Manifest, values: Mapping[str, Mapping[int, float]], outcomes: Outcomes, sequential: bool
 ) -> dict[str, Comparison | None]:
     """Each arm against the baseline. Holm's family is the planned trained arms: the untrained encoder is only a reference."""
+    looks = Looks.of(manifest)
     own, step = manifest["baseline"], grid(v for by_seed in values.values() for v in by_seed.values())
 
     def against_baseline(arm: str) -> Comparison | None:
         dropped, waiting = missing(outcomes, values, (arm, own))
-        return compare(values[arm], values[own], sequential=sequential, step=step, dropped=dropped, waiting=waiting)
+        one, other = values[arm], values[own]
+        if looks is not None:
+            return compare(one, other, step=step, dropped=dropped, waiting=waiting, looks=looks)
+        return compare(one, other, sequential=sequential, step=step, dropped=dropped, waiting=waiting)
 
     raw = {arm: against_baseline(arm) for arm in values if arm != own}
     family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT}
@@ -98,7 +103,7 @@ def _row(
 
 def _over_images(row: Row, parts: Mapping[str, Cells], baseline: str, metric: str) -> OverImages | None:
     """None also for a sequential comparison: an interval that holds wherever one stops is not known over images."""
-    if row.comparison is None or row.comparison.sequential:
+    if row.comparison is None or row.comparison.sequential or row.comparison.looks:
         return None
     return over_images(parts[row.arm], parts[baseline], metric)
 

@@ -36,13 +36,21 @@ class Advantage:
 
 
 def advantages(
-    trials: Mapping[str, Mapping[int, float]], base: Mapping[int, float], *, higher_is_better: bool = True
+    trials: Mapping[str, Mapping[int, float]],
+    base: Mapping[int, float],
+    *,
+    higher_is_better: bool = True,
+    sequential: bool = False,
 ) -> dict[str, Advantage]:
-    """trials: each that was to be confirmed -> seed -> readout, empty where its seeds are not all there."""
+    """trials: each that was to be confirmed -> seed -> readout, empty where its seeds are not all there.
+
+    sequential: seeds were added after results had been seen, so p is the one that holds wherever one stops.
+    """
     sign = 1.0 if higher_is_better else -1.0
     turned = {seed: sign * value for seed, value in base.items()}
     found = {
-        name: compare({seed: sign * value for seed, value in values.items()}, turned) for name, values in trials.items()
+        name: compare({seed: sign * value for seed, value in values.items()}, turned, sequential=sequential)
+        for name, values in trials.items()
     }
     corrected = holm([1.0 if c is None or c.p_t is None else c.p_t for c in found.values()])
     known = [(c.difference, c.std**2 / c.n) for c in found.values() if c is not None and c.std is not None]

@@ -46,9 +46,12 @@ def _planning(manifest: Manifest) -> Iterator[str]:
     joined = manifest.get("joined")
     for one in joined or ():
         yield (
-            f"{words.seeds(one['seeds'])} joined when results of {words.count(one['seen'], 'seed')} could be read, "
-            "so the test that allows for looks between seeds judges all of them"
+            f"{words.seeds(one['seeds']).capitalize()} joined when results of {words.count(one['seen'], 'seed')} could be "
+            "read, so the test that allows for looks between seeds judges all of them"
         )
+    left_out = [f"{one['arm']} ({one['why']})" for one in manifest.get("past", []) if one.get("arm") and one.get("why")]
+    if left_out:
+        yield f"Left out of the plan, and so of Holm's family: {words.listing(left_out)}"
     if joined is None and "max_seeds" not in manifest and "study" not in manifest and len(manifest["seeds"]) > 1:
         yield (
             "Its plan, of an older program, does not say whether seeds were added after results had been seen; "

@@ -172,8 +172,9 @@ def strip(line: Line, scale: tuple[float, float]) -> str:
     for value, level in zip(dots, heights, strict=True):
         y = max(DOT, middle - MARK - DOT - 2 * DOT * level)
         parts.append(f'<circle class="seed" cx="{x[value]}" cy="{y:.1f}" r="{DOT}"/>')
+    apart = min(5.0, (WIDTH - 4) / max(1, len(line.diverged)))
     for i, _ in enumerate(line.diverged):
-        a, b, y = 1 + 5 * i, 4 + 5 * i, HEIGHT - 4
+        a, b, y = f"{1 + apart * i:.4g}", f"{4 + apart * i:.4g}", HEIGHT - 4
         parts.append(f'<path class="cross" d="M{a} {y}L{b} {y + 3}M{a} {y + 3}L{b} {y}"/>')
     if line.comparison is not None and scale[0] <= line.comparison.difference <= scale[1]:
         at = place(line.comparison.difference, scale)

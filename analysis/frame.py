@@ -27,8 +27,8 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import polars as pl
 
-from analysis import agreement
-from analysis.agreement import agreeing
+from analysis import checked as checked_readouts
+from analysis.checked import agreeing, shortfalls
 from experiments.store import files, metrics, records, schema, states
 from experiments.store.files import CHECKSUM, parsed, sound_lines, wrong_checksum
 from experiments.store.journal import Record, read_journal
@@ -60,6 +60,7 @@ class Run:
     metrics: tuple[Any, ...] = ()  # records of readouts that this program may not know
     hits: str = ""  # readout -> schema.Hits as JSON; of older runs empty
     images: str = ""  # what happened to the image files, one line
+    shortfalls: tuple[str, ...] = ()  # where a readout had less to work with than its name says, a line each
     settled: bool = False  # its state follows from its files alone, without lock, heartbeat or process
 
 
@@ -143,6 +144,12 @@ def version(commit: str, uncommitted: str | None) -> str:
     return f"{commit[:7]}+{uncommitted[:7]}" if uncommitted else commit[:7]
 
 
+def _facts(results: schema.Results | None) -> dict[str, float]:
+    """Facts about the readouts, by the name after `readout/`."""
+    found = results.get("readout") if results else None
+    return {k: v for k, value in found.items() if (v := finite(value)) is not None} if isinstance(found, dict) else {}
+
+
 def read_run(run_dir: Path) -> Run:
     """The run in a directory: `missing` without a config; readouts are given for finished runs only."""
     if not (run_dir / schema.CONFIG).exists():
@@ -172,6 +179,7 @@ def read_run(run_dir: Path) -> Run:
         hardware=tuple(dict.fromkeys(str(a["hardware"]) for a in attempts if a.get("hardware"))),
         problems=tuple(problems),
         images=images["line"] if images else "",
+        shortfalls=tuple(shortfalls(_facts(results))) if test else (),
         metrics=tuple(found if results and isinstance(found := results.get("metrics"), list) else ()),
         hits=hits,
         settled=is_at_rest(str(status.get("state")), lambda: results is not None),
@@ -209,7 +217,7 @@ Entry = list[Any]  # signature, then the fields of Run
 
 @cache
 def _code() -> str:
-    made_by = (__file__, agreement.__file__, files.__file__, records.__file__, states.__file__)
+    made_by = (__file__, checked_readouts.__file__, files.__file__, records.__file__, states.__file__)
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in made_by)).hexdigest()[:16]
 
 
@@ -295,6 +303,7 @@ def cell_types() -> pl.Schema:
         "commits": pl.List(pl.String),  # of all attempts; `0123456+89ab` had uncommitted changes
         "hardware": pl.List(pl.String),
         "hits": pl.String,  # readout -> schema.Hits as JSON; null where a run has none
+        "shortfalls": pl.List(pl.String),  # where a readout had less to work with than its name says, one line each
         "images": pl.String,  # what happened to the image files, one line; empty for a set that is not read from files
         "problems": pl.List(pl.String),  # damaged files, one line each
     }
@@ -392,6 +401,7 @@ def _cell_row(cell: schema.Cell, run: Run) -> dict[str, Any]:
         "commits": list(run.commits),
         "hardware": list(run.hardware),
         "hits": run.hits or None,
+        "shortfalls": list(run.shortfalls),
         "images": run.images,
         "problems": list(run.problems),
     }

@@ -95,7 +95,7 @@ def sensitivity(table: Table, power: float = POWER) -> tuple[str, ...]:
     level, found = family_level(table), []
     for row in table.rows:
         c = row.comparison
-        if row.role != "arm" or c is None or c.std is None or not c.complete:
+        if row.role != "arm" or c is None or c.std is None or not c.complete or c.looks:
             continue
         size = visible(c.n, level, power, c.sequential)
         if size is not None:
@@ -106,9 +106,9 @@ def sensitivity(table: Table, power: float = POWER) -> tuple[str, ...]:
 
 
 def _open(table: Table) -> list[Row]:
-    """The undecided arms for which a spread is known and seeds can still help."""
-    arms = [row for row in table.rows if row.role == "arm" and row.comparison and not row.comparison.separable]
-    return [row for row in arms if row.comparison and row.comparison.std is not None and not row.comparison.dropped]
+    """The undecided arms for which a spread is known and seeds can be added: not to survivors or a plan of looks."""
+    arms = [(row, row.comparison) for row in table.rows if row.role == "arm" and row.comparison]
+    return [row for row, c in arms if c.std is not None and not (c.separable or c.dropped or c.looks)]
 
 
 def _advice(row: Row, table: Table, effect: float, power: float) -> Advice:

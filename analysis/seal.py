@@ -73,7 +73,9 @@ def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str, rows: Sequence[
         for arm, seed, run_id, state, diverged, *values in cells.select(columns).iter_rows()
     ]
     plan: dict[str, Any] = {name: manifest.get(name) for name in PLAN_FIELDS}
-    plan |= {name: manifest.get(name) for name in ("shape", "factors", "max_seeds", "joined") if manifest.get(name)}
+    plan |= {
+        name: manifest.get(name) for name in ("shape", "factors", "max_seeds", "joined", "looks") if manifest.get(name)
+    }
     return {
         "label": manifest["label"],
         "metric": metric,

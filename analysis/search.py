@@ -18,6 +18,7 @@ from typing import Any, cast
 from analysis.advantage import advantages
 from analysis.frame import Log, manifests, read_object, to_stderr
 from analysis.stats import Comparison, compare
+from analysis.table import added_by_results
 from analysis.words import count
 from experiments.store import schema
 from experiments.store.named import named, names, nearest
@@ -82,21 +83,23 @@ def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
     """The arms at fresh seeds, the best mean first; empty where nothing was confirmed."""
     label = record["label"].replace(record["name"], f"{record['name']}_confirm", 1)
     found = [m for m in manifests(root) if m["label"] == label] or [
-        m for m in manifests(root) if m["name"] == f"{record['name']}_confirm"
+        m for m in manifests(root) if m["name"] == f"{record['name']}_confirm" and _is_of(m, record)
     ]
     if not found:
         return []
     metric = record["metrics"][0]
     split = {name: _readouts(root, found[0], metric, name) for name in ("validation", "test")}
-    base = split["validation"].get(BASE, {})
+    base, joined = split["validation"].get(BASE, {}), added_by_results(found[0])
     trials = {arm: v for arm, v in split["validation"].items() if arm not in (BASE, schema.RANDOM_INIT)}
-    found_advantages = advantages(trials, base, higher_is_better=record["directions"][0] == "maximize")
+    found_advantages = advantages(
+        trials, base, higher_is_better=record["directions"][0] == "maximize", sequential=joined
+    )
     rows = [
         Confirmed(
             arm,
             cast(Summary, summarise(list(values.values()))),
             t_interval(list(values.values())),
-            compare(values, base) if arm != BASE else None,
+            compare(values, base, sequential=joined) if arm != BASE else None,
             summarise(list(split["test"].get(arm, {}).values())),
             found_advantages[arm].shrunken if arm in found_advantages else None,
         )
@@ -104,6 +107,19 @@ def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
         if values and arm != schema.RANDOM_INIT
     ]
     return sorted(rows, key=lambda row: -row.summary.mean)
+
+
+def _is_of(manifest: schema.Manifest, record: SearchRecord) -> bool:
+    """Whether a confirmation with another label is of this search: its trials have the settings that the search knows."""
+    known = {f"trial-{t['number']}": _without_seed(t["config"]) for t in record["trials"] if t.get("config")}
+    configs = {
+        cell["arm"]: _without_seed(cell["config"]) for cell in manifest["cells"] if cell["arm"].startswith("trial-")
+    }
+    return bool(configs) and all(known.get(arm) == config for arm, config in configs.items())
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "train": {name: v for name, v in config.get("train", {}).items() if name != "seed"}}
 
 
 def _readouts(root: Path, manifest: schema.Manifest, metric: str, split: str) -> dict[str, dict[int, float]]:

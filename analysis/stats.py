@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
+from analysis.looks import Looks
 from analysis.sequential import SCALE, confidence_sequence, one_sided_e_value, sequential_p
 from experiments.store.summary import LEVEL
 
@@ -72,6 +73,7 @@ class Comparison:
     p_t_holm: float | None = None
     std: float | None = None  # of the paired differences, ddof = 1, at least `least_std`
     sequential: bool = False  # interval and p hold at whatever number of seeds one stops
+    looks: bool = False  # they hold at the looks of a plan, and there are none between looks
     dropped: int = 0  # planned pairs of which a run failed, diverged or was ended: the others are survivors
     waiting: int = 0  # planned pairs that may still come
 
@@ -244,11 +246,12 @@ def compare(
     step: float | None = None,
     dropped: int = 0,
     waiting: int = 0,
+    looks: Looks | None = None,
 ) -> Comparison | None:
     """Paired by seed, over the seeds that both have; None when they share none. See `contrast`."""
     values = {"arm": arm, "baseline": baseline}
     weights = {"arm": 1.0, "baseline": -1.0}
-    return contrast(values, weights, sequential=sequential, step=step, dropped=dropped, waiting=waiting)
+    return contrast(values, weights, sequential=sequential, step=step, dropped=dropped, waiting=waiting, looks=looks)
 
 
 def contrast(
@@ -259,11 +262,13 @@ def contrast(
     step: float | None = None,
     dropped: int = 0,
     waiting: int = 0,
+    looks: Looks | None = None,
 ) -> Comparison | None:
     """A weighted sum of arms, seed by seed over the seeds that all of them have; None when they share none.
 
     sequential: seeds were added after results had been seen. step: points that one image is worth, by default what the
-    values show. dropped, waiting: planned pairs that failed, or may still come (`analysis.outcomes.missing`).
+    values show. dropped, waiting: planned pairs that failed, or may still come (`analysis.outcomes.missing`). looks: the plan
+    of a group-sequential test.
     """
     differences = contrast_by_seed(values, weights)
     if not differences:
@@ -271,24 +276,35 @@ def contrast(
     n, mean = len(differences), statistics.fmean(differences)
     floor = least_std((v for arm in weights for v in values[arm].values()), weights.values(), step)
     std = spread(differences, floor) if n > 1 else None
-    low, high = None, None
-    if std is not None:
-        low, high = (confidence_sequence(differences, LEVEL, floor) if sequential else t_interval(mean, std, n)) or (
-            None,
-            None,
-        )
+    interval, p = None, None
+    if std is not None and sequential:
+        interval, p = confidence_sequence(differences, LEVEL, floor), sequential_p(differences, floor)
+    elif std is not None and looks is not None:
+        interval, p = _at_a_look(mean, std, n, looks)
+    elif std is not None:
+        interval, p = t_interval(mean, std, n), t_test_p(differences, floor)
+    low, high = interval or (None, None)
     return Comparison(
         n=n,
         difference=mean,
         low=low,
         high=high,
-        p=None if sequential else sign_flip_p(differences),
-        p_t=sequential_p(differences, floor) if sequential else t_test_p(differences, floor),
+        p=None if sequential or looks else sign_flip_p(differences),
+        p_t=p,
         std=std,
         sequential=sequential,
+        looks=looks is not None and not sequential,
         dropped=dropped,
         waiting=waiting,
     )
+
+
+def _at_a_look(mean: float, std: float, n: int, looks: Looks) -> tuple[tuple[float, float] | None, float | None]:
+    """The repeated confidence interval and p; None between looks."""
+    reach, error = looks.t_at(n, LEVEL), std / math.sqrt(n)
+    if reach is None:
+        return None, None
+    return (mean - reach * error, mean + reach * error), looks.repeated_p(mean / error if error else math.inf, n)
 
 
 def contrast_by_seed(values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float]) -> list[float]:

@@ -121,9 +121,9 @@ class Row:
     seconds_mean: float | None
     members: tuple[Member, ...] = ()  # in the order of the seeds
     values: Mapping[int, float] = field(default_factory=dict)  # seed -> percent, of the readout that the table compares
-    over_images: OverImages | None = None  # the same difference over seeds and test images; None without their hits
     baseline_there: Summary | None = None  # the baseline over this arm's pairs, where it has other seeds too
     apart: Summary | None = None  # of an arm's finished seeds that have no pair, which are in none of its numbers
+    over_images: OverImages | None = None  # the same difference over seeds and test images; None without their hits
 
     @property
     def unfinished(self) -> Mapping[str, int]:

@@ -26,6 +26,7 @@ from urllib.request import urlopen
 
 import polars as pl
 
+from analysis.checked import shortfalls
 from analysis.frame import CURVES, Loaded, Log, cell_types, finite, to_stderr, version
 from experiments.store import schema
 from experiments.store.manifests import one_name_an_arm
@@ -77,12 +78,18 @@ def row_of(
         "step": results.get("steps") if results else last_step,
         "total_steps": results.get("steps") if results else None,
         **{readout: finite(metrics.get(f"test/{readout}")) for readout in schema.READOUTS if done},
+        "shortfalls": shortfalls(_facts(metrics)) if done else [],
         "seconds": finite(results.get("seconds")) if results else None,
         "device_seconds": _number(tags.get("moco.device_seconds", "")),
         "commits": [version(commit, tags.get("moco.uncommitted"))] if (commit := tags.get("moco.commit")) else [],
         "hardware": [tags["moco.hardware"]] if tags.get("moco.hardware") else [],
         "images": tags.get("moco.images", ""),
     }
+
+
+def _facts(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Facts about the readouts, by the name after `readout/`."""
+    return {k.removeprefix("readout/"): v for k, v in metrics.items() if k.startswith("readout/")}
 
 
 def spent(tags: Mapping[str, str]) -> dict[str, float] | None:

@@ -36,14 +36,13 @@ def verify(path: Path, root: Path, log: Log = to_stderr) -> list[str]:
 
 def _changes(seal: Seal, root: Path, log: Log) -> Iterator[str]:
     then = seal.inputs
-    loaded = load_sweep(root, then["label"], log)
-    manifest, cells = loaded
+    manifest, cells = load_sweep(root, then["label"], log)
     table = ablation_table(manifest, cells, metric=then["metric"])
     now: dict[str, Any] = dict(table.inputs)
     before = rule_one.rows(manifest, cells, then["metric"], table.rows)
     runs = list(_runs(_named(then), _named(now)))
     yield from runs
-    yield from loaded.cells["problems"].explode().drop_nulls() if runs else ()
+    yield from cells["problems"].explode().drop_nulls() if runs else ()
     for name in sorted({*then["plan"], *now["plan"]}):
         if then["plan"].get(name) != now["plan"].get(name):
             yield f"plan: {name} was {_shown(then['plan'].get(name))}, is {_shown(now['plan'].get(name))}"

@@ -8,6 +8,7 @@ from typing import Final
 
 import polars as pl
 
+from analysis.looks import TITLES, Looks
 from analysis.stats import SEEDS_TO_CLAIM, Comparison
 from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
 from experiments.store import schema
@@ -175,11 +176,15 @@ def _clauses(arms: Sequence[Row]) -> list[str]:
     clauses = [_clause(compared, "higher"), _clause(compared, "lower")]
     alike = [row.arm for row in arms if row.comparison and row.comparison.complete and _open(row.comparison)]
     survived = [row.arm for row in arms if _failed(row)]
-    few = [row.arm for row in arms if _waits(row) and not _failed(row)]
+    coming = [row.arm for row in arms if _is_on_its_way(row) and not _failed(row)]
+    few = [row.arm for row in arms if _waits(row) and not _failed(row) and row.arm not in coming]
     clauses += [
         f"{listing(alike)} {'is' if len(alike) == 1 else 'are'} not separable from it" if alike else None,
         f"seeds of {listing(survived)} failed, so there is no claim about {'it' if len(survived) == 1 else 'them'}"
         if survived
+        else None,
+        f"{listing(coming)} {'has' if len(coming) == 1 else 'have'} seeds to come; the plan is judged when it is whole"
+        if coming
         else None,
         f"{listing(few)} {'has' if len(few) == 1 else 'have'} too few finished seeds for a claim" if few else None,
     ]
@@ -199,6 +204,11 @@ def _failed(row: Row) -> bool:
 
 def _waits(row: Row) -> bool:
     return row.comparison is None or row.comparison.verdict == "no claim"
+
+
+def _is_on_its_way(row: Row) -> bool:
+    """Enough seeds for a claim, but not all that were planned, by a test that is made once."""
+    return row.comparison is not None and not row.comparison.complete and row.comparison.n >= SEEDS_TO_CLAIM
 
 
 def answer(rows: Sequence[Row], metric: str, planned_metric: str | None = None) -> str:
@@ -280,12 +290,19 @@ def _which_images(rows: Sequence[Row]) -> str | None:
     )
 
 
-def _method(rows: Sequence[Row], metric: str) -> str:
+def _method(manifest: Manifest, rows: Sequence[Row], metric: str) -> str:
     arms = [row for row in rows if row.role == "arm"]
     sequential = any(row.comparison.sequential for row in arms if row.comparison)
     difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
     head = f"Percent on the test split; ± standard deviation over seeds. {difference}"
     family = f"Holm over the {count(len(arms), 'planned arm')}"
+    looks = Looks.of(manifest)
+    if looks is not None:
+        return (
+            f"{head}with an interval and a p that allow for the planned looks at {listing([str(n) for n in looks.at])} pairs "
+            f"(bounds of {TITLES[looks.kind]}); p after {family}. A claim needs a look, all its pairs, and that p under "
+            "0.05; clauses of the claim and effects are judged by the e-value of a t test, which holds at any number of seeds."
+        )
     if sequential:
         return (
             f"{head}with an interval and a p that hold at whatever number of seeds one stops (e-value of a t test), for seeds "
@@ -325,6 +342,12 @@ def image_lines(manifest: Manifest, done: pl.DataFrame) -> list[str]:
     return [*lines, *([ONLY_NAMES] if known_by_names(cell["config"] for cell in manifest["cells"]) else [])]
 
 
+def _shortfalls(done: pl.DataFrame) -> list[str]:
+    """`kNN-200: all 120 training images vote, fewer than 200 (3 of 5 runs)`."""
+    found = Counter(done["shortfalls"].explode().drop_nulls().to_list())
+    return [line if n == done.height else f"{line} ({n} of {count(done.height, 'run')})" for line, n in found.items()]
+
+
 def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: str) -> tuple[str, ...]:
     """Footnotes: method, what is unfinished, what is mixed, where the published numbers are from, what was damaged."""
     done = cells.filter(state=schema.DONE)
@@ -333,7 +356,7 @@ def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: 
     untrained = any(row.role == "random init" for row in rows)
     published = any(row.published is not None for row in rows)
     lines: list[str | None] = [
-        _method(rows, metric),
+        _method(manifest, rows, metric),
         _which_images(rows),
         f"{schema.RANDOM_INIT}: the encoder before any training, what each readout gives for free"
         if untrained
@@ -347,6 +370,7 @@ def notes(manifest: Manifest, cells: pl.DataFrame, rows: Sequence[Row], metric: 
         if published
         else None,
         *image_lines(manifest, done),
+        *_shortfalls(done),
         f"{count(damaged, 'damaged file')} left out, named when the table was made" if damaged else None,
     ]
     return tuple(line.rstrip(".") + "." for line in lines if line)

@@ -20,7 +20,7 @@ def sizes_for(base: Config) -> list[int]:
 SWEEP = Sweep(
     name="queue_size",
     question="How does linear top-1 grow with the number of negatives K?",
-    shape=(expect.rises(), expect.saturates(within=0.5)),
+    shape=(expect.rises(), expect.saturates()),
     arms=lambda base: {f"K={k}": replace(base, negatives=Queue(k)) for k in sizes_for(base)},
     varies=("negatives.size",),
     baseline=lambda base: f"K={base.part(Queue).size}",

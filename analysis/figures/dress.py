@@ -117,6 +117,10 @@ def _turn_ticks(figure: Figure) -> None:
             ax.tick_params(axis="x", labelrotation=35)
             for label in labels:
                 label.set(ha="right", rotation_mode="anchor")
+            texts = [label.get_text() for label in ax.get_xticklabels()]
+            if any("\n" in text for text in texts):  # a second line, which says what a ring or a gap says too
+                first = [text.partition("\n")[0] for text in texts]
+                ax.set_xticks(ax.get_xticks(), first, rotation=35, ha="right", rotation_mode="anchor")
     figure.draw_without_rendering()
 
 

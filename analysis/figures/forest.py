@@ -23,17 +23,23 @@ from experiments.store.schema import Manifest
 
 MOST_ROWS: Final = 40
 EDGE: Final = 0.05  # of the panel on each side of what is drawn
-CROSSES: Final = 0.09  # of the panel, left of all else, for the seeds that diverged
+A_CROSS, ALL_CROSSES = 0.024, 0.3  # of the panel, left of all else: for a seed that diverged, for all of a row at most
 LONGEST_NAME: Final = 26
 POINTS_OF_A_DOT: Final = 3.6  # its diameter
 ROW_INCHES: Final = 0.36
+ROOM_FOR_DOTS: Final = 0.55  # of a row, above its bar
 
 
 def _limits(shown: Exhibit) -> tuple[float, float]:
     low, high = shown.scale
     span = (high - low) or 1.0
-    crosses = CROSSES if any(line.diverged for line in shown.lines) else 0.0
-    return low - (EDGE + crosses) * span, high + EDGE * span
+    crosses = min(ALL_CROSSES, A_CROSS * _most_crosses(shown))
+    whole = span * (1 + 2 * EDGE) / (1 - crosses)
+    return high + EDGE * span - whole, high + EDGE * span
+
+
+def _most_crosses(shown: Exhibit) -> int:
+    return max((len(line.diverged) for line in shown.lines), default=0)
 
 
 def _bar(ax: Axes, bounds: tuple[float, float], row: float, width: float, colour: object) -> None:
@@ -47,7 +53,8 @@ def _bar(ax: Axes, bounds: tuple[float, float], row: float, width: float, colour
             ax.plot(edge, row, marker=marker, color=colour, markersize=4, clip_on=False, zorder=2)
 
 
-def _row(ax: Axes, line: Line, row: int, inches: float) -> None:
+def _row(ax: Axes, line: Line, row: int, inches: float, step: float) -> None:
+    """`step`: from cross to cross, as a part of the panel."""
     colour = COLOURS[0] if line.kind == "arm" else MUTED
     left, right = ax.get_xlim()
     if line.simultaneous:
@@ -55,10 +62,11 @@ def _row(ax: Axes, line: Line, row: int, inches: float) -> None:
     if line.interval:
         _bar(ax, line.interval, row, 2.6, colour)
     dots = [value for value in line.dots.values() if left <= value <= right]
-    wide = (right - left) * POINTS_OF_A_DOT / 72 / inches
-    high = POINTS_OF_A_DOT / 72 / ROW_INCHES
-    heights = [row - 0.2 - min(high, 0.26 / max(1, max(levels(dots, wide), default=0))) * k for k in levels(dots, wide)]
-    ax.scatter(dots, heights, s=POINTS_OF_A_DOT**2, color=colour, alpha=0.75, linewidths=0, zorder=2.5)
+    pile = 1 + max(levels(dots, (right - left) * POINTS_OF_A_DOT / 72 / inches), default=0)
+    size = min(POINTS_OF_A_DOT, ROOM_FOR_DOTS * ROW_INCHES * 72 / pile)  # a high pile is of smaller dots, none hidden
+    stacked = levels(dots, (right - left) * size / 72 / inches)
+    heights = [row - 0.2 - size / 72 / ROW_INCHES * level for level in stacked]
+    ax.scatter(dots, heights, s=size**2, color=colour, alpha=0.75, linewidths=0, zorder=2.5)
     if line.comparison is not None and left <= line.comparison.difference <= right:
         face = colour if line.claimed else PAPER
         ax.plot(
@@ -66,7 +74,7 @@ def _row(ax: Axes, line: Line, row: int, inches: float) -> None:
         )
     for i, _ in enumerate(line.diverged):
         ax.plot(
-            0.012 + 0.022 * i,
+            (i + 0.5) * step,
             row,
             "x",
             transform=ax.get_yaxis_transform(),
@@ -87,8 +95,9 @@ def draw_forest(ax: Axes, shown: Exhibit, inches: float) -> None:
     ax.set_xlim(*_limits(shown))
     ax.set_ylim(len(shown.lines) - 0.45, -0.75)
     ax.axvline(0, color=MUTED, linewidth=1, zorder=1)
+    step = min(A_CROSS, ALL_CROSSES / max(1, _most_crosses(shown)))
     for row, line in enumerate(shown.lines):
-        _row(ax, line, row, inches)
+        _row(ax, line, row, inches, step)
         ax.text(
             1.02, row, _numbers(line), transform=ax.get_yaxis_transform(), va="center", fontsize=7.5,
             color=INK if line.kind == "arm" else MUTED, fontweight="bold" if line.claimed else "normal",

@@ -11,6 +11,7 @@ same command goes on. `--dry-run` imports neither torch nor optuna.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from experiments.plan.parser import AddVerb, Parser, add_set, command_line
 from experiments.plan.registry import baselines
 from experiments.run.cluster import Profile, cluster_named, profile_names
 from experiments.run.machine import make_slots, visible_gpus
-from experiments.search.address import STORAGE, address_of, named
+from experiments.search.address import STORAGE, address_of, environment, named
 from experiments.search.definition import PRUNERS, SAMPLERS, Planned, Search, changes, plan
 from experiments.search.space import describe
 from experiments.store import schema
@@ -62,6 +63,7 @@ class SearchOptions:
     sampler: str | None = None
     pruner: str | None = None
     sampler_seed: int = 0
+    max_hours: float | None = None
     warm_start: str | None = None
     new_study: bool = False
     confirm: str | None = None
@@ -73,6 +75,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers {self.workers}: must be at least 1")
+        if self.max_hours is not None and not 0 < self.max_hours < math.inf:
+            raise ValueError(f"--max-hours {self.max_hours:g}: must be above 0")
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,9 @@ def parser(search: Search) -> Parser:
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: {search.sampler})")
     add("--pruner", metavar="NAME", help=f"{', '.join(PRUNERS)} (default: {search.pruner})")
     add("--sampler-seed", type=int, default=0, metavar="N", help="what a new study draws by (default: 0)")
+    add(
+        "--max-hours", type=float, metavar="H", help="begin no trial after so many hours from now; those that run go on"
+    )
     add("--warm-start", metavar="SWEEP", help="tell the study the finished runs of a sweep that lie in the space")
     add("--new-study", action="store_true", help="begin anew; the study that is there is kept")
     add("--confirm", metavar="KxN", help="train the K best trials and the base at N fresh seeds, as a sweep, e.g. 3x10")
@@ -200,6 +207,7 @@ def _record(planned: Planned, path: Path, options: SearchOptions, address: str |
             **old,
             "budget": new["budget"],
             "sampler": new["sampler"],
+            "sampler_options": new.get("sampler_options", {}),
             "pruner": new["pruner"],
             "command": options.command,
             "question": new["question"],
@@ -270,7 +278,8 @@ def _here(record: SearchRecord, path: Path, options: SearchOptions, address: str
     left = record["budget"] - len(finished(record))
     device = record["base_config"]["train"]["device"]
     slots = make_slots(options.workers, min(left, options.workers or left), use_gpus=device != "cpu")
-    pool, view = LocalWorkers(path, slots, address, workers.here), View(path)
+    given = environment(address, options.max_hours)
+    pool, view = LocalWorkers(path, slots, given, workers.here), View(path)
     view.skip_past()
     with tracking(options.place, record["label"]):
         completed = pool.run(view)
@@ -295,7 +304,8 @@ def _on_cluster(
     from experiments.search.launch import closing, follow, submit_workers
 
     left = record["budget"] - len(finished(record))
-    jobs = submit_workers(path, record, profile, min(left, options.workers or 4), address, workers.element)
+    given = environment(address, options.max_hours)
+    jobs = submit_workers(path, record, profile, min(left, options.workers or 4), given, workers.element)
     if not options.wait:
         return 0
     with tracking(options.place, record["label"]):
@@ -374,13 +384,20 @@ def register(add: AddVerb) -> None:
 def adopt(options: argparse.Namespace, command: str) -> int:
     """Print the winner as a baseline and return 0, or why the base stays, in lines that are Python comments, and return 1."""
     from analysis.advantage import advantages, best
+    from analysis.table import added_by_results
     from experiments.search.result import BASE, check_one_winner, confirmed, evidence, imports, source, trial_numbered
 
     root = runs_root()
     record = record_named(root, options.search)
     fresh = confirmed(root, record)
-    better = record["directions"][0] == "maximize"
-    found = advantages(fresh.of_trials, fresh.values.get(BASE, {}), higher_is_better=better) if fresh else {}
+    found: Mapping[str, Advantage] = {}
+    if fresh is not None:
+        found = advantages(
+            fresh.of_trials,
+            fresh.values.get(BASE, {}),
+            higher_is_better=record["directions"][0] == "maximize",
+            sequential=added_by_results(fresh.manifest),
+        )
     if options.trial is not None:
         trial = trial_numbered(record, options.trial)
         if not (one := found.get(arm_of(trial["number"]))) or not one.believed:
@@ -404,7 +421,8 @@ def advantage_line(one: Advantage) -> str:
     if c is None:
         return "Not confirmed: seeds are missing."
     interval = "" if c.low is None or c.high is None else f" [{c.low:+.2f}, {c.high:+.2f}]"
-    p = "" if one.p is None else f", p {one.p:.2g} after Holm over the confirmed trials"
+    stops = ", for seeds that were added after results" if c.sequential else ""
+    p = "" if one.p is None else f", p {one.p:.2g} after Holm over the confirmed trials{stops}"
     rest = "" if one.shrunken is None else f"; {one.shrunken:+.2f} are expected of it at further seeds (shrunken)"
     return f"Better than the base by {c.difference:+.2f}{interval} (n = {c.n}{p}){rest}."
 

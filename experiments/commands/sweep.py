@@ -29,8 +29,10 @@ from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.options import (
     DEBUG,
+    FIRST_DECISION,
     INTERRUPTED,
     LOCAL,
+    LOOKS,
     MAX_SEEDS,
     LaunchOptions,
     Place,
@@ -125,6 +127,7 @@ def parser(sweep: Sweep) -> Parser:
     add("--yes", action="store_true", help="do not ask")
     add("--until-significant", action="store_true", help="add seeds to the arms that are not told apart yet")
     add("--max-seeds", type=int, metavar="N", help=f"where --until-significant ends (default: {MAX_SEEDS})")
+    add("--looks", choices=LOOKS, help=f"fix its looks beforehand, every {FIRST_DECISION} seeds, for more power")
     add("--wait", action="store_true", help="stay until all runs have ended; local always does")
     add(
         "--notify",

@@ -1,7 +1,9 @@
 """`--until-significant`: adds seeds to the baseline and to the arms that are not significantly different from it yet.
 
-After each round the analysis tests the arms by p-values that are valid for repeated tests (`analysis.stats`); the plan
-records from the first round on that seeds are added by results. The same command continues after an interruption.
+After each round the analysis tests the arms by p-values that are valid for repeated tests (`analysis.sequential`); the plan
+records from the first round on that seeds are added by results. With `--looks` the rounds are fixed beforehand, five seeds
+each, and the test is a group-sequential one (`analysis.looks`). Arms of a part of the claim that is open get seeds too. The
+same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from pathlib import Path
 from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.options import FIRST_DECISION, MAX_SEEDS, LaunchOptions
-from experiments.plan.manifest import add_seeds, write_manifest
+from experiments.plan.manifest import add_seeds, check_looks, write_manifest
 from experiments.plan.sweep import Cell, Plan
 from experiments.state.state import state_of
 from experiments.store.manifests import read_manifest
+from experiments.store.schema import Looks
 from experiments.store.states import AT_REST
 
 
@@ -42,17 +45,22 @@ class Rounds:
 
     def run(self, seeds: int) -> int:
         """The exit code of the last round that started something."""
+        looks = self._looks()
         seeds, at_once = min(max(seeds, FIRST_DECISION), self.most), self.options.max_parallel or 1
+        if looks is not None:
+            seeds = looks["at"][0]
+            check_looks(self.root, self.planned(seeds), looks)
         first = self.planned(seeds)
         write_manifest(self.root, first, self.options.command)
-        add_seeds(self.root, first, [], self.most)
+        add_seeds(self.root, first, [], self.most, looks)
         code = self._round(first, first.choose(self.options.only))
         while code in (0, 1):
             undecided = self._undecided(first)
             seeds = max(seeds, self._seeds_of(first, undecided))
             cells = self._cells(undecided, seeds)
             if undecided and seeds < self.most and all(self._is_at_rest(cell) for cell in cells):
-                seeds = min(self.most, seeds + max(1, at_once // (len(undecided) + 1)))
+                more = looks["at"][0] if looks else max(1, at_once // (len(undecided) + 1))
+                seeds = min(self.most, seeds + more)
                 cells = self._cells(undecided, seeds)
             if all(self._is_at_rest(cell) for cell in cells):
                 _print_outcome(undecided, seeds)
@@ -61,6 +69,19 @@ class Rounds:
             add_seeds(self.root, self.planned(seeds), cells, self.most)
             code = self._round(self.planned(seeds), cells)
         return code
+
+    def _looks(self) -> Looks | None:
+        """The plan of `--looks`, or the one that an earlier command made, which goes on."""
+        kind = self.options.looks
+        if kind is None:
+            known = read_manifest(self.root, self.planned(FIRST_DECISION).label)
+            made = known.get("looks") if known else None
+            if made is None:
+                return None
+            self.options = replace(self.options, max_seeds=self.options.max_seeds or made["at"][-1])
+            kind = made["kind"]
+            print(f"--until-significant: goes on with the looks that were planned, {kind}", flush=True)
+        return Looks(kind=kind, at=list(range(FIRST_DECISION, self.most + 1, FIRST_DECISION)))
 
     def _round(self, plan: Plan, cells: Sequence[Cell]) -> int:
         launch_plan = LaunchPlan.of(plan, self.options, cells)
@@ -92,7 +113,8 @@ class Rounds:
 
 def _print_outcome(undecided: Sequence[str], seeds: int) -> None:
     if undecided:
-        text = f"--until-significant: at {seeds} seeds, the most allowed, not told apart: {', '.join(undecided)}"
+        names = ", ".join(undecided)
+        text = f"at {seeds} seeds, the most allowed, not told apart or in an open part of the claim: {names}"
     else:
-        text = "--until-significant: every arm is told apart from the baseline"
-    print("\n".join(paragraph(text)), flush=True)
+        text = "every arm is told apart from the baseline, and no part of a claim is open"
+    print("\n".join(paragraph(f"--until-significant: {text}")), flush=True)

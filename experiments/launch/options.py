@@ -23,6 +23,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 FIRST_DECISION = 5  # seeds before the first decision of `--until-significant`; with fewer nothing can be decided
 MAX_SEEDS = 20  # default of `--max-seeds`
+LOOKS = ("pocock", "obrien-fleming")  # of `--looks`: a decision after each `FIRST_DECISION` seeds up to `--max-seeds`
 
 ShowTable = Callable[[Path, str], None]  # runs root, label: prints the answer to that sweep
 
@@ -119,6 +120,7 @@ class LaunchOptions:
     yes: bool = False
     until_significant: bool = False
     max_seeds: int | None = None
+    looks: str | None = None
     wait: bool = False
     max_gpu_hours: float | None = None
     calibrate: bool = False
@@ -147,6 +149,8 @@ class LaunchOptions:
             raise ValueError(
                 f"--max-seeds {self.max_seeds}: says where --until-significant ends; add that, or use --seeds"
             )
+        if self.looks is not None:
+            self._check_looks()
         if not self.until_significant:
             return
         if self.max_seeds is not None and self.max_seeds < FIRST_DECISION:
@@ -158,3 +162,21 @@ class LaunchOptions:
                 raise ValueError(f"--until-significant: does not go with {flag}; leave one of them out")
         if self.cluster != LOCAL and not (self.wait or self.dry_run):
             raise ValueError("--until-significant: has to see the results of a round; on a cluster add --wait")
+
+    def _check_looks(self) -> None:
+        most = self.max_seeds or MAX_SEEDS
+        if not self.until_significant:
+            raise ValueError(f"--looks {self.looks}: is a plan for --until-significant; add that")
+        if self.looks not in LOOKS:
+            raise ValueError(f"--looks {self.looks}: must be one of {', '.join(LOOKS)}")
+        if most % FIRST_DECISION or most < 2 * FIRST_DECISION:
+            raise ValueError(
+                f"--looks {self.looks} --max-seeds {most}: looks are {FIRST_DECISION} seeds apart, so that must be a "
+                f"multiple of {FIRST_DECISION}, {2 * FIRST_DECISION} or more"
+            )
+        if self.seeds is not None:
+            raise ValueError(
+                f"--looks {self.looks} --seeds {self.seeds}: the looks say how many seeds; leave --seeds out"
+            )
+        if self.only:
+            raise ValueError(f"--looks {self.looks} --only: the arms are one family; leave one of them out")

@@ -38,7 +38,7 @@ def write_manifest(root: Path, plan: Plan, command: str, file: str | None = None
     A damaged file is kept beside the new one, and it is said that what it alone had planned is not in it.
     """
     with _locked(root, plan.label):
-        manifest = merged(root, plan, command, file)
+        manifest = _with_joined(root, merged(root, plan, command, file), _earlier(root, plan.label))
         if _is_damaged(root, plan.label):
             move_aside(manifest_path(root, plan.label))
         _write(manifest_path(root, plan.label), manifest)
@@ -242,9 +242,45 @@ def merge(new: Manifest, old: Manifest | None) -> Manifest:
         made["history"] = history
     if "max_seeds" in old:
         made["max_seeds"] = old["max_seeds"]
+    if "looks" in old:
+        made["looks"] = old["looks"]
+    if "joined" in old:
+        made["joined"] = old["joined"]
     if "file" in old:
         made["file"] = new.get("file", old["file"])
     return made
+
+
+def _with_joined(root: Path, manifest: Manifest, old: Manifest | None) -> Manifest:
+    """The manifest with a record of the seeds that join now, if differences between arms could already be read.
+
+    Seeds that are added once results are known are optional stopping, which a table must allow for. It is told from the
+    plans and the results that exist now: two trained arms with a result at one seed are a difference that can be seen, also
+    where another sweep made the runs. A plan of an older program, which does not say what joined before, stays without.
+    """
+    known = [] if old is None else old.get("joined")
+    if old is None:
+        seen = _seeds_with_differences(root, manifest)
+        new = sorted({*manifest["seeds"]} - seen)
+    else:
+        # By run, since an arm may have got another name, or come back after it was left out.
+        had = {cell["run_id"] for cell in old["cells"]}
+        had.update(run for one in old.get("past", []) for run in one.get("runs", {}).values())
+        trained = [cell for cell in manifest["cells"] if cell["arm"] != schema.RANDOM_INIT]
+        grown = {cell["arm"] for cell in trained if cell["run_id"] in had}
+        new = sorted({cell["seed"] for cell in trained if cell["arm"] in grown and cell["run_id"] not in had})
+        seen = _seeds_with_differences(root, manifest) if new else set()
+    joins = [schema.Joined(seeds=new, seen=len(seen), time=now())] if new and seen else []
+    if known is None and not joins:
+        return manifest
+    return Manifest(**{**manifest, "joined": [*(known or []), *joins]})
+
+
+def _seeds_with_differences(root: Path, manifest: Manifest) -> set[int]:
+    """The seeds at which two trained arms have a result."""
+    trained = (cell for cell in manifest["cells"] if cell["arm"] != schema.RANDOM_INIT)
+    finished = Counter(cell["seed"] for cell in trained if (root / cell["run_id"] / schema.RESULTS).exists())
+    return {seed for seed, arms in finished.items() if arms > 1}
 
 
 def _of(values: Mapping[str, Any], arms: Iterable[str]) -> dict[str, Any]:
@@ -316,46 +352,6 @@ def with_past(past: Sequence[PastArm], one: PastArm) -> list[PastArm]:
     return [*(p for p in past if p not in same), PastArm(**{**one, "runs": runs})]
 
 
-def _with_joined(root: Path, manifest: Manifest, old: Manifest | None) -> Manifest:
-    """The manifest with a record of the seeds that join now, if differences between arms could already be read.
-
-    Seeds that are added once results are known are optional stopping, which a table must allow for. It is told from the
-    plans and the results that exist now: two trained arms with a result at one seed are a difference that can be seen, also
-    where another sweep made the runs. A plan of an older program, which does not say what joined before, stays without.
-    """
-    known = [] if old is None else old.get("joined")
-    if old is None:
-        seen = _seeds_with_differences(root, manifest)
-        new = sorted({*manifest["seeds"]} - seen)
-    else:
-        had = _seeds_had(manifest, old)
-        later = [cell for cell in manifest["cells"] if cell["arm"] in had and cell["arm"] != schema.RANDOM_INIT]
-        new = sorted({cell["seed"] for cell in later if cell["seed"] not in had[cell["arm"]]})
-        seen = _seeds_with_differences(root, manifest) if new else set()
-    joins = [schema.Joined(seeds=new, seen=len(seen), time=now())] if new and seen else []
-    if known is None and not joins:
-        return manifest
-    return Manifest(**{**manifest, "joined": [*(known or []), *joins]})
-
-
-def _seeds_with_differences(root: Path, manifest: Manifest) -> set[int]:
-    """The seeds at which two trained arms have a result."""
-    trained = (cell for cell in manifest["cells"] if cell["arm"] != schema.RANDOM_INIT)
-    finished = Counter(cell["seed"] for cell in trained if (root / cell["run_id"] / schema.RESULTS).exists())
-    return {seed for seed, arms in finished.items() if arms > 1}
-
-
-def _seeds_had(manifest: Manifest, old: Manifest) -> dict[str, set[int]]:
-    """Arm, by its name in `manifest`, -> the seeds that it had in the plan of before, also while it was left out."""
-    renamed = {e["was"]: e["arm"] for e in manifest.get("history", []) if e.get("event") == RENAMED and e.get("was")}
-    had: dict[str, set[int]] = {}
-    for cell in old["cells"]:
-        had.setdefault(renamed.get(cell["arm"], cell["arm"]), set()).add(cell["seed"])
-    for one in old.get("past", []):
-        had.setdefault(renamed.get(one["arm"], one["arm"]), set()).update(map(int, one.get("runs", {})))
-    return had
-
-
 def _seeds_by_arm(
     new: Manifest, old: Manifest, names: Mapping[str, str], again: Sequence[PastArm], by_id: Mapping[str | None, str]
 ) -> Callable[[str], list[int]]:
@@ -372,7 +368,37 @@ def _seeds_by_arm(
     return lambda arm: sorted(common | own.get(arm, set()))
 
 
-def add_seeds(root: Path, plan: Plan, cells: Sequence[Cell], max_seeds: int) -> Manifest:
+def check_looks(root: Path, plan: Plan, looks: schema.Looks) -> None:
+    """Raises ValueError, in one line, if the looks cannot be planned any more: a difference can be read, or others are."""
+    old = _earlier(root, plan.label)
+    planned = old.get("looks") if old else None
+    if planned == looks:
+        return
+    if planned is not None:
+        raise ValueError(
+            f"--looks {looks['kind']} at {_listed(looks)} seeds: this sweep was planned with {planned['kind']} at "
+            f"{_listed(planned)}; give that again, with --max-seeds {planned['at'][-1]}"
+        )
+    seen = _seeds_with_differences(root, old or describe(plan, ""))
+    if seen:
+        raise ValueError(
+            f"--looks {looks['kind']}: looks are planned before any result, and differences can be read at "
+            f"{len(seen)} seeds; leave --looks out, --until-significant alone allows for that"
+        )
+    if old and len(old["seeds"]) > looks["at"][0]:
+        raise ValueError(
+            f"--looks {looks['kind']}: the first look is at {looks['at'][0]} seeds, and {len(old['seeds'])} are planned "
+            "already; leave --looks out"
+        )
+
+
+def _listed(looks: schema.Looks) -> str:
+    return ", ".join(map(str, looks["at"]))
+
+
+def add_seeds(
+    root: Path, plan: Plan, cells: Sequence[Cell], max_seeds: int, looks: schema.Looks | None = None
+) -> Manifest:
     """Add these cells (further seeds of some arms) to the manifest. Raises ValueError if the plan was never written."""
 
     def grown(old: Manifest) -> Manifest:
@@ -380,6 +406,9 @@ def add_seeds(root: Path, plan: Plan, cells: Sequence[Cell], max_seeds: int) -> 
         more = [_record(make_cell(c.arm, c.seed, c.config)) for c in cells if (c.arm, c.seed) not in known]
         ordered = sorted([*old["cells"], *more], key=lambda cell: (old["arms"].index(cell["arm"]), cell["seed"]))
         seeds = sorted({cell["seed"] for cell in ordered})
-        return Manifest(**{**old, "cells": ordered, "seeds": seeds, "max_seeds": max_seeds, "updated": now()})
+        made = Manifest(**{**old, "cells": ordered, "seeds": seeds, "max_seeds": max_seeds, "updated": now()})
+        if looks is not None:
+            made["looks"] = looks
+        return made
 
     return change(root, plan.label, grown)

@@ -7,6 +7,8 @@ driver's library (NVML). Values that cannot be read are absent, never 0.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import sys
 import time
@@ -52,6 +54,21 @@ def usage_of_processes(pid: int) -> tuple[float, float]:
             seconds += times.user + times.system
             memory += resident
     return seconds, memory
+
+
+def resident_mb() -> float:
+    """Resident memory of this process and its descendants, MB of 10^6 bytes."""
+    return usage_of_processes(os.getpid())[1] / 1e6
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system and the GPU: allocators keep it, and what is measured next would contain it."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def family(pid: int) -> Iterator[int]:

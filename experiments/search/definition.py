@@ -10,6 +10,7 @@ A search file makes one `Search` and calls `experiments.main` with it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,7 @@ class Search:
     """A search over config fields.
 
     metric: a readout of the validation images, or several objectives, such as (KNN20, "gpu_hours").
+    sampler_options: arguments of Optuna's sampler, such as {"n_startup_trials": 20}.
     budget: number of finished trials. limits: what a trial may need, such as {"memory_gb": 40, "hours": 2}.
     """
 
@@ -69,6 +71,7 @@ class Search:
     budget: int = 24
     sampler: str = "tpe"
     pruner: str = "median"
+    sampler_options: Mapping[str, bool | int | float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -90,7 +93,7 @@ class Planned:
     def record(self, command: str, *, seed: int, storage: str) -> SearchRecord:
         """The record of the search before its first trial."""
         search = self.search
-        return SearchRecord(
+        record = SearchRecord(
             store_version=schema.STORE_VERSION,
             name=search.name,
             label=self.label,
@@ -115,6 +118,9 @@ class Planned:
             failure=None,
             updated=now(),
         )
+        if search.sampler_options:
+            record["sampler_options"] = dict(search.sampler_options)
+        return record
 
 
 def plan(search: Search, base_name: str, assignments: Sequence[str], *, gpu: bool = False) -> Planned:
@@ -168,7 +174,10 @@ def _check_choices(search: Search) -> None:
             raise ValueError(f"{name} = {chosen}: must be one of {', '.join(known)}")
     for limit, allowed in search.limits.items():
         if limit not in LIMITS or allowed <= 0:
-            raise ValueError(f"limits {limit} = {allowed}: must be above 0, of {', '.join(LIMITS)}")
+            raise ValueError(
+                f"limits {limit} = {allowed}: must be above 0, of {', '.join(LIMITS)}; other "
+                "constraints do not exist: bound the space instead"
+            )
     if search.budget < 1:
         raise ValueError(f"budget = {search.budget}: must be at least 1 trial")
 
@@ -242,6 +251,11 @@ def _dimensions(
         yield {}, entry
         return
     other = space.get(entry.field)
+    if entry.field in seen and other is not None and not isinstance(other, Choice):
+        raise ValueError(
+            f"{name}: Given({entry.field!r}, ...): {entry.field} is a range, {type(other).__name__}; a condition is on "
+            "one of a few values: make it a Choice, such as Choice(128, 512), or search each part of the range apart"
+        )
     if entry.field not in seen or not isinstance(other, Choice):
         raise ValueError(
             f"{name}: Given({entry.field!r}, ...): that must be a field of the space before it, with a Choice"
@@ -258,6 +272,12 @@ def _check_bounds(name: str, dimension: Dimension) -> None:
             raise ValueError(f"{name}: {dimension}: a choice has two options or more, all different")
         return
     kind, low, high = type(dimension).__name__, dimension.low, dimension.high
+    for end in (low, high):
+        if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
+            raise ValueError(
+                f"{name}: {kind}({low!r}, {high!r}): bounds are numbers; for a range that depends on another field make "
+                "that field a Choice and this one Given(field, {value: range})"
+            )
     if low > high:
         raise ValueError(f"{name}: {kind}({low}, {high}): the bounds are reversed; write {kind}({high}, {low})")
     if low == high:

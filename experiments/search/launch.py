@@ -12,7 +12,7 @@ What a worker does is in `experiments.search.worker`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from experiments.launch.progress import clock
 from experiments.launch.snapshot import Snapshot
 from experiments.run.cluster import ENDED, Cluster, Profile, array_of, cluster_named, this_user
 from experiments.run.machine import Slot
-from experiments.search.address import STORAGE
+from experiments.search.address import time_is_up
 from experiments.search.definition import HOURS
 from experiments.search.export import export
 from experiments.search.space import Drawn, point, settings
@@ -164,17 +164,21 @@ def trial_line(record: SearchRecord, trial: TrialRecord, count: int) -> str:
 class LocalWorkers:
     """The workers of a search on this machine, one process per slot."""
 
-    def __init__(self, path: Path, slots: Sequence[Slot], address: str | None, work: Work = WORKER) -> None:
-        storage = {} if address is None else {STORAGE: address}
-        slots = [replace(slot, environment={**slot.environment, **storage}) for slot in slots]
-        self.path, self.pool = path, Pool(slots, work)
+    def __init__(self, path: Path, slots: Sequence[Slot], given: Mapping[str, str], work: Work = WORKER) -> None:
+        """given: what `address.environment` says to the workers."""
+        slots = [replace(slot, environment={**slot.environment, **given}) for slot in slots]
+        self.path, self.pool, self.given = path, Pool(slots, work), given
         self.failures: list[str] = []  # of the last round's workers, a line each
 
     def run(self, view: View) -> bool:
         """Run rounds of workers until the budget is spent, or a round finishes no trial. Returns False if interrupted."""
         before = -1
         with self.pool.stoppable():
-            while not self.pool.interrupts and before < (done := self._finished()) < self._record()["budget"]:
+            while (
+                not self.pool.interrupts
+                and not time_is_up(self.given)
+                and before < (done := self._finished()) < self._record()["budget"]
+            ):
                 before = done
                 self._round(view)
         return not self.pool.interrupts
@@ -212,19 +216,18 @@ def submit_workers(
     record: SearchRecord,
     profile: Profile,
     count: int,
-    address: str | None,
+    given: Mapping[str, str],
     element: Callable[[str], object] = work,
 ) -> list[str]:
     """Submit an array of `count` workers and return the job ids. Raises Refused with nothing submitted.
 
-    element: what each job does.
+    given: what `address.environment` says to the workers. element: what each job does.
     """
     root, code = path.parent.parent, Snapshot.of_this_code()
     disk_check = check_shared_disk(root, profile)
     code.write(root)
     submission = replace(submission_of(root, record["label"], profile, None, code), only_if=disk_check)
-    if address is not None:
-        submission = replace(submission, environment={**submission.environment, STORAGE: address})
+    submission = replace(submission, environment={**submission.environment, **given})
     jobs = cluster_named(profile.cluster).submit(submission, element, [path] * count)
     array = ", ".join(dict.fromkeys(array_of(job) for job in jobs))
     print(f"submitted {len(jobs)} workers to {profile.name} as job {array}; with --wait the command follows them")

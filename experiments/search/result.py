@@ -80,9 +80,10 @@ def confirmation(record: SearchRecord, winners: list[TrialRecord], seeds: int) -
 class Fresh:
     """A confirmation: the trials that were to be confirmed, by arm, and the validation readouts of the search's first metric.
 
-    values: arm -> seed -> readout, of arms all of whose seeds are there. The base is the arm `BASE`.
+    values: arm -> seed -> readout, of arms all of whose seeds are there. The base is the arm `BASE`. manifest: of the sweep.
     """
 
+    manifest: Manifest
     trials: Mapping[str, TrialRecord]
     values: Mapping[str, Mapping[int, float]]
 
@@ -109,7 +110,7 @@ def confirmed(root: Path, record: SearchRecord) -> Fresh | None:
         configs = {cell["arm"]: cell["config"] for cell in manifest["cells"]}
         own = {arm: t for arm, t in of_arm.items() if arm in configs and _id(configs[arm]) == _id(t["config"])}
         if own and BASE in configs and _id(configs[BASE]) == base:
-            return Fresh(own, _values(root, manifest, record["metrics"][0]))
+            return Fresh(manifest, own, _values(root, manifest, record["metrics"][0]))
     return None
 
 

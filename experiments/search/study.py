@@ -8,7 +8,8 @@ often it is interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class Study:
         self.base: Config = config_from_plain(Config, record["base_config"])
         self.storage = open_storage(address, path.parent / f"{record['label']}.journal")
         self.folder.mkdir(parents=True, exist_ok=True)
+        if record.get("sampler_options"):
+            make_sampler(record, self.space, 0)  # refuses those that it does not have
         self.study = optuna.create_study(
             storage=self.storage,
             study_name=record["study"],
@@ -240,17 +243,30 @@ def make_sampler(record: SearchRecord, space: Mapping[str, Any], number: int) ->
 
     seed = (record["seed"] * 1_000_003 + number) % 2**32
     several = len(record["metrics"]) > 1
+    given = record.get("sampler_options", {})
     match record["sampler"]:
         case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
+            return _made(optuna.samplers.RandomSampler, given, seed=seed)
         case "gp":
-            return optuna.samplers.GPSampler(seed=seed)
+            return _made(optuna.samplers.GPSampler, given, seed=seed)
         case "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            return _made(optuna.samplers.CmaEsSampler, given, seed=seed, warn_independent_sampling=False)
         case "qmc":  # one sequence for all trials; the storage counts its points
-            return optuna.samplers.QMCSampler(seed=record["seed"], scramble=True, warn_independent_sampling=False)
+            own: dict[str, Any] = {"seed": record["seed"], "scramble": True, "warn_independent_sampling": False}
+            return _made(optuna.samplers.QMCSampler, given, **own)
     conditional = any(isinstance(entry, Given) for entry in space.values())
-    return optuna.samplers.TPESampler(seed=seed, group=conditional and not several)
+    return _made(optuna.samplers.TPESampler, given, seed=seed, group=conditional and not several)
+
+
+def _made(
+    kind: Callable[..., optuna.samplers.BaseSampler], given: Mapping[str, Any], **own: Any
+) -> optuna.samplers.BaseSampler:
+    """The sampler with the search's options. Raises ValueError, with those there are, for one that it does not have."""
+    known = [name for name in inspect.signature(kind).parameters if name != "seed"]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"sampler_options {name}: {kind.__name__} has {', '.join(known) or 'none'}")
+    return kind(**{**own, **given})
 
 
 def make_pruner(name: str, base: Config) -> optuna.pruners.BasePruner:

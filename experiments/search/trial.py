@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +10,12 @@ from typing import Any
 
 from experiments.launch.launch import enqueue
 from experiments.plan.sweep import Cell
+from experiments.run.system import give_back_memory
 from experiments.run.worker import attempt
 from experiments.state.state import RunState, state_of
 from experiments.store import schema
 from experiments.store.files import parse_line
-from experiments.store.journal import add_line
+from experiments.store.journal import add_line, last_values
 from experiments.store.run import Busy, RunDirectory
 
 POLL_SECONDS = 0.5  # while another process works on the run
@@ -72,11 +72,12 @@ class TrialRun:
                 time.sleep(POLL_SECONDS)
                 continue
             enqueue(self.root, self.cell, dict(self.environment))
+            give_back_memory()  # what earlier trials of this worker have left is not this trial's
             try:
                 attempt(self.run.path, on_status=self._watch, on_signal=self.on_signal)
             except Busy:
                 continue
-            gc.collect()  # the next trial needs the memory
+            give_back_memory()
             break
         for epoch, value in self.evaluations.new():
             self.report(epoch, value)
@@ -110,8 +111,18 @@ def is_final(state: RunState) -> bool:
 def measured(run: RunDirectory) -> tuple[dict[str, float], float | None, float | None]:
     """Validation readouts in percent, device-hours, and peak memory in GB; None where the run has no record of it."""
     results = run.results() or schema.Results()
-    seconds = results.get("seconds")
+    seconds = seconds_of_work(run) or results.get("seconds")
     return dict(results.get("validation", {})), None if seconds is None else seconds / 3600, peak_memory_gb(run)
+
+
+def seconds_of_work(run: RunDirectory) -> float | None:
+    """Training and readouts, without the start of the worker, which only its first trial has; None without a record of it.
+
+    Training is that of all attempts, readouts are those of the last.
+    """
+    values = last_values(run.records())
+    training, readouts = values.get("seconds/train"), values.get("seconds/evaluation")
+    return None if training is None or readouts is None else float(training) + float(readouts)
 
 
 def peak_memory_gb(run: RunDirectory) -> float | None:

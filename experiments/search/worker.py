@@ -29,7 +29,7 @@ from experiments.plan.sweep import Cell
 from experiments.run import provenance
 from experiments.run.cluster import this_cluster
 from experiments.run.stop import STOP_SIGNALS, beating
-from experiments.search.address import STORAGE
+from experiments.search.address import STORAGE, time_is_up
 from experiments.search.definition import HOURS
 from experiments.search.export import export
 from experiments.search.study import Ended, Held, Study
@@ -144,7 +144,7 @@ class SearchWorker:
                     return self._resume(*own)
                 certain = self.study.fail_lost_trials()
                 self.failure = self.study.failure()
-                if self.failure is None and self.study.counted() < self._budget():
+                if self.failure is None and self.study.counted() < self._budget() and not time_is_up():
                     try:
                         return self._begin(*self.study.ask(self.name, provenance.job_facts()))
                     except ValueError:

@@ -233,6 +233,14 @@ class Clause(TypedDict, total=False):
     factor: str  # adds, adds_most
 
 
+class Joined(TypedDict):
+    """Seeds that were planned when results of other seeds could be read."""
+
+    seeds: list[int]
+    seen: int  # seeds at which two arms had results, so that a difference could be seen
+    time: str  # ISO 8601, UTC
+
+
 class PastArm(TypedDict, total=False):
     """An arm that a plan had and has no more, with all that is needed to bring it back."""
 
@@ -256,12 +264,11 @@ class PlanEvent(TypedDict, total=False):
     why: str  # left out: as in PastArm
 
 
-class Joined(TypedDict):
-    """Seeds that were planned when results of other seeds could be read."""
+class Looks(TypedDict):
+    """A group-sequential plan: when results are looked at, fixed before any of them."""
 
-    seeds: list[int]
-    seen: int  # seeds at which two arms had results, so that a difference could be seen
-    time: str  # ISO 8601, UTC
+    kind: str  # pocock, obrien-fleming
+    at: list[int]  # paired seeds, equally far apart
 
 
 class ManifestExtras(TypedDict, total=False):
@@ -276,6 +283,7 @@ class ManifestExtras(TypedDict, total=False):
     max_seeds: (
         int  # seeds are added until the answer is clear, up to so many; tables must correct for the repeated tests
     )
+    looks: Looks  # seeds are added in these rounds, for which tables must correct
     joined: list[Joined]  # empty: all seeds were planned before any result; older stores lack it and cannot say
     trials: dict[str, int]  # arm -> number of the Optuna trial: this is a search, seen as a sweep
     study: str  # name of its Optuna study
@@ -316,7 +324,7 @@ class TrialRecord(TypedDict, total=False):
     values: list[float] | None  # one per metric, of a done trial
     reported: dict[str, float]  # epoch -> percent, during training
     constraints: dict[str, float]  # name -> measured minus allowed: above 0 breaks it
-    hours: float | None  # device-hours
+    hours: float | None  # device-hours of training and readouts
     memory_gb: float | None
     reason: str | None  # why it was pruned or failed
     diverged: bool
@@ -328,7 +336,13 @@ class TrialRecord(TypedDict, total=False):
     ended: str | None
 
 
-class SearchRecord(TypedDict):
+class SearchExtras(TypedDict, total=False):
+    """Optional fields of a search's record; older stores lack them."""
+
+    sampler_options: dict[str, Any]  # arguments of Optuna's sampler, as the search's file gives them
+
+
+class SearchRecord(SearchExtras):
     """RUNS/searches/<label>.json: the plan of a search and its trials so far. `analysis` reads nothing else of it."""
 
     store_version: int

@@ -96,7 +96,8 @@ def linear(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Re
 def knn(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
     """`knn20_top1`, `knn200_top1` of both splits; the bank is the training split. Nothing is drawn: the seed is not read.
 
-    With fewer than k training images all of them vote, and `readout/knn<k>_neighbours` says how many that are.
+    With fewer than k training images all of them vote, and `readout/knn<k>_neighbours` says how many that are. If the test
+    images are all of one class, which any answer gets right, `readout/test_classes` is 1.
     """
     source = projected(features) if evaluation.knn_features == "projection" else features
     for name, queries in (("validation", source.validation), ("test", source.test)):
@@ -104,6 +105,9 @@ def knn(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Reado
     for k in KS:
         if neighbours(k, len(source.train)) < k:
             yield f"readout/knn{k}_neighbours", float(neighbours(k, len(source.train)))
+    present = len(source.test.labels_N.unique())
+    if present < 2:
+        yield "readout/test_classes", float(present)
 
 
 def knn_top1(split: str, bank: Labelled, queries: Labelled, classes: int, temperature: float) -> Iterator[Readout]:
@@ -130,7 +134,14 @@ def projected(features: Features) -> Features:
     at_end=always,
 )
 def few_labels(features: Features, evaluation: Evaluation, seed: int) -> Iterator[Readout]:
-    """`few_label_top1`, mean over the draws, and the strength of the regularisation that was chosen."""
+    """`few_label_top1`, mean over the draws, and the strength of the regularisation that was chosen.
+
+    If a class has fewer labels than were asked for, `readout/few_label_least` says how many the smallest one gives.
+    """
+    images_C = torch.bincount(features.train.labels_N.cpu())
+    least = int(images_C[images_C > 0].min()) if len(images_C) else 0
+    if least < evaluation.few_label_per_class:
+        yield "readout/few_label_least", float(least)
     yield from _few("few_label", features, evaluation, seed, evaluation.few_label_per_class)
 
 

@@ -57,6 +57,19 @@ def test_one_trial_in_closed_form_and_what_seeds_cannot_say() -> None:
     assert advantages({"b": {}}, base)["b"].comparison is None
 
 
+def test_seeds_that_were_added_after_results_have_the_p_that_holds_wherever_one_stops() -> None:
+    """Looked at with 5, 7, ... 15 seeds, until something is adopted; the t test adopts too often."""
+    rng, wrong = np.random.default_rng(4), {True: 0, False: 0}
+    for _ in range(400):
+        trials, base = study(rng, np.zeros(2), 15)
+        for sequential in wrong:
+            wrong[sequential] += any(
+                best(advantages({t: dict(list(v.items())[:n]) for t, v in trials.items()}, base, sequential=sequential))
+                for n in range(5, 16, 2)
+            )
+    assert wrong[True] / 400 <= 0.05 < wrong[False] / 400
+
+
 def test_a_trial_without_its_seeds_counts_in_the_correction() -> None:
     rng = np.random.default_rng(2)
     trials, base = study(rng, np.array([1.0, 0.0]), 6)

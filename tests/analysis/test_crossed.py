@@ -28,7 +28,7 @@ from tests.support.analysis_runs import manifest, readouts, write_manifest, writ
 TEMPERATURES, SEEDS = ("0.07", "0.2", "0.5"), 5
 ARMS = [f"{head}-T={t}" for head in ("mlp", "linear") for t in ("0.2", "0.07", "0.5")]
 DRAW = np.random.default_rng(6)
-NUMBERS = {arm: (90 + 2 * i + DRAW.normal(0, 0.2, SEEDS)).tolist() for i, arm in enumerate(ARMS)}
+NUMBERS = {arm: (80 + 2 * i + DRAW.normal(0, 0.2, SEEDS)).tolist() for i, arm in enumerate(ARMS)}
 
 
 def write(root: Path, numbers: dict[str, list[float]], levels: Any, **more: Any) -> Table:

@@ -107,6 +107,16 @@ def rounding_zero(root: Path) -> None:
     store(root, values, axis=None, axis_values={}, factors=switched("mlp", "aug", "cos")(arms))
 
 
+def on_its_way(root: Path) -> None:
+    """Seven of ten seeds are there: a difference of two points is shown, and not claimed before the plan is whole."""
+    own = drawn(97.0, 10)
+    part = {seed: value if seed < 7 else schema.MISSING for seed, value in enumerate(drawn(95.0, 10))}
+    rest = [{"seeds": [7, 8, 9], "seen": 7, "time": "2026-11-02T12:00:00.000+00:00"}]
+    store(root, {"K=1024": by_seed(own), "K=512": part, "K=256": by_seed(drawn(95.0, 10))})
+    joined = root / "joined"
+    store(joined, {"K=1024": by_seed(own), "K=512": part, "K=256": by_seed(drawn(95.0, 10))}, joined=rest)
+
+
 CASES: dict[str, Callable[[Path], None]] = {
     "diverged_half": diverged_half,
     "failed_arm": failed_arm,
@@ -114,6 +124,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "adaptive": adaptive,
     "zero_variance": zero_variance,
     "rounding_zero": rounding_zero,
+    "on_its_way": on_its_way,
 }
 
 
@@ -124,10 +135,12 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
         root = tmp_path_factory.mktemp(name)
         write(root)
         made[name] = ablation_table(*load_sweep(root, "queue_size"))
+        if (root / "joined").is_dir():
+            made["joined"] = ablation_table(*load_sweep(root / "joined", "queue_size"))
     return made
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "joined"])
 def test_the_tables_are_as_kept(tables: dict[str, Table], name: str) -> None:
     kept = GOLDEN / f"{name}.text"
     made = re.sub(r"Seal [0-9a-f]{12}", "Seal ............", render(tables[name], "text", 100))
@@ -158,6 +171,19 @@ def test_survivors_are_no_claim_and_divergence_is_a_result(tables: dict[str, Tab
     assert table.claim.verdict == "reproduced"
     expected = scipy_stats.fisher_exact([[10, 0], [0, 10]], alternative="greater").pvalue
     assert table.claim.parts[0].p == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_part_of_a_plan_is_no_claim_and_seeds_that_joined_are_judged_sequentially(tables: dict[str, Table]) -> None:
+    whole, part = (arm(tables["on_its_way"], name) for name in ("K=256", "K=512"))
+    assert (part.n, part.waiting, part.verdict, whole.verdict) == (7, 3, "no claim", "lower")
+    assert "K=512 has seeds to come; the plan is judged when it is whole" in tables["on_its_way"].answer
+    joined = arm(tables["joined"], "K=512")
+    assert joined.sequential
+    assert joined.verdict == "lower"  # a test that holds wherever one stops needs no later seeds
+    rows = {row.arm: row for row in tables["joined"].rows}
+    values = [rows[name].readouts[schema.LINEAR] for name in ("K=512", "K=1024")]
+    assert [summary and summary.n for summary in values] == [7, 10]
+    assert "Seeds 7, 8 and 9 joined when results of 7 seeds could be read" in said(tables["joined"])
 
 
 def test_the_family_is_what_was_planned(tables: dict[str, Table]) -> None:

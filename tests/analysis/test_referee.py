@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.ablation import ablation_table
+from analysis.ablation import ablation_table, undecided
 from analysis.frame import cell_types
 from analysis.stats import contrast, correct
 from experiments.store import schema
@@ -78,6 +78,19 @@ def test_a_table_claims_nothing_of_survivors_or_of_a_part_of_its_plan() -> None:
     # A test that holds at whatever number one stops needs no later seeds; survivors remain survivors.
     for state, said in (("diverged", False), (schema.FAILED, False), (schema.RUNNING, True), (schema.MISSING, True)):
         assert claimed(runs, {(1, 3): state}, max_seeds=20) == [said, True], state
+
+
+def test_arms_of_an_open_part_of_the_claim_stay_undecided_though_they_are_told_apart() -> None:
+    draw = np.random.default_rng(8)
+    runs = 90 + 0.9 * draw.standard_normal((4, 8))
+    runs[1:] += 6.0
+    shape = [{"kind": "order", "arms": ["K=2", "K=4"]}]
+    planned = manifest({f"K={2**arm}": list(range(8)) for arm in range(4)}, joined=[], max_seeds=20, shape=shape)
+    table = ablation_table(planned, cells_of(runs))
+    assert all(row.comparison is not None and row.comparison.separable for row in table.rows[1:])
+    assert table.claim is not None
+    assert [part.verdict for part in table.claim.parts] == ["open"]
+    assert undecided(table) == ["K=2", "K=4"]  # K=8 is told apart, and nothing else is asked about it
 
 
 @pytest.mark.parametrize("done", HABITS)

@@ -24,8 +24,9 @@ from scipy.special import stdtr
 
 from analysis.cautions import looks_skewed
 from analysis.claims import evaluate_claim
-from analysis.power import POWER, visible
-from analysis.sequential import SCALE
+from analysis.looks import Looks
+from analysis.power import POWER, fixed_t, visible
+from analysis.sequential import SCALE, critical_t
 from analysis.stats import SEEDS_TO_CLAIM, SMALLEST_EFFECT, grid
 from experiments.plan import expectation as expect
 from experiments.store.summary import LEVEL
@@ -289,6 +290,47 @@ def under_rule_1(runs_SAN: Array, within: float = 0.5) -> float:
     return float((above(rise) & above(within + step) & above(within - step)).mean())
 
 
+# What a plan costs: an arm and its baseline, up to CAP seeds.
+
+CAP: Final = 20
+EVERY_FIVE: Final = tuple(range(5, CAP + 1, 5))
+
+
+def bounds_of(name: str) -> dict[int, float]:
+    """Paired seeds at which a plan looks -> the |t| that is a claim there."""
+    if name == "20 seeds at once":
+        return {CAP: fixed_t(CAP, LEVEL)}
+    if name.startswith("e-value"):
+        at = EVERY_FIVE if name.endswith("five") else range(SEEDS_TO_CLAIM, CAP + 1)
+        return {n: critical_t(n, LEVEL) for n in at}
+    return {n: Looks(name, EVERY_FIVE).t_at(n, LEVEL) or np.inf for n in EVERY_FIVE}
+
+
+PLANS: Final = ("20 seeds at once", "pocock", "obrien-fleming", "e-value, looks every five", "e-value, every seed")
+
+
+def cost_of(name: str, size: float, sweeps: int, draw: np.random.Generator) -> tuple[float, float]:
+    """Share of sweeps with a claim, and mean seeds, where mean / spread of the differences is `size`."""
+    drawn = size + draw.standard_normal((sweeps, CAP))
+    stopped = np.full(sweeps, CAP)
+    claimed = np.zeros(sweeps, dtype=bool)
+    for n, bound in bounds_of(name).items():
+        t = np.abs(drawn[:, :n].mean(1)) / drawn[:, :n].std(1, ddof=1) * n**0.5
+        now = (t > bound) & ~claimed
+        stopped[now] = n
+        claimed |= now
+    return float(claimed.mean()), float(stopped.mean())
+
+
+def cost_lines(sweeps: int) -> Iterator[str]:
+    draw, sizes = np.random.default_rng(23), (0.0, 0.5, 0.8, 1.2, 2.0)
+    yield f"| plan, at most {CAP} seeds | {' | '.join(f'effect {size:g}' for size in sizes)} |"
+    yield f"| :-- |{' --: |' * len(sizes)}"
+    for name in PLANS:
+        costs = [cost_of(name, size, sweeps, draw) for size in sizes]
+        yield f"| {name} | {' | '.join(f'{percent(power)} %, {seeds:.1f} seeds' for power, seeds in costs)} |"
+
+
 # The report.
 
 
@@ -350,6 +392,11 @@ def report(sweeps: int, of_shapes: int) -> Iterator[str]:
     yield f"nominal 5, {sweeps:,} sweeps a number, standard error about {100 * (0.0475 / sweeps) ** 0.5:.2f}."
     yield ""
     yield from family_lines(sweeps)
+    yield ""
+    yield "What a plan for one arm costs: share of sweeps with a claim and mean seeds when it stops, by the true difference in"
+    yield f"spreads of the differences; {sweeps:,} sweeps a cell. `--until-significant` is the last line, `--looks` 2 and 3."
+    yield ""
+    yield from cost_lines(sweeps)
     yield ""
     yield f"How often a table warns that its seeds do not look normal, percent of {of_shapes:,} sweeps:"
     yield ""

@@ -73,7 +73,9 @@ def test_the_flags_are_frozen() -> None:
         "--calibrate",
         "--until-significant",
         "--max-seeds",
+        "--looks",
         "--look",
+        "--cluster-set",
     }
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
@@ -91,6 +93,7 @@ def test_the_flags_are_frozen() -> None:
             "--device",
         },
         "look": {"--baseline", "--set", "--out", "--layout", "--features", "--device"},
+        "verify-resume": {"--set", "--baseline", "--seed", "--keep", "--kills"},
         "export": {"--to", "--out"},
         "status": {"--watch", "-w", "--json"},
         "logs": {"--follow", "-f"},

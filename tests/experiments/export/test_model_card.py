@@ -85,7 +85,7 @@ def test_readouts_have_n_and_the_t_interval_over_the_seeds_of_the_arm(tmp_path: 
     assert "| retrieval_map | 60.0 | 60.0 | 60.0 to 60.0 | 3 |" in text
     assert "The arm K=256 of carded@digits, seeds 0, 1, 2" in text
     assert "an H100; code 0123456789ab." in text
-    assert "negatives Queue (size 256)" in text
+    assert "negatives Queue (size 256, shared False)" in text
 
 
 def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def test_seeds_go_to_the_arms_that_are_not_told_apart_and_to_the_baseline(tmp_pa
         schema.RANDOM_INIT: list(range(5)),
     }
     assert all(not cells for cells in seeds(root, schema.MISSING).values())  # nobody plans what nobody needs
-    assert "--until-significant: at 8 seeds, the most allowed, not told apart: K=256" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert "at 8 seeds, the most allowed, not told apart or in an open part of the claim: K=256" in said
     assert re.search(r"K=512 +\d/\d .* higher by 5\.\d", result.stdout)
     assert "whatever number of seeds one stops" in " ".join(result.stdout.split()).replace("- ", "")
 
@@ -76,7 +77,7 @@ def test_runs_that_fail_do_not_keep_it_going_for_ever(tmp_path: Path) -> None:
     result = stand_in(root, "--until-significant", "--max-seeds", "6", STAND_IN_FAIL="256")
     assert result.returncode == 1
     assert seeds(root, schema.FAILED)["K=256"] == list(range(6))
-    assert "not told apart: K=256" in " ".join(result.stdout.split())
+    assert "not told apart or in an open part of the claim: K=256" in " ".join(result.stdout.split())
 
 
 def test_an_interrupted_round_is_gone_on_with(tmp_path: Path) -> None:
@@ -88,6 +89,37 @@ def test_an_interrupted_round_is_gone_on_with(tmp_path: Path) -> None:
     os.rmdir(root / gone["run_id"])
     result = stand_in(root, "--until-significant", "--max-seeds", "6")
     assert [line for line in result.stdout.splitlines() if line.startswith("started")] == ["started   K=256 seed 5"]
+
+
+def test_with_looks_a_round_is_five_seeds_and_the_plan_is_fixed_beforehand(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    result = stand_in(root, "--until-significant", "--looks", "pocock", "--max-seeds", "10")
+    assert result.returncode == 0, result.stderr
+    (manifest,) = all_manifests(root)
+    assert (manifest["looks"], manifest["max_seeds"]) == ({"kind": "pocock", "at": [5, 10]}, 10)
+    assert seeds(root) == {
+        "K=128": list(range(10)),
+        "K=256": list(range(10)),
+        "K=512": list(range(5)),  # better by 5 points: told apart at the first look
+        schema.RANDOM_INIT: list(range(5)),
+    }
+    assert "planned looks at 5 and 10 pairs (bounds of Pocock)" in " ".join(result.stdout.split()).replace("- ", "")
+    other = stand_in(root, "--until-significant", "--looks", "obrien-fleming", "--max-seeds", "10")
+    assert other.returncode == 2
+    assert "this sweep was planned with pocock at 5, 10; give that again, with --max-seeds 10" in other.stderr
+    again = stand_in(root, "--until-significant")
+    assert "goes on with the looks that were planned, pocock" in again.stdout
+    assert "started" not in again.stdout
+
+
+def test_looks_are_not_planned_once_differences_can_be_read(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    assert stand_in(root, "--seeds", "2").returncode == 0
+    before = (root / "sweeps").glob("*.json").__next__().read_bytes()
+    late = stand_in(root, "--until-significant", "--looks", "pocock")
+    assert late.returncode == 2
+    assert "looks are planned before any result, and differences can be read at 2 seeds" in late.stderr
+    assert (root / "sweeps").glob("*.json").__next__().read_bytes() == before
 
 
 def planned(count: int) -> Plan:
@@ -128,6 +160,15 @@ def test_seeds_of_one_arm_stay_its_own_when_the_plan_is_written_again(tmp_path: 
         (
             ["--until-significant", "--max-seeds", "4"],
             "--max-seeds 4: must be at least 5, with fewer nothing is decided",
+        ),
+        (["--looks", "pocock"], "--looks pocock: is a plan for --until-significant; add that"),
+        (
+            ["--until-significant", "--looks", "pocock", "--max-seeds", "12"],
+            "--looks pocock --max-seeds 12: looks are 5 seeds apart, so that must be a multiple of 5, 10 or more",
+        ),
+        (
+            ["--until-significant", "--looks", "pocock", "--seeds", "9"],
+            "--looks pocock --seeds 9: the looks say how many seeds; leave --seeds out",
         ),
         (["--until-significant", "--force"], "--until-significant: does not go with --force; leave one of them out"),
         (

@@ -8,12 +8,13 @@ import pytest
 
 from analysis.cli import main
 from analysis.figures.search import axes_of, contour, figures, history, importances, pareto
-from analysis.search import best_so_far, find_search, table
+from analysis.search import best_so_far, confirmation, find_search, table
 from experiments.search.definition import Choice, Complement, Given, Log, Powers
 from experiments.search.space import to_plain
 from experiments.store.files import replace_json
 from experiments.store.schema import SearchRecord
 from experiments.store.search_record import record_path
+from tests.support.analysis_runs import manifest, readouts, write_manifest, write_run
 
 SPACE = {
     "optim": Choice("sgd", "adamw"),
@@ -127,3 +128,20 @@ def test_the_command_writes_them_all_and_a_wrong_name_is_one_line(
     assert capsys.readouterr().err == (
         f"error: no search 'search_y' under {tmp_path}: did you mean search_x?; one begins with python sweeps/search_moco.py\n"
     )
+
+
+@pytest.mark.parametrize(("rate", "theirs"), [(0.1, True), (0.3, False)])
+def test_a_confirmation_under_another_label_counts_if_it_has_the_trials_settings(
+    tmp_path: Path, rate: float, theirs: bool
+) -> None:
+    found = record(tmp_path)
+    for trial in found["trials"][:4]:
+        trial["config"] = {"optim": {"lr": 0.1}, "train": {"seed": 0, "epochs": 2}}
+    config = {"optim": {"lr": rate}, "train": {"seed": 7, "epochs": 2}}
+    planned = manifest({"base": [7], "trial-2": [7]}, name="search_x_confirm", label="search_x_confirm@digits,a=b")
+    for cell in planned["cells"]:
+        cell["config"] = config
+        path = write_run(tmp_path, cell["arm"], 7, readouts(1, 1, 1, 1))
+        replace_json(path / "results.json", {"test": {}, "validation": {"knn20_top1": 91.0}})
+    write_manifest(tmp_path, planned)
+    assert [row.arm for row in confirmation(tmp_path, found)] == (["base", "trial-2"] if theirs else [])

@@ -176,7 +176,26 @@ BAD: list[tuple[dict[str, object], str]] = [
         "fix it with --set train.epochs=N, or take the pruner none",
     ),
     ({"budget": 0}, "budget = 0: must be at least 1 trial"),
-    ({"limits": {"memory": 4.0}}, "limits memory = 4.0: must be above 0, of memory_gb, hours"),
+    (
+        {"limits": {"memory": 4.0}},
+        "limits memory = 4.0: must be above 0, of memory_gb, hours; other constraints do not exist: "
+        "bound the space instead",
+    ),
+    (
+        {
+            "space": {
+                "negatives.size": Powers(128, 1024),
+                "optim.lr": Given("negatives.size", {128: Log(0.1, 1.0)}),
+            }
+        },
+        "optim.lr: Given('negatives.size', ...): negatives.size is a range, Powers; a condition is on one of a few values: "
+        "make it a Choice, such as Choice(128, 512), or search each part of the range apart",
+    ),
+    (
+        {"space": {"optim.lr": Log("optim.weight_decay", 1.0)}},  # type: ignore[arg-type]
+        "optim.lr: Log('optim.weight_decay', 1.0): bounds are numbers; for a range that depends on another field make that "
+        "field a Choice and this one Given(field, {value: range})",
+    ),
 ]
 
 
@@ -212,6 +231,7 @@ ADDRESSES = [
     (["--cluster", "lokal"], "error: --cluster lokal: no such cluster; there are local, "),
     (["--cluster", "slurm_ddp"], "error: --cluster slurm_ddp: it gives a run 8 processes, a search worker is one"),
     (["--workers", "0"], "error: --workers 0: must be at least 1"),
+    (["--max-hours", "0"], "error: --max-hours 0: must be above 0"),
     (["--warm-start", "nothing"], "error: no sweep nothing in "),
     (["--confirm", "5"], "error: --confirm 5: write trials x seeds, such as 5x3"),
     (["--confirm", "5x3"], "error: --confirm 5x3: toy@digits has no finished trial yet; search first"),

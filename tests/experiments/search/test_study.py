@@ -22,6 +22,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from experiments.commands.search import run
+from experiments.search.address import UNTIL, time_is_up
+from experiments.search.address import environment as hours_from_now
 from experiments.search.definition import PRUNERS, SAMPLERS
 from experiments.search.launch import trial_line
 from experiments.search.storage import quiet
@@ -232,6 +234,38 @@ def test_a_search_whose_trials_all_fail_gives_up_and_says_why(tmp_path: Path) ->
     record = known(path)
     assert len(record["trials"]) == FAILURES_IN_A_ROW
     assert record["failure"] == "5 trials in a row failed, the last one: RuntimeError: out of luck"
+
+
+def test_options_of_a_sampler_reach_it_and_unknown_ones_are_one_line(tmp_path: Path) -> None:
+    """Until its startup trials are over, TPE draws as Optuna's random sampler does."""
+    random = search(tmp_path / "random", budget=12, sampler="random")
+    startup = search(tmp_path / "tpe", budget=12, sampler_options={"n_startup_trials": 12})
+    default = search(tmp_path / "default", budget=12, sampler="tpe")
+    assert settings(startup) == settings(random)
+    assert settings(default)[-1] != settings(random)[-1]
+    with pytest.raises(ValueError, match=r"^sampler_options n_start: TPESampler has .*n_startup_trials.*$"):
+        begun(tmp_path / "wrong", replace(TOY, sampler_options={"n_start": 3}))
+
+
+def test_no_trial_begins_when_the_time_is_up_and_the_running_one_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def until_the_deadline(worker: SearchWorker, trial: Any, cell: Any) -> Ended:
+        monkeypatch.setenv(UNTIL, repr(time.time()))
+        return toy(worker, trial, cell)
+
+    path = begun(tmp_path, replace(TOY, budget=5))
+    monkeypatch.setenv(UNTIL, repr(time.time() + 3600))
+    assert SearchWorker.on(path, until_the_deadline).work()
+    assert [t["state"] for t in known(path)["trials"]] == [schema.DONE]
+    assert SearchWorker.on(path, toy).work()
+    assert len(known(path)["trials"]) == 1
+    assert time_is_up(hours_from_now(None, -1e-9))
+    assert not time_is_up(hours_from_now(None, 1.0))
+    assert hours_from_now("postgresql://u@h/d", None) == {"MOCO_SEARCH_STORAGE": "postgresql://u@h/d"}
+    monkeypatch.delenv(UNTIL)
+    assert SearchWorker.on(path, toy).work()
+    assert len(known(path)["trials"]) == 5
 
 
 def test_a_diverged_run_is_a_bad_point_and_counts(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from experiments.tracking.study import study_tags
 from moco.config.plain import to_plain
 from sweeps.search_moco import SEARCH as MOCO
 from tests.support import tracking_runs as runs
+from tests.support.postgres_server import postgres
 from tests.support.search_toy import begun, known, opened, value
 from tests.support.tracking_content import query
 
@@ -150,6 +151,31 @@ def test_a_search_is_mirrored_whole_continued_and_with_another_space(
     assert set(shown(tags, "best.")) == {"optim.lr", "negatives.size"}
     assert experiments(["sync"]) == 0
     assert "up to date" in capsys.readouterr().out
+
+
+@pytest.mark.database
+def test_a_search_is_mirrored_to_postgresql(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "runs"
+    root.mkdir()
+    monkeypatch.setenv("MOCO_RUNS", str(root))
+    with postgres() as server:
+        address = server.uri("mlflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        path = begun(root, search(sampler="random", pruner="median", limits={"hours": 0.6}))
+        assert SearchWorker.on(path, trained).work()
+        assert experiments(["sync"]) == 0
+        carry_on(path, TRIALS + 1)
+        assert experiments(["sync"]) == 0
+        capsys.readouterr()
+        assert experiments(["sync"]) == 0
+        assert capsys.readouterr().out.startswith("MLflow: up to date (")
+        with server.connection("mlflow") as connection:
+            found = connection.execute("select key, value from tags where key like 'importance.%'").fetchall()
+    shares = importances(opened(path), known(path))[schema.KNN20]
+    assert dict(found) == {f"importance.{field}": f"{share:.3f}" for field, share in shares.items()}
+    assert set(shares) <= set(MOCO.space)
 
 
 def test_parameters_of_one_field_add_up_under_its_name() -> None:

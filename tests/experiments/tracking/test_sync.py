@@ -151,7 +151,7 @@ def test_bit_by_bit_resumed_and_rebuilt_from_scratch_are_equal(root: Path, fresh
             runs.say(again, schema.RUNNING, step=saved)
             sync(root)
         runs.log(again, 0, range(saved + 10, 201, 10), late=500)
-        (again.path / schema.RESULTS).write_text("{}")
+        (again.path / schema.RESULTS).write_text('{"test": {}, "steps": 200}')
         runs.end(again, schema.DONE, 700)
         sync(root)
     expected = content(root)
@@ -295,7 +295,7 @@ def test_following_shows_a_run_as_it_goes_and_finishes_on_sigterm(root: Path) ->
         try:
             wait_until(lambda: len(query(root, "select 1 from metrics where key = 'train/loss'")) == 5)
             runs.log(run, 0, range(110, 201, 10))
-            (run.path / schema.RESULTS).write_text("{}")
+            (run.path / schema.RESULTS).write_text('{"test": {}, "steps": 200}')
             runs.end(run, schema.DONE, 200)
         except BaseException:
             follower.kill()

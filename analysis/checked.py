@@ -1,4 +1,9 @@
-"""Do the readouts in results.json agree with the run's journal? A number that cannot be right is not averaged.
+"""What is to be known of the readouts of a run before they are averaged.
+
+    agreeing      those that agree with the journal
+    shortfalls    where a readout had less to work with than its name says
+
+Do the readouts in results.json agree with the run's journal? A number that cannot be right is not averaged.
 
 The worker copies the last value of each readout from the journal into results.json, and `evaluate` writes both. So they differ
 only where one of the files was changed or damaged since; which of the two is right cannot be known, so neither is used.
@@ -7,11 +12,14 @@ only where one of the files was changed or damaged since; which of the two is ri
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.store import metrics, schema
 
+NEIGHBOURS = re.compile(r"knn(\d+)_neighbours")
+RAISED = re.compile(r"(few_label_\w+)_raised")
 SAME = 1e-9  # relative: the same number, written twice
 
 
@@ -52,3 +60,21 @@ def _last_readouts(path: Path) -> dict[str, float]:
                 if key.startswith("test/") and isinstance(value, int | float):
                     found[key.removeprefix("test/")] = float(value)
     return found
+
+
+def shortfalls(facts: Mapping[str, float]) -> list[str]:
+    """In words, from the facts that `moco.evaluation.readouts` records: the names after `readout/`."""
+    lines: list[str] = []
+    for name, value in facts.items():
+        if match := NEIGHBOURS.fullmatch(name):
+            lines.append(f"kNN-{match[1]}: all {value:g} training images vote, fewer than {match[1]}")
+        elif (match := RAISED.fullmatch(name)) and value > 0:
+            title = metrics.TITLES.get(f"{match[1]}_top1", match[1])
+            lines.append(f"{title}: {value:g} classes have less than one label in that share and give one")
+        elif name == "few_label_least":
+            lines.append(
+                f"{metrics.TITLES[schema.FEW_LABEL]}: the smallest class has {value:g} labels, fewer than were asked for"
+            )
+        elif name == "test_classes":
+            lines.append("the test images are all of one class, which any answer gets right")
+    return sorted(lines)
