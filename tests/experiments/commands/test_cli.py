@@ -75,7 +75,6 @@ def test_the_flags_are_frozen() -> None:
         "--max-seeds",
         "--looks",
         "--look",
-        "--cluster-set",
     }
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {
@@ -102,7 +101,6 @@ def test_the_flags_are_frozen() -> None:
         "retry": {"--yes"},
         "doctor": {"--cluster", "--cluster-set", "--patience"},
         "find": set(),
-        "verify-resume": {"--baseline", "--set", "--kills", "--seed", "--keep"},
         "arms": {"--drop", "--rename", "--restore"},
         "ui": {"--port"},
         "serve": {"--store", "--host", "--port", "--auth", "--name", "--artifacts", "--workers", "--migrate"},
