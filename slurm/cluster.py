@@ -98,6 +98,9 @@ class Slurm:
     def throttle(self, array: str, at_a_time: int) -> str | None:
         return queue.throttle(array, at_a_time)
 
+    def waiting(self, jobs: Sequence[str]) -> dict[str, str]:
+        return queue.waiting(jobs) if self._is_here() else {}
+
     def accounting(self) -> str | None:
         return queue.accounting()
 

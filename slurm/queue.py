@@ -1,6 +1,7 @@
 """Jobs in the queue, and what Slurm's accounting knows of ended ones.
 
 live_arrays, throttle       arrays in the queue, and how many of their elements may run at a time
+waiting                     why jobs wait, and when they are expected to start
 accounting, accounts        whether there is accounting, and its facts
 """
 
@@ -58,6 +59,21 @@ def throttle(array: str, at_a_time: int) -> str | None:
     # For an array that has partly ended, Slurm reports that for the part, "No error" for the rest, and exits with an error.
     complaints = [part for part in sentence(result.stderr).split("; ") if not part.endswith(NO_COMPLAINTS)]
     return "; ".join(complaints) if result.returncode and complaints else None
+
+
+def waiting(jobs: Sequence[str]) -> dict[str, str]:
+    """Job -> why it waits, in Slurm's word, and when it is expected to start if Slurm says so; of those that wait."""
+    result = ask(
+        "squeue", "--noheader", "--array", "--states=PENDING", f"--user={getpass.getuser()}", "--format=%i|%r|%S"
+    )
+    if result is None or result.returncode != 0:
+        return {}
+    wanted, found = set(jobs), dict[str, str]()
+    for line in result.stdout.splitlines():
+        id, reason, start = [*line.strip().split("|"), "", ""][:3]
+        if id in wanted:
+            found[id] = reason if start in ("", "N/A") else f"{reason}, expected to start at {start}"
+    return found
 
 
 def accounting() -> str | None:

@@ -45,6 +45,8 @@ def start_estimate(profile: Profile, script: str | None = None) -> str:
     result = ask("sbatch", "--test-only", *options, text=script or "#!/bin/sh\ntrue\n")
     if result is None:
         raise Refused(f"profile {profile.name}: sbatch --test-only did not answer within {ASK_SECONDS:.0f} s")
+    if result.returncode != 0 and script is not None and TOO_MANY.search(result.stderr):
+        return "not all at once, by the site's limit of jobs; they are submitted in parts"
     if result.returncode != 0:
         hint = NO_CONFIGURATION if "configuration source" in result.stderr else ""
         raise Refused(f"profile {profile.name}: {sentence(result.stderr)}{hint}")

@@ -7,6 +7,7 @@
 The two sides talk by files, a question in one and its answer in another:
 
     ping.json, re-ping.json          whether each side sees the other's files; the node's clock
+    lock.json, re-lock.json          whether the node sees that we hold a lock
     re-signal.json                   the job got the signal that announces its time limit
     requeue.json, re-requeue.json    the job asks to be requeued; the cluster's reply
 """
@@ -23,7 +24,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -67,6 +68,7 @@ SKEW_SECONDS = 10.0  # between two clocks; heartbeats are stale after schema.STA
 HTTP_SECONDS = 5.0
 OK, PROBLEM, UNKNOWN = "ok", "problem", "unknown"
 PING, PONG, SIGNAL, REQUEUE = "ping.json", "pong.json", "signal.json", "requeue.json"
+LOCK, LOCKED = "lock.json", "locked"
 
 
 def work(path: str) -> None:
@@ -78,7 +80,8 @@ def work(path: str) -> None:
     answered: set[str] = set()
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        for question, answer in ((PING, _pong), (REQUEUE, _requeue_answer)):
+        answers = ((PING, _pong), (LOCK, lambda: {"held": is_held(folder / LOCKED)}), (REQUEUE, _requeue_answer))
+        for question, answer in answers:
             if question not in answered and (folder / question).exists():
                 answered.add(question)
                 replace_json(folder / f"re-{question}", answer(), sync=True)
@@ -98,6 +101,16 @@ def _pong() -> dict[str, Any]:
         "code": provenance.SNAPSHOT in {path.name for path in Path(__file__).resolve().parents[2].iterdir()},
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process, perhaps of another machine, holds a lock on the file, as can be seen from here."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _requeue_answer() -> dict[str, Any]:
@@ -158,6 +171,12 @@ class TestJob:
         self._until(lambda: found.exists() or self.phase()[0] == ENDED, patience)
         answer: dict[str, Any] | None = read_json(found)
         return answer
+
+    def ask_about_lock(self) -> dict[str, Any] | None:
+        """Hold a lock, and ask the job whether it sees that."""
+        with (self.folder / LOCKED).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return self.ask(LOCK)
 
     def send_signal(self) -> dict[str, Any] | None:
         self.cluster.signal(self.job or "", TIME_LIMIT_SIGNAL.name)
@@ -351,6 +370,7 @@ def _node(job: TestJob) -> Iterator[Finding]:
     yield Finding(
         "code", copied, f"Python {pong['python']}, {'the' if pong['code'] else 'not the'} copied code", remedy
     )
+    yield _locks(job.ask_about_lock(), str(pong["host"]))
     if job.profile.gpus_per_node:
         yield _gpus(pong["gpus"], job.profile.gpus_per_node)
     yield _clocks(pong["time"], asked, answered_at, files_clock(job.folder))
@@ -367,6 +387,19 @@ def _unseen(job: TestJob) -> Finding:
         f"can the nodes see {job.root} and this Python? Set MOCO_RUNS, or runs_root in the profile, to a shared folder"
     )
     return Finding("shared disk", PROBLEM, text, remedy)
+
+
+def _locks(answer: Mapping[str, Any] | None, node: str) -> Finding:
+    """Not essential: where locks end at a machine, heartbeats and the queue of the cluster tell who works on a run."""
+    if answer is None:
+        return Finding("locks", UNKNOWN, f"{node} gave no answer", essential=False)
+    if answer["held"]:
+        return Finding("locks", OK, f"{node} sees a lock that this machine holds")
+    remedy = (
+        "submit from one machine at a time, and start no run by hand that a job may have; the site can mount the disk with "
+        "locks for all machines (flock of Lustre, NFS 4)"
+    )
+    return Finding("locks", PROBLEM, f"{node} does not see a lock that this machine holds", remedy, essential=False)
 
 
 def _gpus(visible: str | None, wanted: int) -> Finding:

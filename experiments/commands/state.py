@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -70,6 +70,7 @@ class SweepStatus:
             *(f"  {line}" for line in table),
             *self._by_names(),
             *self._listed([c for c in manifest["cells"] if self.state(c).state == schema.RUNNING], _pace),
+            *self._waiting(),
             *self._listed([c for c in manifest["cells"] if self.state(c).state in BROKEN], _reason),
             *self._never_begun(),
         ]
@@ -87,6 +88,19 @@ class SweepStatus:
             yield more + (
                 f": python -m experiments retry {self.manifest['label']} sorts them by cause" if broken else ""
             )
+
+    def _waiting(self) -> Iterator[str]:
+        """Why queued runs wait, in the words of their cluster, with the runs of one reason in a line."""
+        jobs: dict[str, list[str]] = defaultdict(list)
+        for cell in self.manifest["cells"]:
+            if self.state(cell).state == schema.QUEUED:
+                status = RunDirectory(self.root / cell["run_id"]).status() or schema.Status()
+                if job := status.get("job"):
+                    jobs[status.get("cluster", DEFAULT)].append(job)
+        for name, ids in jobs.items():
+            why = cluster_named(name).waiting(ids)
+            for reason, number in Counter(why[id] for id in ids if id in why).most_common(LISTED):
+                yield f"  {number} {'waits' if number == 1 else 'wait'}: {reason}"
 
     def _never_begun(self) -> Iterator[str]:
         """Runs whose job ended before they began, with the last line of the first job's log."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
+import subprocess
 import sys
 import time
 import traceback
@@ -47,9 +49,11 @@ from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.run import distributed
 from experiments.run.cluster import Profile, profile_names
 from experiments.run.machine import share_a_gpu, slots_on_gpus, visible_gpus
+from experiments.run.provenance import check_script
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
 from experiments.store.run import RunDirectory, runs_root
+from experiments.store.secrets import without_secrets
 
 if TYPE_CHECKING:
     from experiments.launch.process import Work
@@ -69,7 +73,12 @@ def run(sweep: Sweep, arguments: Sequence[str], work: Work | None = None) -> int
     work: what the local pool does with a run, None to train.
     """
     try:
-        return carry_out(sweep, launch_options(parser(sweep).parse_args(arguments), command_line(arguments), work))
+        check_script(Path(sys.argv[0]))
+        options = launch_options(parser(sweep).parse_args(arguments), command_line(arguments), work)
+        code = carry_out(sweep, options)
+        if options.notify is not None and not options.dry_run:
+            _notify(options.notify, sweep.name, code)
+        return code
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -78,6 +87,14 @@ def run(sweep: Sweep, arguments: Sequence[str], work: Work | None = None) -> int
             raise
         print(f"error: {error.filename or runs_root()}: {error.strerror}; {NO_ROOM[error.errno]}", file=sys.stderr)
         return 2
+
+
+def _notify(command: str, sweep: str, code: int) -> None:
+    """Run the user's command. That it fails changes nothing about the sweep."""
+    variables = {"MOCO_SWEEP": sweep, "MOCO_EXIT_CODE": str(code)}
+    failed = subprocess.run(command, shell=True, env={**os.environ, **variables}, check=False).returncode
+    if failed:
+        print(f"--notify: {without_secrets(command)} ended with exit code {failed}", file=sys.stderr)
 
 
 def parser(sweep: Sweep) -> Parser:
@@ -112,6 +129,11 @@ def parser(sweep: Sweep) -> Parser:
     add("--max-seeds", type=int, metavar="N", help=f"where --until-significant ends (default: {MAX_SEEDS})")
     add("--looks", choices=LOOKS, help=f"fix its looks beforehand, every {FIRST_DECISION} seeds, for more power")
     add("--wait", action="store_true", help="stay until all runs have ended; local always does")
+    add(
+        "--notify",
+        metavar="COMMAND",
+        help="run it at the end, in a shell; MOCO_SWEEP and MOCO_EXIT_CODE say how it went",
+    )
     add("--max-gpu-hours", type=float, metavar="H", help="ask before a launch that may take more, or an unknown number")
     add("--calibrate", action="store_true", help="time 20 steps there, for --max-gpu-hours; start nothing else")
     return result

@@ -298,7 +298,7 @@ def environment_on_node(profile: Profile, code: Path) -> dict[str, str]:
 
 def check_room(launch: Launch, code: Snapshot) -> None:
     """Raises ValueError if the disk has no room even for the submission."""
-    described = len(json.dumps(launch.environment)) + len(provenance.code().diff)
+    described = len(json.dumps(launch.environment)) + min(len(provenance.code().diff), provenance.LARGE_BYTES)
     need = len(launch.cells) * (described + SMALL_FILES) + sum(map(len, code.files.values()))
     if (free := disk_free(launch.root)) < need:
         raise ValueError(

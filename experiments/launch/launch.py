@@ -56,10 +56,10 @@ class Launch:
         if self.environment.get("gpus", len(visible_gpus())):
             print(f"speed: {way.line}", flush=True)
         text = json_text({**self.environment, "way": way.record()})
-        provenance.code()  # calls git once, not in every thread
         self.root.mkdir(parents=True, exist_ok=True)
         remove_abandoned(self.root)
         show_life(self.root)
+        provenance.diff_beside_runs(self.root)  # calls git once, not in every thread
         in_threads(lambda cell: enqueue(self.root, cell, text), self.cells)
 
     def way(self) -> Way:
@@ -103,7 +103,7 @@ def enqueue(root: Path, cell: Cell, environment: dict[str, Any] | str) -> None:
         run.withdraw_prune()
         if known:
             update_config(run, cell.config)
-        run.describe(environment, provenance.code().diff)
+        run.describe(environment, provenance.diff_beside_runs(root))
         facts = run.status() or schema.Status()
         run.write_status(
             {**facts, "state": schema.QUEUED, "reason": None, "cause": None, "diverged": False, "job": None}

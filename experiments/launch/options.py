@@ -124,6 +124,7 @@ class LaunchOptions:
     wait: bool = False
     max_gpu_hours: float | None = None
     calibrate: bool = False
+    notify: str | None = None  # a shell command for the end of the sweep
     cluster_settings: tuple[str, ...] = ()  # of --cluster-set; `profile` has them already
     look: Path | None = None
 
@@ -132,6 +133,11 @@ class LaunchOptions:
         for flag, value in (("--max-parallel", self.max_parallel), ("--pack", self.pack)):
             if value is not None and value < 1:
                 raise ValueError(f"{flag} {value}: must be at least 1")
+        if self.notify is not None and self.profile is not None and not (self.wait or self.dry_run):
+            raise ValueError(
+                "--notify: the end of the sweep is seen by who waits for it; add --wait, or let Slurm write: "
+                "--cluster-set sbatch.mail-type=END"
+            )
         if self.max_gpu_hours is not None and not self.max_gpu_hours >= 0:
             raise ValueError(f"--max-gpu-hours {self.max_gpu_hours:g}: must be 0 or more")
         for assignment in self.settings:

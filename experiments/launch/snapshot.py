@@ -27,6 +27,7 @@ from experiments.store.states import AT_REST
 PACKAGES = ("moco", "experiments", "slurm", "sweeps")  # what a job may import; the analysis is for login nodes
 LEFT_OUT = ("__pycache__", ".ipynb_checkpoints")
 DAY_SECONDS = 86400.0
+MOST_BYTES = 20 * 10**6  # of code
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Snapshot:
     def of_this_code() -> Snapshot:
         """The packages as they are on disk now."""
         root, digest = Path(moco.__file__).resolve().parents[1], hashlib.sha256()
-        files = {str(path.relative_to(root)): path.read_bytes() for name in PACKAGES for path in _sources(root / name)}
+        files = {str(path.relative_to(root)): path.read_bytes() for path in checked_size(sources(root))}
         for name, content in files.items():
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
         code = provenance.code()
@@ -79,9 +80,32 @@ class Snapshot:
         )
 
 
-def _sources(package: Path) -> list[Path]:
+def sources(root: Path) -> list[Path]:
+    """The files of our packages: in a checkout those that git tracks, and modules that it does not track and not ignore."""
+    everything = [path for name in PACKAGES for path in _all_files(root / name)]
+    if not (root / ".git").exists():
+        return everything
+    tracked = provenance.listed(root, "--", *PACKAGES)
+    new = provenance.listed(root, "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in PACKAGES))
+    names = sorted({*tracked, *new})
+    return [root / name for name in names if (root / name).is_file()] or everything
+
+
+def _all_files(package: Path) -> list[Path]:
     found = (path for path in package.rglob("*") if path.is_file() and not set(LEFT_OUT) & set(path.parts))
     return sorted(path for path in found if not path.name.startswith(".") and path.suffix != ".pyc")
+
+
+def checked_size(files: list[Path]) -> list[Path]:
+    """The files. Raises ValueError if they are too many bytes for code."""
+    sizes = {path: path.stat().st_size for path in files}
+    if (total := sum(sizes.values())) > MOST_BYTES:
+        largest = max(sizes, key=lambda path: sizes[path])
+        raise ValueError(
+            f"the code that jobs would get a copy of has {total / 1e6:.0f} MB, more than {MOST_BYTES / 1e6:.0f} MB; "
+            f"{largest} alone has {sizes[largest] / 1e6:.1f} MB: is it code? Move it out of the packages"
+        )
+    return files
 
 
 def forget_unused(root: Path) -> list[str]:

@@ -113,6 +113,10 @@ class Cluster(Protocol):
         """Set how many of the array's jobs may run at a time. Returns why it failed, else None."""
         return f"{self.name} has no throttle"
 
+    def waiting(self, jobs: Sequence[str]) -> Mapping[str, str]:
+        """Job -> why it waits, and when it is expected to start; of those that wait and of which that is known."""
+        return {}
+
     def accounting(self) -> str | None:
         """Why there are no facts about ended jobs; None if there are."""
         return f"{self.name} keeps no accounts"

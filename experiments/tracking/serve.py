@@ -265,9 +265,19 @@ def _authentication(folder: Path, store: Store, team: Team) -> tuple[Sequence[st
             f"admin_username = {os.environ.get(ADMIN, 'admin')}",
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
         ]
-        (folder / AUTH_FILE).write_text("\n".join(lines) + "\n")
+        if store.is_sqlite:
+            _private(Path(users.partition(":///")[2]))
+        _private(folder / AUTH_FILE).write_text("\n".join(lines) + "\n")
         environment[AUTH_CONFIG] = str((folder / AUTH_FILE).resolve())
     return ["--app-name", "basic-auth"], environment
+
+
+def _private(path: Path) -> Path:
+    """Make the file, if it is not there, so that only its owner can read it: it names users, or holds their passwords."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    path.chmod(0o600)
+    return path
 
 
 def _reachable(team: Team) -> list[str]:

@@ -30,6 +30,7 @@ from tests.support.slurm_cluster import (
     run,
     runs,
     seen_before,
+    slurm,
     until_the_queue_is_empty,
 )
 from tests.support.stand_in_runs import cell, holding, holds, let_go, prepared, wait_until
@@ -45,7 +46,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
         require_part(program)
     if why := refusal(accounting=True):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
-    more = "JobAcctGatherParams=OverMemoryKill"
+    more = "JobAcctGatherParams=OverMemoryKill\nAccountingStorageEnforce=limits"
     made = DevCluster(tmp_path_factory.mktemp("slurm") / "cluster", cpus=4, accounting=True, more=more)
     made.start()
     try:
@@ -55,6 +56,35 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
             yield made
     finally:
         made.stop()
+
+
+def limit(jobs: int) -> None:
+    """How many jobs root may have in the queue, as a site's administrator sets it; -1 for no limit."""
+    subprocess.run(["sacctmgr", "--immediate", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}"], check=True)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_sites_limit_of_jobs_is_met_by_chunks(tmp_path: Path) -> None:
+    root, four = tmp_path / "runs", ("--cluster", "dev", "--only", "K=128", "K=256", "--set", "train.epochs=1")
+    seen_before(root)
+    hold = holding(tmp_path / "hold")
+    limit(3)
+    try:
+        said = run(STAND_IN, root, *four, env=hold).stdout
+        assert "submitted 3 runs" in said
+        assert "1 more do not fit into the site's limit of jobs; the same command submits them when others" in said
+        assert len(slurm("squeue", "--noheader", "--array").splitlines()) == 3
+        assert sorted(state_of(one.path).state for one in runs(root).values()) in (
+            ["queued"] * n + ["running"] * (3 - n) for n in range(4)
+        )
+        let_go(tmp_path / "hold", 128, 256)
+        until_the_queue_is_empty()
+        more = run(STAND_IN, root, *four, "--seeds", "4", "--wait").stdout  # five are missing
+        assert "8 of 8 runs done" in more
+        assert ("submitted 3 runs" in more, "submitted 2 runs" in more) == (True, True)
+    finally:
+        limit(-1)
+    assert [len(one.attempts()) for one in runs(root).values()] == [2] * 8  # each was begun once
 
 
 def profile(folder: Path, text: str) -> dict[str, str]:

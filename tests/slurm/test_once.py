@@ -247,3 +247,12 @@ def test_the_limit_holds_for_the_sweep(root: Path) -> None:
     waits = slurm("scontrol", "show", "job", third)
     assert all(f"afterany:{job}" in waits for job in (first, second))
     assert state_of(RunDirectory(runs(root)["K=512 0"].path).path).state == schema.QUEUED
+
+
+@pytest.mark.usefixtures("held")
+def test_status_says_why_runs_wait(root: Path) -> None:
+    """Oracle: squeue's own reason."""
+    run(STAND_IN, root, *FOUR)
+    (reason,) = set(slurm("squeue", "--noheader", "--array", "--format=%r").splitlines())
+    shown = run((*STAND_IN[:1], "-m", "experiments"), root, "status", "stand_in").stdout
+    assert f"  4 wait: {reason}" in shown.splitlines()[-1]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments.commands.control import shares
+from experiments.commands.doctor import _locks, is_held
 from experiments.state.state import state_of
 from experiments.store import schema
 from slurm.queue import Array, accounts
@@ -128,12 +129,32 @@ def test_doctor_finds_everything_well(tmp_path: Path) -> None:
         "sacct",
         "shared disk",
         "code",
+        "locks",
         "clocks",
         "signal",
         "requeue",
     ]
     until_the_queue_is_empty()
     assert list((tmp_path / "runs/slurm").iterdir()) == []
+
+
+def test_a_lock_is_seen_by_another_process(tmp_path: Path) -> None:
+    """As doctor's job looks at it; the oracle is flock(1), which holds it. Where no lock is seen, that is a problem."""
+    path = tmp_path / "locked"
+    path.touch()
+    assert not is_held(path)
+    other = subprocess.Popen(["flock", str(path), "sh", "-c", "echo held; exec sleep 60"], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert is_held(path)
+    finally:
+        other.kill()
+        other.communicate()
+    assert str(_locks({"held": True}, "n1")) == "ok       locks: n1 sees a lock that this machine holds"
+    assert str(_locks({"held": False}, "n1")).startswith(
+        "problem  locks: n1 does not see a lock that this machine holds; "
+    )
 
 
 def test_doctor_tells_of_a_runs_root_that_nodes_cannot_see(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 def test_the_flags_are_frozen() -> None:
     assert flags(sweep.parser(SWEEP)) == {
         "--cluster",
+        "--cluster-set",
+        "--notify",
         "--baseline",
         "--set",
         "--seeds",
@@ -73,7 +75,6 @@ def test_the_flags_are_frozen() -> None:
         "--max-seeds",
         "--looks",
         "--look",
-        "--cluster-set",
     }
     (verbs,) = (a.choices for a in verbs_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert {name: flags(parser) for name, parser in verbs.items()} == {

@@ -14,7 +14,7 @@ from experiments.commands.sweep import launch_options, parser
 from experiments.launch.options import LaunchOptions, Place
 from slurm.profiles import Profile
 from sweeps.queue_size import SWEEP
-from tests.support.stand_in_runs import ROOT
+from tests.support.stand_in_runs import ROOT, environment
 
 SITE = Profile("site", runs_root="~/site-runs", tracking="http://site:5000")
 
@@ -84,3 +84,40 @@ def test_the_facade_has_what_it_lists_and_costs_who_reads_the_store_nothing() ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert {name.split(".")[1].strip("'], ") for name in done.stdout.split(",")} == {"store"}
+
+
+def test_the_end_of_a_sweep_is_told_to_a_command(tmp_path: Path) -> None:
+    """Oracle: what the command has written; a run that fails makes exit code 1, which the command hears of."""
+    said = tmp_path / "said"
+    sweep = (
+        sys.executable,
+        "tests/support/stand_in.py",
+        "sweep",
+        "--only",
+        "K=128",
+        "--seeds",
+        "1",
+        "--max-parallel",
+        "1",
+    )
+    flags = (
+        "--set",
+        "train.epochs=1",
+        "train.device=cpu",
+        "--notify",
+        f'echo "$MOCO_SWEEP $MOCO_EXIT_CODE" >> {said}; false',
+    )
+    for fails, code in (("128", 1), ("", 0)):
+        env = environment(MOCO_RUNS=str(tmp_path / f"runs{code}"), MOCO_TRACKING="off", STAND_IN_FAIL=fails)
+        result = subprocess.run([*sweep, *flags], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert result.returncode == code, result.stderr
+        assert "--notify: echo" in result.stderr
+        assert "ended with exit code 1" in result.stderr
+    assert said.read_text() == "stand_in 1\nstand_in 0\n"
+
+
+def test_a_command_for_the_end_needs_somebody_who_sees_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^--notify: the end of the sweep is seen by who waits for it; add --wait, or let"
+    ):
+        LaunchOptions("c", Place(tmp_path), lambda root, label: None, cluster="x", profile=Profile("x"), notify="true")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from experiments.store.mlflow import QUIET
 from experiments.tracking.database import Store, prepare
+from experiments.tracking.serve import AUTH_FILE, Team, _authentication
 from tests.support.postgres_server import PASSWORD, Postgres, postgres
 from tests.support.tracking_team import free_port, serving, told_until
 
@@ -154,3 +156,12 @@ def test_a_database_that_does_not_answer_is_one_line() -> None:
     ) as error:
         prepare("postgresql+psycopg://u@127.0.0.1:1/db", migrate=False)
     assert "\n" not in str(error.value)
+
+
+def test_files_of_authentication_are_for_their_owner_only(tmp_path: Path) -> None:
+    """Oracle: the modes that the file system has, also of a file that an earlier version left open to all."""
+    (tmp_path / AUTH_FILE).write_text("old")
+    (tmp_path / AUTH_FILE).chmod(0o644)
+    _authentication(tmp_path, Store.parse(f"sqlite:///{tmp_path / 'mlflow.db'}"), Team(auth=True))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {AUTH_FILE: 0o600, "mlflow.db.users": 0o600}
