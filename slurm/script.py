@@ -22,45 +22,41 @@ SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&;\s](password|passwd|token|secret)=",
 
 
 def script(submission: Submission, count: int, *, behind: Sequence[str] = (), number: int = 0) -> str:
-    """The text for an array of `count` elements, the one of that number in the submission; `behind`: arrays to wait for."""
+    """The text for an array of `count` elements, the one of that number in the submission; `behind`: arrays to wait for.
+
+    submitit writes it. The command is ours: its own would start from a pickle that is written after sbatch has answered.
+    """
+    from submitit import SlurmExecutor
+
     folder, profile = submission.folder, submission.profile
     elements = min(count, max_array_size())
     file = shlex.quote(str(folder / f"{number}.json"))
     id = "%A_%a" if elements > 1 else "%j"
     options: dict[str, str] = {
         **profile.options(),
-        "job-name": f"{submission.name}.{number}" if number else submission.name,
         "signal": f"USR2@{profile.signal_seconds}",
-        "open-mode": "append",
-        "output": str(folder / f"{id}_0_log.out"),
         **_dependency(submission, behind),
     }
-    if elements > 1:
-        options["array"] = f"0-{elements - 1}%{min(elements, submission.throttle or elements)}"
     options["export"] = _export(options.get("export", "ALL"), hidden(submission))
     if "no-requeue" not in options:
         options["requeue"] = ""
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            "",
-            "# Parameters",
-            *(
-                f"#SBATCH --{name}={shlex.quote(options[name])}" if options[name] else f"#SBATCH --{name}"
-                for name in sorted(options)
-            ),
-            "",
-            "# setup",
-            *map(_must_see, submission.needs),
-            *_watched(profile.setup),
-            *_exports(submission),
-            "",
-            "# command",
-            " ".join([*_srun(submission, id), *_python(submission), file]),
-            *_ending(submission, file),
-            "",
-        ]
+    executor = SlurmExecutor(folder=folder)
+    executor.update_parameters(
+        job_name=f"{submission.name}.{number}" if number else submission.name,
+        time=None,  # without submitit's default of five minutes; `options` has the profile's time
+        wckey=None,
+        array_parallelism=submission.throttle or elements,
+        stderr_to_stdout=True,
+        use_srun=False,  # it would quote the variables in srun's arguments
+        setup=[*map(_must_see, submission.needs), *_watched(profile.setup), *_exports(submission)],
+        teardown=_ending(submission, file),
+        additional_parameters={name: value or True for name, value in options.items()},
     )
+    if elements > 1:
+        executor.parameters["map_count"] = elements
+    command = " ".join([*_srun(submission, id), *_python(submission), file])
+    text: str = executor._make_submission_file_text(command, uid="")
+    return text
 
 
 def _export(wanted: str, secret: Mapping[str, str]) -> str:

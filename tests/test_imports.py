@@ -48,7 +48,7 @@ OUTSIDE: dict[str, set[str]] = {
     "moco.data.builtin": {"torch", "sklearn", "numpy"},
     "moco.transfer.scores": {"torch", "numpy", "pycocotools"},
     "moco.weights": {"torch", "torchvision", "safetensors", "numpy"},
-    "slurm": set(),
+    "slurm": {"submitit"},
     "experiments": {"rich"},
     "experiments.evaluate.look": {"jinja2", "torch", "sklearn", "numpy", "pyarrow", "PIL"},  # a page of pictures
     "experiments.store": set(),
