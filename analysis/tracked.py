@@ -50,6 +50,7 @@ _NOTHING: Final[dict[str, Any]] = {
     "hardware": [],
     "images": "",
     "problems": [],
+    "shortfalls": [],
 }
 
 

@@ -40,17 +40,27 @@ def test_a_damage_is_no_traceback_no_silent_number_and_no_harm_to_a_neighbour(
 
 
 def test_a_wrong_number_would_be_seen(store: tuple[Path, list[str]]) -> None:
-    """As an older version wrote it, without a checksum, a flipped bit in a digit passes every check of types."""
+    """As an older version wrote them, without checksums, one digit flipped in the results and in the journal passes every
+    check of types and of one against the other."""
     root, (_, second, *_) = store
-    verb, path = Verb("analysis", tuple(TABLE), numbers=True), root / second / schema.RESULTS
-    sound, content = carry_out(verb), path.read_bytes()
-    results = json.loads(content)
+    verb, paths = (
+        Verb("analysis", tuple(TABLE), numbers=True),
+        [root / second / n for n in (schema.RESULTS, schema.JOURNAL)],
+    )
+    sound, contents = carry_out(verb), [path.read_bytes() for path in paths]
+    results, journal = json.loads(contents[0]), [json.loads(line) for line in contents[1].splitlines()]
+    results["test"][schema.KNN20] += 1
+    for record in journal:
+        record.pop("crc32", None)
+        if f"test/{schema.KNN20}" in record.get("values", {}):
+            record["values"][f"test/{schema.KNN20}"] += 1
     del results["crc32"]
-    results["test"][schema.KNN20] += 10
     try:
-        path.write_text(json.dumps(results))
+        paths[0].write_text(json.dumps(results))
+        paths[1].write_text("".join(f"{json.dumps(record)}\n" for record in journal))
         found = carry_out(verb)
-        damage = Damage(os.path.relpath(path, root), "bit", 0)
+        damage = Damage(os.path.relpath(paths[0], root), "bit", 0)
         assert "numbers that the sound store has not" in str(verdict(verb, sound, found, damage))
     finally:
-        path.write_bytes(content)
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
