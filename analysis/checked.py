@@ -11,12 +11,12 @@ only where one of the files was changed or damaged since; which of the two is ri
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.store import metrics, schema
+from experiments.store.files import parse_line
 
 NEIGHBOURS = re.compile(r"knn(\d+)_neighbours")
 RAISED = re.compile(r"(few_label_\w+)_raised")
@@ -51,10 +51,7 @@ def _last_readouts(path: Path) -> dict[str, float]:
     for line in content.splitlines():
         if b'"test/' not in line:
             continue
-        try:
-            values = json.loads(line)["values"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
+        values = (parse_line(line) or {}).get("values")
         if isinstance(values, dict):
             for key, value in values.items():
                 if key.startswith("test/") and isinstance(value, int | float):

@@ -6,7 +6,6 @@ config that has changed since, was written by another version, or was never plan
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -18,7 +17,9 @@ from typing import Any
 
 from experiments.plan.sweep import covers, difference
 from experiments.store import schema
+from experiments.store.files import read_json
 from experiments.store.manifests import all_manifests
+from experiments.store.run import RunDirectory
 from experiments.store.schema import Manifest
 from moco.config import Config
 from moco.config.plain import from_plain, run_id
@@ -73,8 +74,7 @@ def _orphan(root: Path, name: str, past: tuple[str, str, int, str] | None, manif
     own = [manifest for manifest in manifests if manifest["name"] == sweep]
     label = own[0]["label"] if own else None
     try:
-        plain = json.loads((root / name / schema.CONFIG).read_text(encoding="utf-8"))
-        config: Config = from_plain(Config, plain)
+        config: Config = from_plain(Config, RunDirectory(root / name).config())
     except (OSError, ValueError, TypeError) as error:
         return Orphan(name, f"its config cannot be read: {error}", label)
     now = run_id(config)
@@ -100,8 +100,8 @@ def _orphan(root: Path, name: str, past: tuple[str, str, int, str] | None, manif
 def _command(run: Path) -> list[str]:
     """The words of the command that started it; empty if that is not known."""
     try:
-        return shlex.split(json.loads((run / schema.ENVIRONMENT).read_text(encoding="utf-8"))["command"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return shlex.split(read_json(run / schema.ENVIRONMENT)["command"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []
 
 

@@ -12,6 +12,7 @@ from analysis.ablation import ablation_table
 from analysis.frame import load_sweep, read_run
 from experiments.state.state import state_of
 from experiments.store import schema
+from experiments.store.files import line_of
 from moco.config import Evaluation
 from moco.evaluation.features import Features, Labelled
 from moco.evaluation.protocols import protocol
@@ -78,6 +79,19 @@ def test_the_last_value_of_a_journal_counts_and_a_journal_without_readouts_says_
     problems: list[str] = []
     assert baseline(tmp_path, problems) == (pytest.approx((93.05 + 94.05 + 95.05) / 3), 3)
     assert problems == []
+
+
+def test_a_line_of_the_journal_that_is_damaged_contradicts_no_result(tmp_path: Path) -> None:
+    """One digit of the line changed on the disk: its checksum is not its own any more, though it is still JSON."""
+    runs = store(tmp_path)
+    record = {"step": 100, "epoch": 10.0, "time": 1793534400.0, "values": {"test/linear_top1": 93.05}}
+    (runs[0] / schema.JOURNAL).write_text(line_of(record).replace("93.05", "33.05"))
+    problems: list[str] = []
+    assert baseline(tmp_path, problems) == (pytest.approx((93.05 + 94.05 + 95.05) / 3), 3)
+    assert problems == []
+    (runs[0] / schema.JOURNAL).write_text(line_of(record | {"values": {"test/linear_top1": 33.05}}))
+    assert baseline(tmp_path, problems) == (pytest.approx((94.05 + 95.05) / 2), 2)
+    assert problems == [f"{runs[0] / schema.RESULTS}: linear_top1 is 93.05, the journal has 33.05; not used"]
 
 
 def test_a_run_whose_results_are_empty_is_not_done(tmp_path: Path) -> None:

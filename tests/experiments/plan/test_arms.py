@@ -26,6 +26,7 @@ from experiments.plan.orphans import orphans
 from experiments.plan.sweep import Plan, Sweep, plan
 from experiments.store import schema
 from experiments.store.manifests import former_names, read_manifest
+from experiments.store.run import RunDirectory
 from experiments.store.schema import Manifest
 from moco.config import Config, Queue
 from moco.config.plain import to_plain
@@ -311,6 +312,25 @@ def test_a_run_that_an_older_program_lost_from_its_plan_is_named_by_the_arm_it_i
     assert {one.arm: one.why for one in trained} == {"a": why, "b": why}
     file.unlink()
     assert {one.why for one in orphans(tmp_path)} == {"no plan of s is in this store any more"}
+
+
+def test_runs_that_were_written_as_a_launch_writes_them_get_the_same_reasons(tmp_path: Path) -> None:
+    """With checksums in their files. A config that is damaged is named as such, whatever is left of it."""
+    first = write_manifest(tmp_path, planned({"a": 16, "b": 32}, seeds=1), "python sweeps/s.py")
+    for cell in first["cells"]:
+        run = RunDirectory(tmp_path / cell["run_id"])
+        run.create(cell["config"])
+        run.describe({"command": "python sweeps/s.py"}, "")
+    file = tmp_path / "sweeps/s@digits.json"
+    file.unlink()
+    write_manifest(tmp_path, planned({"a": 16, "c": 64}, seeds=1), "python sweeps/s.py")
+    (one,) = orphans(tmp_path)
+    assert (one.label, one.arm, one.seed, one.why) == ("s@digits", None, 0, "no arm has negatives.size = 32 now")
+    config = tmp_path / one.run_id / schema.CONFIG
+    config.write_text(config.read_text().replace('"size": 32', '"size": 64'))
+    (one,) = orphans(tmp_path)
+    assert one.why.startswith(f"its config cannot be read: {config}")
+    assert "not what its checksum says" in one.why
 
 
 def test_a_run_of_pretrain_is_no_loss(
