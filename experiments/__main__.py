@@ -23,7 +23,7 @@ from experiments.commands import (
     transfer,
     verify_resume,
 )
-from experiments.plan.parser import Parser, run_quietly_past_reader
+from experiments.plan.parser import Parser, no_room, run_quietly_past_reader
 from experiments.run.distributed import standard_error
 
 FAMILIES = (runs, look, state, arms, control, doctor, tracking, search, benchmark, transfer, verify_resume)
@@ -56,6 +56,9 @@ def main(arguments: Sequence[str], prog: str = PROG) -> int:
         return run_quietly_past_reader(lambda: options.run(options, command))
     except ValueError as error:
         print(f"error: {error}", file=standard_error())
+        return 2
+    except OSError as error:
+        print(f"error: {no_room(error)}", file=standard_error())
         return 2
 
 

@@ -23,6 +23,7 @@ from moco.config import Config, ResNet, ViT
 from moco.config.training import Speed, Train
 
 COMPILING_SECONDS = 60.0  # cold, until the first step: 53 s for ResNet-18 in parts, 56 s for ResNet-50
+NO_GPU = "no GPU is asked for here"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Way:
 
     @property
     def line(self) -> str:
-        return f"{self.speed} steps on {'the CPU' if self.device == 'cpu' else 'the GPU'}: {self.reason}"
+        on_cpu = self.device == "cpu" or self.reason == NO_GPU
+        return f"{self.speed} steps on {'the CPU' if on_cpu else 'the GPU'}: {self.reason}"
 
     def of(self, config: Config) -> Config:
         """The config with what was decided in place of `auto`."""
@@ -83,7 +85,7 @@ def decide(configs: Sequence[Config], steps: Sequence[int], *, gpus: int, proces
     if all(config.train.device == "cpu" for config in configs):
         return Way("cpu", "eager", "train.device = cpu")
     if not gpus:
-        return Way("auto", "eager", "no GPU is asked for here")
+        return Way("auto", "eager", NO_GPU)
     automatic = all(config.train.device == "auto" for config in configs)
     if automatic and processes == 1 and all(quicker_on_a_cpu(config) for config, _ in trained):
         return Way(

@@ -22,7 +22,7 @@ from experiments.commands import sweep as sweep_command
 from experiments.commands.answers import show_search, show_table
 from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, add_cluster_set, cluster_profile
-from experiments.plan.parser import AddVerb, Parser, add_set, command_line
+from experiments.plan.parser import AddVerb, Parser, add_set, command_line, no_room
 from experiments.plan.registry import baselines
 from experiments.run.cluster import Profile, cluster_named, profile_names
 from experiments.run.machine import make_slots, visible_gpus
@@ -94,6 +94,9 @@ def run(search: Search, arguments: Sequence[str], workers: Workers | None = None
         return carry_out(search, options, workers)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {no_room(error)}", file=sys.stderr)
         return 2
 
 

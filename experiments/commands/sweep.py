@@ -10,7 +10,6 @@ Exit 0: done. 1: some runs failed, they are listed with their last line. 2: wron
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import subprocess
 import sys
@@ -42,7 +41,7 @@ from experiments.launch.options import (
 from experiments.plan.by_names import with_runs_of_before
 from experiments.plan.manifest import check_file, events_of, merged, write_manifest
 from experiments.plan.orphans import orphans
-from experiments.plan.parser import Parser, add_set, command_line, script
+from experiments.plan.parser import Parser, add_set, command_line, no_room, script
 from experiments.plan.proposal import of_fixed, start
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Plan, Sweep, plan
@@ -52,19 +51,11 @@ from experiments.run.machine import share_a_gpu, slots_on_gpus, visible_gpus
 from experiments.run.provenance import check_script
 from experiments.store import schema
 from experiments.store.manifests import all_manifests
-from experiments.store.run import RunDirectory, runs_root
+from experiments.store.run import RunDirectory
 from experiments.store.secrets import without_secrets
 
 if TYPE_CHECKING:
     from experiments.launch.process import Work
-
-FREE_SOME = "free some space, or set MOCO_RUNS to another folder"
-NO_ROOM = {
-    errno.ENOSPC: FREE_SOME,
-    errno.EDQUOT: FREE_SOME,
-    errno.EROFS: "set MOCO_RUNS to a folder that can be written",
-    errno.EACCES: "set MOCO_RUNS to a folder that you may write",
-}
 
 
 def run(sweep: Sweep, arguments: Sequence[str], work: Work | None = None) -> int:
@@ -83,9 +74,7 @@ def run(sweep: Sweep, arguments: Sequence[str], work: Work | None = None) -> int
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        print(f"error: {error.filename or runs_root()}: {error.strerror}; {NO_ROOM[error.errno]}", file=sys.stderr)
+        print(f"error: {no_room(error)}", file=sys.stderr)
         return 2
 
 

@@ -86,7 +86,7 @@ def settings(config: Config, other: Config) -> list[str]:
 
 
 def _typed(value: Any) -> str:
-    return f"({','.join(map(str, value))})" if isinstance(value, list) else str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value).lower()
 
 
 def of_fixed(begun: Start, fingerprint: str, runs_of: Callable[[Config], Iterable[str]], root: Path) -> str | None:
@@ -109,10 +109,12 @@ def of_fixed(begun: Start, fingerprint: str, runs_of: Callable[[Config], Iterabl
     to_set = [each for each in settings(begun.fixed, begun.base) if not each.startswith("data.root=")]
     if base.data.fingerprint != fingerprint:
         to_set.append(f"data.fingerprint={base.data.fingerprint}")
-    runs = "1 finished run" if count == 1 else f"{count} finished runs"
+    runs, do, were = (
+        ("1 finished run", "does", "it was") if count == 1 else (f"{count} finished runs", "do", "they were")
+    )
     return (
-        f"{runs} of this baseline as it was before it looked at the images do not count here; --set {' '.join(to_set)} "
-        "is what they were made with"
+        f"{runs} of this baseline as it was before it looked at the images {do} not count here; "
+        f"--set {' '.join(to_set)} is what {were} made with"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from experiments import console
 from experiments.__main__ import main as experiments_main
 from experiments.__main__ import parser as experiments_parser
 from experiments.plan.field_list import GroupFacts, comments, groups
+from experiments.plan.parser import no_room
 from experiments.plan.registry import baselines
 from experiments.store.named import nearest
 from moco.config import SGD, Config, Data, ResNet
@@ -112,6 +115,35 @@ def test_a_slip_is_one_line_that_names_what_was_meant(
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
     assert moco(capsys, *words) == (2, "", REFUSED[words] + "\n")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/dev/full is Linux's own full disk."""
+    monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
+    (page := tmp_path / "look.html").symlink_to("/dev/full")
+    assert experiments_main(["look", "--baseline", "digits", "--out", str(page)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: No space left on device; free some space, or choose another place (runs are kept in {tmp_path / 'runs'})\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "line"),
+    [
+        (errno.EROFS, "runs/a/lock", "Read-only file system; set MOCO_RUNS to another folder"),
+        (errno.EACCES, "runs/a/lock", "Permission denied; set MOCO_RUNS to another folder"),
+        (errno.EDQUOT, "page.html", "Disk quota exceeded; free some space, or choose another place"),
+    ],
+)
+def test_of_a_disk_that_cannot_be_written_the_place_and_the_remedy_are_said(
+    number: int, file: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
+    assert no_room(OSError(number, os.strerror(number), str(tmp_path / file))) == f"{tmp_path / file}: {line}"
+    with pytest.raises(OSError, match="Is a directory"):
+        no_room(OSError(errno.EISDIR, os.strerror(errno.EISDIR)))
 
 
 def test_of_several_that_begin_so_none_is_guessed() -> None:

@@ -89,7 +89,9 @@ def test_where_nothing_is_known_steps_are_eager_and_the_reason_is_said(settings:
 
 def test_without_a_gpu_a_compiler_or_alone() -> None:
     config = cifar10_moco_v1()
-    assert decide([config], [20_000], gpus=0) == Way("auto", "eager", "no GPU is asked for here")
+    without = decide([config], [20_000], gpus=0)
+    assert without == Way("auto", "eager", "no GPU is asked for here")
+    assert without.line == "eager steps on the CPU: no GPU is asked for here"
     assert on_a_gpu(config, processes=4).speed == "compiled"  # graphs are for one process
     assert on_a_gpu(apply(config, ["train.device=cpu"])).device == "cpu"
     with pytest.MonkeyPatch.context() as patch:

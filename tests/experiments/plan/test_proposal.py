@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,20 @@ def test_the_line_says_what_set_can_change_and_set_wins(root: Path) -> None:
     assert apply(baseline_config("folder"), [*said, *given]) == begun.base, "the line is what --set would have to say"
 
 
+def typed(words: str) -> list[str]:
+    """The words of a command as a shell passes them on. Oracle: sh itself."""
+    command = ["sh", "-c", f"printf '%s\\n' {words}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_what_is_said_to_set_can_be_typed() -> None:
+    """A head without hidden layers is an empty tuple."""
+    ours, theirs = apply(folder(), ["head.hidden=", "augment.crop_scale=0.3,0.9"]), folder()
+    said = settings(ours, theirs)
+    assert said == ["augment.crop_scale=0.3,0.9", "head.hidden="]
+    assert apply(theirs, typed(" ".join(said))) == ours
+
+
 def test_the_device_decides_unless_it_is_said(root: Path) -> None:
     there = start("folder", [f"data.root={root}"], gpu=True).base
     here = start("folder", [f"data.root={root}", "train.device=cpu"], gpu=True).base
@@ -149,8 +164,9 @@ def test_finished_runs_of_before_are_named_with_the_settings_that_make_them(
     said = of_fixed(begun, data.fingerprint, run_ids, runs)
     assert said is not None
     assert said.startswith(
-        "1 finished run of this baseline as it was before it looked at the images do not count here; "
+        "1 finished run of this baseline as it was before it looked at the images does not count here; "
     )
-    to_set = said.partition("--set ")[2].partition(" is what they")[0].split()
+    assert said.endswith(" is what it was made with")
+    to_set = typed(said.partition("--set ")[2].partition(" is what it was")[0])
     again = start("folder", [*given, *to_set], gpu=False).base
     assert run_id(replace(again, data=resolve(again.data))) == run.run_id
