@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from moco.config import Config, Data
-from moco.data.folder import Listing, list_folder
+from moco.data.folder import Listing, at_home, list_folder
 from moco.data.folder import known_by as known_by
 from moco.data.folder import shown as shown
 from moco.data.holdout import held_out, quotas
@@ -96,8 +96,8 @@ def evaluation_resize(image_size: int) -> int:
 def root_of(data: Data) -> Path:
     """Where downloads are kept: `data.root`, else $MOCO_DATA, else ~/.cache/moco (ImageNet: its folder imagenet)."""
     if data.root:
-        return Path(data.root).expanduser().absolute()
-    shared = Path(os.environ.get("MOCO_DATA") or "~/.cache/moco").expanduser().absolute()
+        return at_home(Path(data.root), "data.root").absolute()
+    shared = at_home(Path(os.environ.get("MOCO_DATA") or "~/.cache/moco"), "MOCO_DATA").absolute()
     return shared / facts.folder if (facts := sets().get(data.name)) else shared
 
 

@@ -7,6 +7,7 @@ rewritten with its old size and time is hashed again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -14,6 +15,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,8 @@ SETTLED_NS = (
 HEADER = b"moco contents 1\n"
 ENTRY = struct.Struct("<QQqq16s")  # inode, size, time of the contents, time of the inode; 16 bytes of the sha256
 GONE, CLOSED = b"nothing there".ljust(16), b"cannot be read".ljust(16)  # decoding will report such a file by name
+
+NO_CACHE = Path(os.devnull) / "no home directory"
 
 Key = tuple[int, int, int, int]
 
@@ -49,41 +53,77 @@ def contents_of(root: Path, files: Sequence[str], links: Sequence[str] = ()) -> 
     `links`: to folders, relative to `root`; they count for `changed_ns` only.
     """
     cache = cache_folder() / f"contents-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
-    known, began = _read(cache), time.time_ns()
+    began = time.time_ns()
     paths = [f"{root}/{file}" for file in files]
     keys = [_key(path) for path in paths]
     times = [moment for key, link in keys for moment in (key[3] if key else 0, link)]
     times += [os.lstat(path).st_ctime_ns for path in (root, *(root / link for link in links)) if path.is_symlink()]
-    digests: dict[int, bytes] = {}
-    missing = []
-    for position, (key, _) in enumerate(keys):
-        if key is None:
-            digests[position] = GONE
-        elif (digest := known.get(key)) is not None:
-            digests[position] = digest
-        else:
-            missing.append(position)
+    known = _read(cache)
+    if all(key is None or key in known for key, _ in keys):
+        digests = [known[key] if key else GONE for key, _ in keys]
+    else:
+        with _one_at_a_time(cache):
+            digests = _remembering(root, paths, [key for key, _ in keys], cache, began)
+    whole = hashlib.sha256()
+    for file, digest in zip(files, digests, strict=True):
+        whole.update(os.fsencode(file) + b"\0" + digest)
+    return Contents(whole.hexdigest()[:DIGITS], max(times, default=0))
+
+
+def _remembering(root: Path, paths: Sequence[str], keys: Sequence[Key | None], cache: Path, began: int) -> list[bytes]:
+    """The digest of each file, of those that the cache lacks from the file itself; then the cache has them too.
+
+    `began`: nanoseconds since 1970, before the keys were taken.
+    """
+    known = _read(cache)  # again: another process may have filled it meanwhile
+    missing = [position for position, key in enumerate(keys) if key is not None and key not in known]
+    digests = [known.get(key, GONE) if key else GONE for key in keys]
     for position, digest in zip(missing, _hashed(root, [paths[p] for p in missing]), strict=True):
         digests[position] = digest
     fresh = {
         key: digests[position]
         for position in missing
-        if (key := keys[position][0]) and began - key[3] > SETTLED_NS and digests[position] != CLOSED
+        if (key := keys[position]) and began - key[3] > SETTLED_NS and digests[position] != CLOSED
     }
     if fresh:
-        present = {key: known[key] for key, _ in keys if key in known}
+        present = {key: known[key] for key in keys if key in known}
         # Copies on other machines under the same path keep their entries, as long as they are no more than these.
         others = {key: known[key] for key in known if key not in present} if len(known) <= 2 * len(keys) else {}
         _write(cache, {**others, **present, **fresh})
-    whole = hashlib.sha256()
-    for position, file in enumerate(files):
-        whole.update(os.fsencode(file) + b"\0" + digests[position])
-    return Contents(whole.hexdigest()[:DIGITS], max(times, default=0))
+    return digests
+
+
+@contextmanager
+def _one_at_a_time(cache: Path) -> Iterator[None]:
+    """Of the processes that would hash the same folder, as the ranks of a run, one does; the others find what it has kept.
+
+    The kernel frees the lock of one that dies. Where nothing can be locked, each hashes for itself.
+    """
+    lock = cache.with_name(f".{cache.name}.lock")
+    with ExitStack() as held:
+        with suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(lock.open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            held.callback(_removed, lock)
+        yield
+
+
+def _removed(lock: Path) -> None:
+    with suppress(OSError):
+        lock.unlink()
 
 
 def cache_folder() -> Path:
-    """Where what is known of data is kept between runs: $XDG_CACHE_HOME/moco, else ~/.cache/moco."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "moco"
+    """Where what is known of data is kept between runs: $XDG_CACHE_HOME/moco, else ~/.cache/moco.
+
+    A folder that cannot be made where there is no home: nothing is found in it, and that nothing is kept is said.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return cache.expanduser() / "moco"
+    except RuntimeError:  # a user without a home, as in a container that was given a number for one
+        return NO_CACHE
 
 
 def _key(path: str) -> tuple[Key | None, int]:

@@ -63,6 +63,14 @@ class _Walk:
     loops: list[str] = field(default_factory=list)
 
 
+def at_home(path: Path, said: str) -> Path:
+    """With `~` written out. Raises ValueError, naming the setting, for a user without a home directory."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{said} = {shown(path)}: no home directory is known for ~; write the path in full") from None
+
+
 def list_folder(root: Path, *, compare: KnownBy = "contents") -> Listing:
     """Lists a folder. Subfolders of a class belong to it, links to folders are followed; hidden files are left out, files that
     are no images by their name are counted.
@@ -74,7 +82,7 @@ def list_folder(root: Path, *, compare: KnownBy = "contents") -> Listing:
     Raises ValueError, one line, for a missing folder, train/ or val/, no class folder, a class without an image file,
     and a class in val/ that train/ lacks.
     """
-    root = root.expanduser().absolute()
+    root = at_home(root, "data.root").absolute()
     if not root.is_dir():
         raise ValueError(f"data.root = {shown(root)}: no such folder; {LAYOUT}")
     walk = _Walk(first_rules=compare == "names")

@@ -38,7 +38,9 @@ class Stopped(Exception):
 class Progress:
     """The parts of a run's readouts that are finished, and the loop at work. `of`: a file that says otherwise is not used.
 
-    In a run of several processes each has one; `stop` gives all the same answer, and rank 0 writes the file.
+    In a run of several processes each has one, made by all at the same moment; `stop` gives all the same answer, and rank 0
+    writes the file. Where not all read the same, as on a disk that shows one node an old file, all begin anew: a process
+    that skipped a part would leave the others waiting for it.
     """
 
     def __init__(
@@ -51,6 +53,10 @@ class Progress:
         self.seconds = 0.0  # that earlier attempts spent
         if os.path.lexists(path):
             self._read(device)
+        own = [sorted(self.parts), self.seconds]  # the seconds grow with every save
+        if distributed.agree(own != distributed.from_first(own)):
+            LOGGER.warning("%s: not the same for all processes; the readouts are begun anew", path)
+            self.parts, self.seconds = {}, 0.0
 
     def _read(self, device: Any) -> None:
         try:

@@ -104,6 +104,13 @@ def test_what_processes_tell_each_other(both: Both) -> None:
         assert found["first"] == {"rank": 0}
 
 
+def test_readouts_go_on_only_where_all_processes_have_read_the_same(both: Both) -> None:
+    """Otherwise one would skip a part in which the other waits for it."""
+    anew = [{}, 0.0]
+    expected = {"alike": [{"part": 1.0}, 2.0], "an earlier epoch": anew, "a part less": anew, "no file": anew}
+    assert both.found("kept readouts") == [expected, expected]
+
+
 def slow_norm(name: str) -> dict[str, Tensor]:
     """By torch's BatchNorm, on each part of the whole batch; its running statistics move by the mean over the parts."""
     shape = two.NORMS[name][1]

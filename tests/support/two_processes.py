@@ -24,13 +24,14 @@ from experiments.plan.configs import create
 from experiments.run import distributed as ranks
 from experiments.run.worker import attempt
 from experiments.store.run import RunDirectory
-from moco import distributed, methods
+from moco import checkpoint, distributed, methods
 from moco.batchnorm import local_statistics, norm_of_parts, norm_of_whole
 from moco.config import SGD, Augment, Config, Data, Head, InfoNCE, MemoryBank, Predictor, Queue
 from moco.data import load
 from moco.data.loader import Batches
 from moco.evaluation.features import Labelled, extract
 from moco.evaluation.knn import knn_scores
+from moco.evaluation.pauses import Progress
 from moco.randomness import generator
 from moco.trainer import Trainer
 from tests.support.stand_in_runs import ROOT
@@ -211,6 +212,23 @@ def collectives() -> dict[str, Any]:
     }
 
 
+def kept_readouts(folder: Path) -> dict[str, Any]:
+    """What is used of files that both processes see alike, that rank 1 sees as of an earlier save, or does not see."""
+    r, used = distributed.rank(), {}
+    for name, parts, seconds in (
+        ("alike", ["part"], 2.0),
+        ("an earlier epoch", ["part"], 2.0 - r),
+        ("a part less", ["part", "other"][: 2 - r], 2.0),
+        ("no file", ["part"][: 1 - r], 2.0),
+    ):
+        path = folder / f"{name} {r}.pt"
+        if parts:
+            checkpoint.save({"of": {"step": 1}, "parts": dict.fromkeys(parts, 1.0), "seconds": seconds}, path)
+        progress = Progress(path, lambda: False, {"step": 1})
+        used[name] = [progress.parts, progress.seconds]
+    return used
+
+
 def short_run() -> Config:
     """For the worker: three epochs of five steps, a look after each."""
     config = tiny_methods()["moco_v1"]
@@ -281,6 +299,7 @@ def main(folder: Path) -> None:
     with distributed.group("cpu"):
         found = {
             "collectives": collectives(),
+            "kept readouts": kept_readouts(folder),
             "norms": {name: normalised(name) for name in NORMS},
             "views": {(s, m): views(folder / "images", s, m) for s in (False, True) for m in (False, True)},
             "readouts": read_out(),

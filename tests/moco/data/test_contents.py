@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from PIL import Image
 
 from moco.config import Data
 from moco.data import contents, load, resolve
-from moco.data.catalog import known_by_names, last_change_ns
+from moco.data.catalog import known_by_names, last_change_ns, root_of
 from moco.data.contents import contents_of
 from moco.data.folder import FIRST_EXTENSIONS, list_folder
 from tests.support.data_files import break_file, picture, write_folder
+from tests.support.stand_in_runs import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +197,42 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(
     (tmp_path / "a file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
     assert fingerprint(root) == right
+
+
+def test_without_a_home_directory_nothing_is_remembered(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    age(root)
+    right = fingerprint(root)
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-this-name/cache")  # as ~ is for a user who is in no list of users
+    assert fingerprint(root) == right
+    assert "no home directory" in caplog.text
+    monkeypatch.setenv("MOCO_DATA", "~nobody-of-this-name/data")
+    with pytest.raises(ValueError, match=r"^MOCO_DATA = ~nobody-of-this-name/data: no home directory is known for ~; "):
+        root_of(Data(name="cifar10"))
+
+
+def test_of_two_processes_one_hashes_and_the_other_takes_what_it_has_kept(root: Path, tmp_path: Path) -> None:
+    """The first is played here: it holds the lock, and remembers another digest of one file than the file has. Oracle: the
+    fingerprint with that digest, which no one who reads the files comes to."""
+    age(root)
+    right, (cache,) = fingerprint(root), (tmp_path / "cache" / "moco").iterdir()
+    content = cache.read_bytes()
+    other = content[:-1] + bytes([content[-1] ^ 1])
+    cache.write_bytes(other)
+    expected = fingerprint(root)
+    assert expected != right
+    cache.unlink()
+    lock = cache.with_name(f".{cache.name}.lock")
+    with ThreadPoolExecutor(1) as second, lock.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        answer = second.submit(fingerprint, root)
+        inode = f":{lock.stat().st_ino} "
+        wait_until(lambda: any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()))
+        cache.write_bytes(other)
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert answer.result() == expected
+    assert list(cache.parent.iterdir()) == [cache]
 
 
 def test_missing_and_closed_files_count_by_name(root: Path) -> None:
