@@ -25,7 +25,7 @@ from experiments.tracking.lookup import run_id_of
 from moco.errors import Diverged
 
 EVALUATE = """A run, and each finished run of a sweep, gains the readouts that it lacks: in its journal, results.json,
-MLflow and the tables. Of a file the readouts are only printed."""
+MLflow and the tables. Of a file the readouts are only printed. Images that have moved: --set data.root=DIR."""
 
 
 def register(add: AddVerb) -> None:

@@ -35,6 +35,7 @@ from experiments.store.journal import last_values
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import host
 from moco.config import Config, Data
+from moco.data.catalog import FOLDER
 from moco.evaluation.hits import hits_of
 
 if TYPE_CHECKING:
@@ -73,12 +74,13 @@ def evaluate_weights(
     base: Config | None = None,
     device: str | None = None,
     reading: Reading = NOTHING_SAID,
+    moved_to: Path | None = None,
 ) -> Iterator[tuple[str, ProtocolReadouts]]:
     """Yield each protocol with its readouts of a file of weights or a run directory. Several processes share the work.
 
     The features are extracted once for all protocols. base: the config whose images are used, needed for a file of
-    another tool; reading: what the user says about the file. Raises ValueError for a path without weights, a file that is
-    not recognised and an unknown protocol,
+    another tool; reading: what the user says about the file; moved_to: where its own images are now. Raises ValueError for
+    a path without weights, a file that is not recognised, other images in `moved_to` and an unknown protocol,
     and BackboneMovedError instead of the readouts of a protocol that changed the network.
     """
     from moco.distributed import group
@@ -91,6 +93,8 @@ def evaluate_weights(
     config, query_of = weights(weights_file(path), base, reading)
     if device is not None:
         config = replace(config, train=replace(config.train, device=device))
+    if base is None:
+        config = replace(config, data=_own_images(config.data, moved_to))
     data = images(config.data)
     query = query_of(len(data.classes)).to(choose_device(config.train.device))
     with group(config.train.device):
@@ -100,6 +104,22 @@ def evaluate_weights(
                 values, by_epoch = curves(dict(run(features, config.evaluation, config.train.seed)))
             yield name, ProtocolReadouts(values, by_epoch, time.monotonic() - began, config.train.device)
             began = time.monotonic()
+
+
+def _own_images(data: Data, moved_to: Path | None) -> Data:
+    """The images that the network was trained on, at the place where they are now; whether they are the same is checked
+    when they are loaded. Raises ValueError where that could not be told, and for a folder that is gone."""
+    if moved_to is None:
+        if data.name == FOLDER and data.root and not Path(data.root).exists():
+            raise ValueError(
+                f"data.root = {data.root}: not there any more; if the images have moved, add --set data.root=DIR"
+            )
+        return data
+    if data.name == FOLDER and not data.fingerprint:
+        raise ValueError(
+            f"--set data.root={moved_to}: the config has no fingerprint that would tell its images from others"
+        )
+    return replace(data, root=str(moved_to))
 
 
 @lru_cache(maxsize=1)
@@ -140,12 +160,18 @@ def known(run: RunDirectory) -> dict[str, float]:
 
 
 def evaluate_run(
-    path: Path, protocols: Sequence[str], device: str | None = None, *, wait: bool = False
+    path: Path,
+    protocols: Sequence[str],
+    device: str | None = None,
+    moved_to: Path | None = None,
+    *,
+    wait: bool = False,
 ) -> dict[str, float | None]:
     """Evaluate the run by the protocols that it lacks, and add the readouts of each as soon as they are there.
 
     Returns the new values. Of several processes all compute and rank 0 writes. Raises ValueError for a run that is not
-    done or was trained again meanwhile, and Busy if another process evaluates it; `wait` waits for that one instead.
+    done or was trained again meanwhile, and for images in `moved_to` that are not its own, and Busy if another process
+    evaluates it; `wait` waits for that one instead.
     """
     run = check_done(path)
     with evaluating(run, wait=wait), _logged(run):
@@ -154,7 +180,7 @@ def evaluate_run(
             complete(run)
             return {}
         stamp, new = _stamp(run), dict[str, float | None]()
-        for name, evaluation in evaluate_weights(path, todo, device=device):
+        for name, evaluation in evaluate_weights(path, todo, device=device, moved_to=moved_to):
             if distributed.rank() == 0:
                 add_readouts(run, evaluation, [name], stamp)
             new |= evaluation.last()

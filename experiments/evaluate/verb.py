@@ -64,6 +64,7 @@ class EvaluateOptions:
     max_parallel: int | None
     device: str | None
     reading: Reading  # of a file of weights
+    moved_to: Path | None = None  # where the run's own images are now
 
     @staticmethod
     def of(given: argparse.Namespace) -> EvaluateOptions:
@@ -72,11 +73,8 @@ class EvaluateOptions:
         for name in protocols:
             readouts_of(name)
         reading, settings = Reading.of(given, given.set)
-        if settings and not given.baseline:
-            raise ValueError(
-                "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned"
-            )
         base = base_configs(given.baseline, settings)[0] if given.baseline else None
+        moved_to = None if given.baseline else _moved_to(settings)
         profile = cluster_profile(given.cluster or LOCAL, settings=given.cluster_set)
         return EvaluateOptions(
             given.target,
@@ -89,7 +87,21 @@ class EvaluateOptions:
             given.max_parallel,
             given.device,
             reading,
+            moved_to,
         )
+
+
+def _moved_to(settings: Sequence[str]) -> Path | None:
+    """The folder of `data.root=DIR`, which may be said of a run too. Raises ValueError for any other field."""
+    fields = dict([part.strip() for part in one.partition("=")[::2]] for one in settings)
+    if fields.keys() - {"data.root"}:
+        raise ValueError(
+            "--set: changes what --baseline NAME says, and there is none; a run is judged as it was planned, and only "
+            "data.root=DIR, where its images are now, may be said"
+        )
+    if fields.get("data.root") == "":
+        raise ValueError("--set data.root=: name the folder where the images are now")
+    return Path(fields["data.root"]).absolute() if fields else None
 
 
 def evaluate(given: argparse.Namespace, show_table: ShowTable) -> int:
@@ -126,7 +138,7 @@ def _only_here(options: EvaluateOptions) -> None:
 def _file(path: Path, options: EvaluateOptions) -> int:
     """Print the readouts of a file of weights, each protocol's as soon as they are there; nothing is written."""
     _only_here(options)
-    given = path, options.protocols, options.base, options.device, options.reading
+    given = path, options.protocols, options.base, options.device, options.reading, options.moved_to
     try:
         for _, evaluated in evaluate_weights(*given):
             if distributed.rank() == 0:
@@ -145,7 +157,7 @@ def _run(path: Path, options: EvaluateOptions) -> int:
     run = check_done(path)
     before = known(run)
     try:
-        new = evaluate_run(path, options.protocols, options.device)
+        new = evaluate_run(path, options.protocols, options.device, options.moved_to)
     except BaseException as error:
         return _cut_short(run, before, error, options.place)
     if distributed.rank():
@@ -202,6 +214,10 @@ def _sweep(found: Sequence[Found], options: EvaluateOptions, show_table: ShowTab
         )
     if options.device and profile is not None:
         raise ValueError(f"--device {options.device}: on a cluster a run is judged as it was trained; leave it out")
+    if options.moved_to and profile is not None:
+        raise ValueError(
+            f"--set data.root={options.moved_to}: judge the runs here; jobs of a cluster take it from the run"
+        )
     if options.max_parallel is not None and options.max_parallel < 1:
         raise ValueError(f"--max-parallel {options.max_parallel}: must be at least 1")
     done = _finished(root, found)
@@ -242,7 +258,11 @@ def _finished(root: Path, found: Sequence[Found]) -> list[Found]:
 
 def _evaluate_all(label: str, names: dict[str, str], paths: Sequence[Path], options: EvaluateOptions) -> int:
     slots = make_slots(options.max_parallel, len(paths), use_gpus=options.device != "cpu")
-    pool, failed, evaluated = EvaluationPool(slots, report, (options.protocols, options.device)), {}, 0
+    pool, failed, evaluated = (
+        EvaluationPool(slots, report, (options.protocols, options.device, options.moved_to)),
+        {},
+        0,
+    )
     with Progress(label, names, options.protocols) as view:
         outcomes = pool.outcomes(paths)
         try:

@@ -45,6 +45,8 @@ def weights_file(path: Path) -> Path:
     """`encoder.pt` of a run directory, or the file itself."""
     file = path / schema.ENCODER if path.is_dir() else path
     if not file.exists():
+        if path.is_dir() and not (path / schema.CONFIG).exists():
+            raise ValueError(f"{path}: a folder, but no run directory: it has no {schema.CONFIG}; name a run or a file")
         state = "the run is not done" if path.is_dir() else "no such file"
         raise ValueError(f"{file}: not there, {state}")
     return file

@@ -12,13 +12,15 @@ from experiments.store import schema
 from experiments.store.run import Busy
 
 
-def report(path: Path, protocols: Sequence[str], device: str | None = None, *, wait: bool = False) -> dict[str, Any]:
+def report(
+    path: Path, protocols: Sequence[str], device: str | None = None, moved_to: Path | None = None, *, wait: bool = False
+) -> dict[str, Any]:
     """The run with its new readouts (`values`), or with what went wrong (`error`): one bad run must not end a sweep.
 
     `wait`: for another process that evaluates the run, instead of an error.
     """
     try:
-        return {"run": str(path), "values": evaluate_run(path, protocols, device, wait=wait)}
+        return {"run": str(path), "values": evaluate_run(path, protocols, device, moved_to, wait=wait)}
     except (ValueError, Busy) as error:
         return {"run": str(path), "error": str(error)}
     except Exception as error:  # its traceback is in the run's log

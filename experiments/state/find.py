@@ -48,19 +48,22 @@ def find(root: Path, text: str, arm: str | None = None, *, tracked: Tracked | No
 
     Raises ValueError if there is none, with the nearest name.
     """
-    if arm is None and (trial := split_trial(text)) is not None and sweeps_named(root, trial[0]):
+    if arm is None and (trial := split_trial(text)) is not None and (there := sweeps_named(root, trial[0])):
+        if "study" not in there[0]:
+            raise ValueError(f"{text}: {trial[0]} is a sweep, which has arms, not numbered trials; {_arms_of(there[0])}")
         text, arm = trial
     everything = list(_known(root))
     found = (
         _of_sweep(root, text)
         or [run for run in everything if _matches(root, run, text)]
         or _of_former_name(root, text)
+        or _of_the_past(root, text)
         or _of_mlflow(root, text, tracked)
     )
     if not found:
         near = _near(root, text, everything)
         raise ValueError(f"{text}: no sweep, arm, run, job or MLflow run of that name in {root}{near}")
-    return found if arm is None else _of_arm(found, text, arm)
+    return found if arm is None else _of_arm(root, found, text, arm)
 
 
 def sweeps_named(root: Path, name: str) -> list[Manifest]:
@@ -68,12 +71,23 @@ def sweeps_named(root: Path, name: str) -> list[Manifest]:
     return named(all_manifests(root), name)
 
 
-def _of_arm(found: Sequence[Found], text: str, arm: str) -> list[Found]:
-    chosen = [run for run in found if run.arm is not None and arm in (run.arm, run.arm.replace(" ", "-"))]
+def _of_arm(root: Path, found: Sequence[Found], text: str, arm: str) -> list[Found]:
+    chosen = [run for run in found if run.arm is not None and _is_called(run.arm, arm)]
+    past = [run for manifest in sweeps_named(root, text)[:1] for run in past_of(manifest)]
+    chosen = chosen or [run for run in past if run.arm is not None and _is_called(run.arm, arm)]
     if not chosen:
         arms = list(dict.fromkeys(run.arm for run in found if run.arm))
         raise ValueError(f"{arm}: no such arm in {text}; its arms are {', '.join(arms) or 'none'}")
     return chosen
+
+
+def _is_called(name: str, text: str) -> bool:
+    """`random-init` stands for the name with a space."""
+    return text in (name, name.replace(" ", "-"))
+
+
+def _arms_of(manifest: Manifest) -> str:
+    return f"its arms are {', '.join(manifest['arms']) or 'none'}"
 
 
 def _of_sweep(root: Path, text: str) -> list[Found]:
@@ -88,6 +102,21 @@ def _of_former_name(root: Path, text: str) -> list[Found]:
         for run in cells_of(manifest)
         if run.arm is not None and text in former_names(manifest, run.arm)
     ]
+
+
+def _of_the_past(root: Path, text: str) -> list[Found]:
+    """The runs of an arm that was dropped, or that its sweep has no more: they count in no table, and are on the disk."""
+    return [run for manifest in all_manifests(root) for run in past_of(manifest) if run.arm == text]
+
+
+def past_of(manifest: Manifest) -> list[Found]:
+    """The runs of arms that a sweep once had, each once."""
+    runs = {
+        run: Found(run, manifest["label"], one["arm"], int(seed))
+        for one in manifest.get("past", [])
+        for seed, run in one["runs"].items()
+    }
+    return list(runs.values())
 
 
 def cells_of(manifest: Manifest) -> list[Found]:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -28,20 +29,23 @@ from experiments.evaluate import add
 from experiments.evaluate.add import ProtocolReadouts, evaluate_run, headlines, known, missing
 from experiments.evaluate.pool import EvaluationPool, Outcome
 from experiments.evaluate.worker import report
-from experiments.plan.configs import config_of
+from experiments.plan.configs import config_of, create
 from experiments.run.machine import Slot
+from experiments.run.worker import attempt
 from experiments.state.state import state_of
 from experiments.store import metrics, schema
 from experiments.store.run import RunDirectory
 from experiments.store.states import is_alive
 from experiments.tracking.mirror import Sent, mirror_of
 from moco import checkpoint
-from moco.config import Evaluation
-from moco.data import load
+from moco.config import Data, Evaluation, Queue
+from moco.config.plain import run_id
+from moco.data import load, resolve
 from moco.evaluation.features import Features, extract_all
 from moco.evaluation.protocols import PROTOCOLS, Metric, Protocol
 from moco.evaluation.scores import score
 from moco.model import build_query
+from tests.support.data_files import write_folder
 from tests.support.judged_runs import LABEL, Evaluate, base, copied, evaluate, finished, planned
 from tests.support.stand_in_judge import FINE, judge, judge_with_pid
 from tests.support.stand_in_runs import ROOT, listening, wait_until
@@ -492,6 +496,8 @@ WRONG = [
         "protocol retreival: there is no such protocol, the choices are linear, knn,",
     ),
     (["judged", "--set", "train.epochs=1"], "--set: changes what --baseline NAME says, and there is none"),
+    (["judged", "--set", "data.root="], "--set data.root=: name the folder where the images are now"),
+    ([str(ROOT)], f"{ROOT}: a folder, but no run directory: it has no config.json; name a run or a file"),
     (["judged", "--baseline", "digits"], "--baseline digits: gives images to one file or run; judged names 3"),
     (["judged", "--max-parallel", "0"], "--max-parallel 0: must be at least 1"),
     (["judgd"], "judgd: no sweep, arm, run, job or MLflow run of that name in "),
@@ -512,6 +518,36 @@ def test_bad_input_is_one_line_exit_2_and_nothing_is_begun(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_a_run_whose_images_have_moved_is_judged_where_they_are_and_on_no_others(
+    tmp_path: Path, evaluate: Evaluate
+) -> None:
+    """Oracle: the same run, copied, with its images in their old place."""
+    there, root = tmp_path / "images", tmp_path / "runs"
+    write_folder(there, per_class=23)
+    evaluate.patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = replace(base(), train=replace(base().train, batch_size=16), negatives=Queue(32))
+    config = replace(small, data=resolve(Data(name="folder", root=str(there), image_size=8)))
+    made = RunDirectory(root / run_id(config))
+    create(made, config)
+    assert attempt(made.path) == schema.DONE
+    shutil.copytree(root, tmp_path / "unmoved")
+    evaluate(tmp_path / "unmoved", made.run_id, "--protocol", "retrieval")
+    expected = known(RunDirectory(tmp_path / "unmoved" / made.run_id))
+    moved, other = there.rename(tmp_path / "elsewhere"), tmp_path / "other"
+    write_folder(other, per_class=24)
+    words = (made.run_id, "--protocol", "retrieval")
+    gone = evaluate(root, *words, code=2).err
+    assert (
+        gone == f"error: data.root = {there}: not there any more; if the images have moved, add --set data.root=DIR\n"
+    )
+    assert (
+        f"data.root = {other}: its files changed" in evaluate(root, *words, "--set", f"data.root={other}", code=2).err
+    )
+    assert missing(made, ["retrieval"]) == ["retrieval"]
+    evaluate(root, *words, "--set", f"data.root={moved}")
+    assert known(made) == expected
 
 
 def test_headlines_are_in_the_order_that_was_asked_for() -> None:
