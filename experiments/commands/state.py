@@ -294,6 +294,8 @@ def _run_lines(root: Path, run: Found) -> Iterator[str]:
     yield "  ".join(dict.fromkeys(filter(None, [run.run_id, run.name, run.label])))
     if run.label is None:
         yield from (f"  in no table: {one.why}" for one in orphans(root) if one.run_id == run.run_id)
+    if run.past is not None:
+        yield f"  in no table: {run.past}"
     for name, value in asdict(state).items():
         if value not in (None, False):
             yield f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}"

@@ -29,12 +29,16 @@ ANY = (
 
 @dataclass(frozen=True)
 class Found:
-    """A run, with the first sweep that planned it; arm and seed are those of that sweep."""
+    """A run, with the first sweep that planned it; arm and seed are those of that sweep.
+
+    `past`: why it stands in no table, of an arm that the sweep had once; else None.
+    """
 
     run_id: str
     label: str | None
     arm: str | None
     seed: int | None
+    past: str | None = None
 
     @property
     def name(self) -> str:
@@ -50,7 +54,9 @@ def find(root: Path, text: str, arm: str | None = None, *, tracked: Tracked | No
     """
     if arm is None and (trial := split_trial(text)) is not None and (there := sweeps_named(root, trial[0])):
         if "study" not in there[0]:
-            raise ValueError(f"{text}: {trial[0]} is a sweep, which has arms, not numbered trials; {_arms_of(there[0])}")
+            raise ValueError(
+                f"{text}: {trial[0]} is a sweep, which has arms, not numbered trials; {_arms_of(there[0])}"
+            )
         text, arm = trial
     everything = list(_known(root))
     found = (
@@ -112,7 +118,7 @@ def _of_the_past(root: Path, text: str) -> list[Found]:
 def past_of(manifest: Manifest) -> list[Found]:
     """The runs of arms that a sweep once had, each once."""
     runs = {
-        run: Found(run, manifest["label"], one["arm"], int(seed))
+        run: Found(run, manifest["label"], one["arm"], int(seed), one["why"])
         for one in manifest.get("past", [])
         for seed, run in one["runs"].items()
     }
@@ -183,6 +189,7 @@ def _embedded(database: Path, mlflow_id: str) -> set[str]:
 
 def _near(root: Path, text: str, known: Sequence[Found]) -> str:
     names = {m[key] for m in all_manifests(root) for key in ("name", "label")} | {run.arm for run in known if run.arm}
+    names |= {one["arm"] for manifest in all_manifests(root) for one in manifest.get("past", [])}
     if (near := nearest(text, sorted(names))) is not None:
         return f"; did you mean {near}?"
     return (

@@ -24,6 +24,7 @@ from experiments.plan.baselines import digits
 from experiments.plan.manifest import change, check_file, events_of, write_manifest
 from experiments.plan.orphans import orphans
 from experiments.plan.sweep import Plan, Sweep, plan
+from experiments.state.find import Found, find
 from experiments.store import schema
 from experiments.store.manifests import former_names, read_manifest
 from experiments.store.run import RunDirectory
@@ -312,6 +313,38 @@ def test_a_run_that_an_older_program_lost_from_its_plan_is_named_by_the_arm_it_i
     assert {one.arm: one.why for one in trained} == {"a": why, "b": why}
     file.unlink()
     assert {one.why for one in orphans(tmp_path)} == {"no plan of s is in this store any more"}
+
+
+def test_the_runs_of_a_dropped_arm_are_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the run ids of the plan before. An arm of today comes before one of the past that had its name."""
+    monkeypatch.setenv("MOCO_RUNS", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    written = write_manifest(tmp_path, planned(seeds=2), "python sweeps/s.py")
+    train(tmp_path, written)
+    runs = [Found(c["run_id"], "s@digits", "K=64", c["seed"]) for c in written["cells"] if c["arm"] == "K=64"]
+    assert find(tmp_path, "K=64") == find(tmp_path, "s", "K=64") == runs
+    arms.drop(tmp_path, "s@digits", "K=64")
+    dropped = [replace(run, past="dropped by hand") for run in runs]
+    assert find(tmp_path, "K=64") == find(tmp_path, "s", "K=64") == dropped
+    assert all(run.arm != "K=64" for run in find(tmp_path, "s"))
+    assert experiments(["find", "K=64"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{run.run_id}  done       {run.name}  s@digits\n" in said for run in runs)
+    assert "s@digits  K=64 seed 0, 1  dropped by hand" in said
+    assert experiments(["status", "K=64"]) == 0
+    assert capsys.readouterr().out.count("  in no table: dropped by hand\n") == 2
+    arms.rename(tmp_path, "s@digits", "K=32", "K=64")
+    assert {run.past for run in find(tmp_path, "K=64")} == {None}
+
+
+def test_a_sweep_has_no_trials(tmp_path: Path) -> None:
+    write_manifest(tmp_path, planned(), "python sweeps/s.py")
+    with pytest.raises(
+        ValueError, match=r"^s#0: s is a sweep, which has arms, not numbered trials; its arms are K=16, K="
+    ):
+        find(tmp_path, "s#0")
 
 
 def test_runs_that_were_written_as_a_launch_writes_them_get_the_same_reasons(tmp_path: Path) -> None:
