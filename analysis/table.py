@@ -15,6 +15,7 @@ import polars as pl
 from analysis.images import OverImages
 from analysis.stats import Comparison
 from experiments.store import metrics, schema
+from experiments.store.named import nearest
 from experiments.store.schema import Manifest
 from experiments.store.summary import Summary
 
@@ -194,5 +195,6 @@ def by_seed(cells: Cells, readout: str) -> dict[int, float]:
 
 def check_readout(readout: str) -> str:
     if readout not in schema.READOUTS:
-        raise ValueError(f"readout {readout!r}: not one of {', '.join(schema.READOUTS)}")
+        meant = f"did you mean {near}? " if (near := nearest(readout, schema.READOUTS)) else ""
+        raise ValueError(f"readout {readout!r}: {meant}not one of {', '.join(schema.READOUTS)}")
     return readout

@@ -11,6 +11,7 @@ The longer commands stay; each verb here has the flags and exit codes it has the
 from __future__ import annotations
 
 import runpy
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -107,6 +108,11 @@ def sweep(rest: Sequence[str]) -> int:
         print("\n".join(paragraph(f"NAME is one of {', '.join(known)}. `moco sweep NAME --help` lists the flags.")))
         return 0
     name, *flags = rest
+    if name.startswith("-"):
+        first = next((word for word in flags if word in known or word.endswith(".py")), "NAME")
+        others = [word for word in rest if word != first]
+        print(f"error: sweep {name}: the name comes first: moco sweep {shlex.join([first, *others])}", file=sys.stderr)
+        return 2
     file = Path(name) if name.endswith(".py") else known.get(name)
     if file is None or not file.is_file():
         near = nearest(name, known)

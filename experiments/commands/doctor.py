@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.launch.estimate import bytes_in_words, disk_free
-from experiments.launch.grid import paragraph
+from experiments.launch.grid import many, paragraph
 from experiments.launch.options import LOCAL, Place, add_cluster_set, cluster_profile
 from experiments.launch.snapshot import Snapshot
 from experiments.plan.parser import AddVerb
@@ -256,7 +256,9 @@ def store(root: Path) -> Finding:
         return Finding(
             "store", PROBLEM, str(error), "move that file or run directory away, the next launch makes it anew"
         )
-    return Finding("store", OK, f"{root} can be written and locked; {sweeps} sweeps, {runs} runs looked at")
+    return Finding(
+        "store", OK, f"{root} can be written and locked; {many(sweeps, 'sweep')}, {many(runs, 'run')} looked at"
+    )
 
 
 def _try_files(root: Path) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from experiments.evaluate.add import headline_text
 from experiments.evaluate.pool import Outcome
+from experiments.launch.grid import many
 from experiments.launch.progress import Total, clock
 
 
@@ -30,7 +31,7 @@ class Progress(Total):
 
     def __enter__(self) -> Self:
         if self.plain:
-            self.print(f"judging {self.total} runs of {self.title} by {', '.join(self.protocols)}")
+            self.print(f"judging {many(self.total, 'run')} of {self.title} by {', '.join(self.protocols)}")
         return super().__enter__()
 
     def one_done(self, outcome: Outcome) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from experiments.launch import job
 from experiments.launch.estimate import bytes_in_words, disk_free
-from experiments.launch.grid import paragraph
+from experiments.launch.grid import many, paragraph
 from experiments.launch.launch import Launch, summary, tracking, tracking_off
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.local import View
@@ -340,7 +340,7 @@ def say_how_to_follow(
     arrays = list(dict.fromkeys(array_of(id) for id in jobs.values()))
     throttle = max_parallel or profile.array_parallelism
     at_a_time = f", {throttle} at a time" if throttle else ""
-    print(f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}{at_a_time}")
+    print(f"submitted {many(len(jobs), 'run')} to {profile.name} as job {', '.join(arrays)}{at_a_time}")
     print("The same command submits what is then missing, --wait follows. Verbs: logs, cancel, throttle, retry, sync.")
     print(verb(root, "status", label), flush=True)
 

@@ -44,6 +44,11 @@ def counts(states: Iterable[RunState]) -> str:
     return ", ".join(f"{found[name]} {name}" for name in order if found[name]) or "none"
 
 
+def many(number: int, one: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
+
+
 def described(entries: Mapping[str, str], indent: str = "") -> list[str]:
     """Names with what they are, in two columns, wrapped to the width of the terminal."""
     width = len(indent) + max(map(len, entries), default=0) + 2

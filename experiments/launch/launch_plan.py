@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.launch.estimate import estimate
-from experiments.launch.grid import counts, grid, paragraph
+from experiments.launch.grid import counts, grid, many, paragraph
 from experiments.launch.options import LaunchOptions
 from experiments.plan.sweep import Cell, Plan
 from experiments.run.machine import Slot, make_slots
@@ -77,16 +77,16 @@ class LaunchPlan:
         if known is None and self.to_run[0].config.data.name == FOLDER:
             return self._by_a_few_steps(places)
         if known is None:
-            return f"{len(self.to_run)} to run on {slots} slots; {UNKNOWN}"
+            return f"{len(self.to_run)} to run on {many(slots, 'slot')}; {UNKNOWN}"
         seconds, runs = known
-        source = f"{runs} finished runs of this kind" if runs else "20 timed steps, readouts not counted"
-        return f"{len(self.to_run)} to run on {slots} slots, about {in_words(seconds)} (by {source})"
+        source = f"{many(runs, 'finished run')} of this kind" if runs else "20 timed steps, readouts not counted"
+        return f"{len(self.to_run)} to run on {many(slots, 'slot')}, about {in_words(seconds)} (by {source})"
 
     def _by_a_few_steps(self, places: Sequence[Slot]) -> str:
         """The time of a folder's runs, which nobody has measured yet, and the cheaper choice. Takes some seconds."""
         from experiments.launch.timing import timed
 
-        text = f"{len(self.to_run)} to run on {len(places)} slots"
+        text = f"{len(self.to_run)} to run on {many(len(places), 'slot')}"
         print("timing a few steps ...", file=sys.stderr, flush=True)
         found = timed(self.to_run, len(places), places[0].environment)
         if found is None:

@@ -66,6 +66,7 @@ def test_plot_writes_readouts_and_curves(store: Path, suffix: str, begins: bytes
             ["table", "queue_size", "--readout", "top1"],
             "not one of linear_top1, knn20_top1, knn200_top1, few_label_top1",
         ),
+        (["table", "queue_size", "--readout", "retreival_map"], "did you mean retrieval_map? not one of linear_top1"),
         (["plot", "queue_size", "--out", "x.gif"], "one of svg, pdf, png"),
         (["plot", "queue_size", "--out", "x.svg", "--format", "png"], "end it in .png"),
         (["plot", "queue_size", "--readout", "linear_top1", "train/loss"], "need a figure each"),

@@ -17,6 +17,7 @@ from analysis.cli import VERBS
 from experiments import console
 from experiments.__main__ import main as experiments_main
 from experiments.__main__ import parser as experiments_parser
+from experiments.launch.grid import many
 from experiments.plan.field_list import GroupFacts, comments, groups
 from experiments.plan.parser import no_room
 from experiments.plan.registry import baselines
@@ -103,6 +104,14 @@ REFUSED = {
         "sweep",
         "none.py",
     ): f"error: sweep none.py: no such file; there are {', '.join(questions())}; or give a file that ends in .py",
+    (
+        "sweep",
+        "--dry-run",
+        "momentum",
+        "--seeds",
+        "2",
+    ): "error: sweep --dry-run: the name comes first: moco sweep momentum --dry-run --seeds 2",
+    ("sweep", "--dry-run"): "error: sweep --dry-run: the name comes first: moco sweep NAME --dry-run",
     ("fields", "train.epoch_s"): "error: train.epoch_s: no field begins so; did you mean train.epochs?",
     ("list", "all"): "error: all: not expected here (moco list --help lists what there is)",
 }
@@ -115,6 +124,10 @@ def test_a_slip_is_one_line_that_names_what_was_meant(
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "runs"))
     assert moco(capsys, *words) == (2, "", REFUSED[words] + "\n")
     assert not (tmp_path / "runs").exists()
+
+
+def test_one_is_not_many() -> None:
+    assert [many(n, "finished run") for n in (0, 1, 2)] == ["0 finished runs", "1 finished run", "2 finished runs"]
 
 
 def test_a_full_disk_is_one_line(

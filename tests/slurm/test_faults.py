@@ -129,7 +129,7 @@ def test_scancel_of_one_element(tmp_path: Path) -> None:
         wait_until(lambda: state_of(target.path).state == schema.PREEMPTED)
         let_go(root)
         until_the_queue_is_empty()
-        assert "submitted 1 runs" in run(STAND_IN, root, *FOUR).stdout
+        assert "submitted 1 run " in run(STAND_IN, root, *FOUR).stdout
         until_the_queue_is_empty()
     assert_complete(root)
     assert sorted(len(attempts(one)) for one in runs(root).values()) == [1, 1, 1, 2]
@@ -145,7 +145,7 @@ def test_kill_9_of_a_worker(tmp_path: Path) -> None:
         until_the_queue_is_empty()
         ended = f"ended without a word on {os.uname().nodename}: killed by SIGKILL"
         assert state_of(victim.path).reason == ended  # recorded by the job, so that Slurm may forget it
-        assert "submitted 1 runs" in run(STAND_IN, root, *FOUR).stdout
+        assert "submitted 1 run " in run(STAND_IN, root, *FOUR).stdout
         until_the_queue_is_empty()
     assert_complete(root)
     assert attempts(victim) == [schema.LOST, schema.DONE]

@@ -82,7 +82,7 @@ def test_a_failed_run_is_a_failed_job_and_is_left_alone_without_retry(tmp_path: 
     assert "K=256 seed 0  failed: RuntimeError: out of luck" in result
     assert (queue_states() or {})[job_of(runs(root)["K=256 0"])] == "FAILED"
     assert "--retry runs them again" in run(STAND_IN, root, *only, code=1).stdout
-    assert "submitted 1 runs" in run(STAND_IN, root, *only, "--retry", "--wait").stdout
+    assert "submitted 1 run " in run(STAND_IN, root, *only, "--retry", "--wait").stdout
 
 
 def profile(folder: Path, text: str) -> dict[str, str]:

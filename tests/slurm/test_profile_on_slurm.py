@@ -123,7 +123,7 @@ def test_a_profile_says_what_the_site_needs(tmp_path: Path) -> None:
     wait_until(lambda: not one.is_locked())
     until_empty()
     retried = run(VERBS, root, "retry", "stand_in", "--yes", env=env | hold).stdout  # with the same --cluster-set
-    assert "submitted 1 runs to site" in retried
+    assert "submitted 1 run to site" in retried
     assert "TimeLimit=00:07:00" in slurm("scontrol", "--oneliner", "show", "job", job_of(one))
     slurm("scancel", job_of(one))
     until_empty()
