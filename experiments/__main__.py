@@ -23,7 +23,8 @@ from experiments.commands import (
     transfer,
     verify_resume,
 )
-from experiments.plan.parser import Parser, no_room, run_quietly_past_reader
+from experiments.plan.disk import no_room
+from experiments.plan.parser import Parser, run_quietly_past_reader
 from experiments.run.distributed import standard_error
 
 FAMILIES = (runs, look, state, arms, control, doctor, tracking, search, benchmark, transfer, verify_resume)

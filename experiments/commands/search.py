@@ -22,7 +22,8 @@ from experiments.commands import sweep as sweep_command
 from experiments.commands.answers import show_search, show_table
 from experiments.launch.grid import paragraph
 from experiments.launch.options import INTERRUPTED, LOCAL, LaunchOptions, Place, add_cluster_set, cluster_profile
-from experiments.plan.parser import AddVerb, Parser, add_set, command_line, no_room
+from experiments.plan.disk import no_room
+from experiments.plan.parser import AddVerb, Parser, add_set, command_line
 from experiments.plan.registry import baselines
 from experiments.run.cluster import Profile, cluster_named, profile_names
 from experiments.run.machine import make_slots, visible_gpus

@@ -39,9 +39,10 @@ from experiments.launch.options import (
     cluster_profile,
 )
 from experiments.plan.by_names import with_runs_of_before
+from experiments.plan.disk import no_room
 from experiments.plan.manifest import check_file, events_of, merged, write_manifest
 from experiments.plan.orphans import orphans
-from experiments.plan.parser import Parser, add_set, command_line, no_room, script
+from experiments.plan.parser import Parser, add_set, command_line, script
 from experiments.plan.proposal import of_fixed, start
 from experiments.plan.registry import baselines
 from experiments.plan.sweep import Plan, Sweep, plan

@@ -100,7 +100,8 @@ def _orphan(root: Path, name: str, past: tuple[str, str, int, str] | None, manif
 def _command(run: Path) -> list[str]:
     """The words of the command that started it; empty if that is not known."""
     try:
-        return shlex.split(read_json(run / schema.ENVIRONMENT)["command"])
+        described = read_json(run / schema.ENVIRONMENT) or {}
+        return shlex.split(described["command"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import shlex
 import sys
@@ -13,16 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from experiments.plan.field_list import groups
 from experiments.store.named import nearest
-from experiments.store.run import runs_root
 from experiments.store.secrets import without_secrets
-
-FREE_SOME = "free some space, or {elsewhere}"
-NO_ROOM = {
-    errno.ENOSPC: FREE_SOME,
-    errno.EDQUOT: FREE_SOME,
-    errno.EROFS: "{elsewhere}",
-    errno.EACCES: "{elsewhere}",
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,21 +79,6 @@ def script() -> Path | None:
     """The file that was started, of a sweep or a search; None where Python was started in another way."""
     file = Path(sys.argv[0]).absolute()
     return file if file.suffix == ".py" and file.stem != "__main__" and file.is_file() else None
-
-
-def no_room(error: OSError) -> str:
-    """What a user can do about a disk that is full or that may not be written, in one line.
-
-    Raises the error again where it is another one: a fault of the program keeps its traceback.
-    """
-    if error.errno not in NO_ROOM:
-        raise error
-    remedy, root = NO_ROOM[error.errno], runs_root()
-    if error.filename is None:  # of a file that was open already
-        return f"{error.strerror}; {remedy.format(elsewhere='choose another place')} (runs are kept in {root})"
-    place = Path(os.fsdecode(error.filename)).absolute()
-    elsewhere = "set MOCO_RUNS to another folder" if place.is_relative_to(root) else "choose another place"
-    return f"{place}: {error.strerror}; {remedy.format(elsewhere=elsewhere)}"
 
 
 def run_quietly_past_reader(command: Callable[[], int]) -> int:

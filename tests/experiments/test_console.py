@@ -18,8 +18,8 @@ from experiments import console
 from experiments.__main__ import main as experiments_main
 from experiments.__main__ import parser as experiments_parser
 from experiments.launch.grid import many
+from experiments.plan.disk import no_room
 from experiments.plan.field_list import GroupFacts, comments, groups
-from experiments.plan.parser import no_room
 from experiments.plan.registry import baselines
 from experiments.store.named import nearest
 from moco.config import SGD, Config, Data, ResNet
