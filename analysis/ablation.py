@@ -54,11 +54,10 @@ def _comparisons(
     own, step = manifest["baseline"], grid(v for by_seed in values.values() for v in by_seed.values())
 
     def against_baseline(arm: str) -> Comparison | None:
-        dropped, waiting = missing(outcomes, values, (arm, own))
-        one, other = values[arm], values[own]
+        gone = missing(outcomes, values, (arm, own))._asdict()
         if looks is not None:
-            return compare(one, other, step=step, dropped=dropped, waiting=waiting, looks=looks)
-        return compare(one, other, sequential=sequential, step=step, dropped=dropped, waiting=waiting)
+            return compare(values[arm], values[own], step=step, looks=looks, **gone)
+        return compare(values[arm], values[own], step=step, sequential=sequential, **gone)
 
     raw = {arm: against_baseline(arm) for arm in values if arm != own}
     family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT}

@@ -66,10 +66,8 @@ class Evidence:
     def above(self, weights: Mapping[str, float], bound: float, name: str, smallest: float = 0.0) -> Statement:
         """The statement that the weighted sum of arms is above `bound` points; against it, that it is below `bound +
         smallest`."""
-        dropped, waiting = missing(self.outcomes, self.values, weights)
-        seen = contrast(
-            self.values, weights, sequential=self.sequential, step=self.step, dropped=dropped, waiting=waiting
-        )
+        gone = missing(self.outcomes, self.values, weights)
+        seen = contrast(self.values, weights, sequential=self.sequential, step=self.step, **gone._asdict())
         shown, arms = (name, seen), frozenset(weights)
         differences = contrast_by_seed(self.values, weights)
         if len(differences) < SEEDS_TO_CLAIM or seen is None or not seen.complete:

@@ -166,6 +166,9 @@ def read_run(run_dir: Path) -> Run:
     test = results.get("test") if results and state == schema.DONE else None
     hits = _hits(run_dir, problems) if test else ""
     numbers = {k: finite(v) for k, v in test.items()} if isinstance(test, dict) else {}
+    for name in numbers:
+        if test and isinstance(test[name], float) and numbers[name] is None:
+            problems.append(f"{run_dir / schema.RESULTS}: {name} is {test[name]}, not a finite number; not used")
     return Run(
         state=state,
         reason=reason or "",
