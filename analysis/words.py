@@ -11,7 +11,7 @@ import polars as pl
 from analysis.looks import TITLES, Looks
 from analysis.outcomes import DROPPED
 from analysis.stats import SEEDS_TO_CLAIM, Comparison
-from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
+from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm, dropped_by_hand
 from experiments.store import schema
 from experiments.store.durations import in_words
 from experiments.store.images import ONLY_NAMES, known_by_names
@@ -318,7 +318,9 @@ def _method(manifest: Manifest, rows: Sequence[Row], metric: str) -> str:
     sequential = any(row.comparison.sequential for row in arms if row.comparison)
     difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
     head = f"Percent on the test split; ± standard deviation over seeds. {difference}"
-    family = f"Holm over the {count(len(arms), 'planned arm')}"
+    dropped = dropped_by_hand(manifest)
+    family = f"Holm over the {count(len(arms) + len(dropped), 'planned arm')}"
+    family += f" ({listing(dropped)} among them, though taken out by hand)" if dropped else ""
     looks = Looks.of(manifest)
     if looks is not None:
         return (

@@ -5,14 +5,19 @@ Oracles: Holm's correction worked out for the arms that are judged, and the stat
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.ablation import ablation_table
+from analysis.ablation import ablation_table, lost, undecided
+from analysis.cli import main
+from analysis.exhibit import exhibit
+from analysis.formats import render
 from analysis.frame import load_sweep
 from analysis.outcomes import missing
+from analysis.power import family_level
 from analysis.stats import Comparison, compare, correct
 from analysis.table import Table
 from experiments.store import schema
@@ -102,3 +107,141 @@ def test_seeds_that_failed_are_said_to_be_of_the_arm_whose_they_are(tmp_path: Pa
     answer = table_of(tmp_path).answer
     assert "seeds of K=1024 failed or have no usable value, so there is no claim about K=512" in answer
     assert "seeds of K=512 failed" not in answer
+
+
+def uncertain(root: Path, arms: tuple[int, ...] = (512,), **plan: Any) -> None:
+    """K=512 is told apart at p 0.04 before any correction."""
+    write_manifest(root, manifest({f"K={k}": list(range(6)) for k in (1024, *arms)}, **{"joined": [], **plan}))
+    for seed in range(6):
+        run(root, "K=1024", seed, BASE[seed])
+        for k in arms:
+            run(root, f"K={k}", seed, BASE[seed] + (UNCERTAIN[seed] if k == 512 else (0.1, -0.2)[seed % 2]))
+
+
+def past(arm: str, why: str = "dropped by hand") -> dict[str, Any]:
+    return {"arm": arm, "why": why, "time": "x", "config": {}, "runs": {str(s): f"{arm}-{s}" for s in range(6)}}
+
+
+def test_an_arm_that_was_dropped_by_hand_is_still_in_the_family(tmp_path: Path) -> None:
+    whole, left = tmp_path / "whole", tmp_path / "left"
+    uncertain(whole, (512, 256, 128))
+    uncertain(left, past=[past("K=256"), past("K=128"), past("K=64", "its config changed: optim.lr 1 -> 2")])
+    before, after = table_of(whole), table_of(left)
+    one, two = comparisons(before)["K=512"], comparisons(after)["K=512"]
+    assert one.p_t is not None
+    assert two.p_t_holm == pytest.approx(3 * one.p_t)
+    assert (two.verdict, two.p_t_holm) == (one.verdict, one.p_t_holm)
+    assert family_level(after) == family_level(before) == pytest.approx(1 - 0.05 / 3)
+    assert exhibit(after).arms == 3
+    notes = " ".join(after.notes)
+    assert "Holm over the 3 planned arms (K=256 and K=128 among them, though taken out by hand)" in notes
+    assert "so of Holm's family: K=64 (its config changed" in notes
+    back = tmp_path / "back"  # under another name, with the same runs
+    uncertain(back, past=[{**past("K=9"), "runs": {"0": "K512-0"}}])
+    assert comparisons(table_of(back))["K=512"].p_t_holm == one.p_t
+
+
+@pytest.mark.parametrize("extra", [schema.FAILED, schema.CANCELLED])
+def test_divergence_of_few_seeds_or_beside_failures_reproduces_nothing(tmp_path: Path, extra: str) -> None:
+    shape = [{"kind": "diverges", "arm": "K=512"}, {"kind": "fails", "arm": "K=512", "by": 5.0}]
+
+    def verdict(name: str, seeds: int, failing: int) -> Table:
+        root = tmp_path / name
+        write_manifest(
+            root, manifest({f"K={k}": list(range(seeds + failing)) for k in (1024, 512)}, joined=[], shape=shape)
+        )
+        for seed in range(seeds + failing):
+            if seed < seeds:
+                run(root, "K=1024", seed, BASE[seed])
+                write_run(root, "K=512", seed, state=schema.FAILED, diverged=True, reason="nan")
+            else:
+                run(root, "K=1024", seed, BASE[seed])
+                write_run(root, "K=512", seed, state=extra, reason="OutOfMemoryError")
+        return table_of(root)
+
+    whole, few, beside = verdict("whole", 6, 0), verdict("few", 4, 0), verdict("beside", 6, 1)
+    assert [table.claim and table.claim.verdict for table in (whole, few, beside)] == [
+        "reproduced",  # Fisher: 1 / C(12, 6)
+        "underpowered",
+        "underpowered",
+    ]
+    assert few.claim is not None
+    assert "fewer than 5 seeds" in few.claim.parts[0].rests_on
+    assert beside.claim is not None
+    assert "other seeds of K=512 failed" in beside.claim.parts[0].rests_on
+    # More seeds decide a clause on divergence while none failed otherwise; of survivors they decide nothing.
+    assert (undecided(few), lost(few)) == (["K=512"], ["K=512"])
+    assert (undecided(beside), lost(beside)) == ([], ["K=512"])
+    assert (undecided(whole), lost(whole)) == ([], ["K=512"])
+
+
+def test_seeds_are_not_added_to_an_arm_of_survivors(tmp_path: Path) -> None:
+    write_manifest(tmp_path, manifest({f"K={k}": list(range(8)) for k in (1024, 512)}, joined=[], max_seeds=60))
+    for seed in range(8):
+        run(tmp_path, "K=1024", seed, BASE[seed])
+        if seed == 2:
+            write_run(tmp_path, "K=512", seed, state=schema.FAILED, diverged=True, reason="nan")
+        else:
+            run(tmp_path, "K=512", seed, BASE[seed] + MORE[seed])
+    table = table_of(tmp_path)
+    assert (undecided(table), lost(table)) == ([], ["K=512"])
+
+
+def said(root: Path, *command: str, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> str:
+    patch.setenv("MOCO_RUNS", str(root))
+    assert main(list(command)) == 0
+    return capsys.readouterr().out
+
+
+def test_power_says_every_arm_is_told_apart_only_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = {"kind": "pocock", "at": [5, 10, 15, 20]}
+    arms = {f"K={k}": list(range(5)) for k in (1024, 512, 256)}
+    write_manifest(tmp_path, manifest(arms, joined=[], max_seeds=20, looks=looks))
+    for seed in range(5):
+        run(tmp_path, "K=1024", seed, BASE[seed])
+        run(tmp_path, "K=512", seed, BASE[seed] + MORE[seed])
+        run(tmp_path, "K=256", seed, BASE[seed] + (0.1, -0.2, 0.3, -0.1, 0.05)[seed])
+    assert undecided(table_of(tmp_path)) == ["K=256"]
+    out = said(tmp_path, "power", "queue_size", capsys=capsys, patch=monkeypatch)
+    assert "Every arm is told apart" not in out
+    assert out.endswith("at the looks of a plan: K=256\n")
+
+
+def test_power_has_no_seeds_for_an_arm_whose_seeds_all_diverged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path, manifest({f"K={k}": list(range(5)) for k in (1024, 512)}, joined=[]))
+    for seed in range(5):
+        run(tmp_path, "K=1024", seed, BASE[seed])
+        write_run(tmp_path, "K=512", seed, state=schema.FAILED, diverged=True, reason="nan")
+    out = said(tmp_path, "power", "queue_size", capsys=capsys, patch=monkeypatch)
+    assert (
+        out == "Some of their pairs failed or have no usable value, so that no number of seeds makes a claim: K=512\n"
+    )
+
+
+def test_a_readout_that_was_not_planned_for_is_no_claim_in_any_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path, manifest({f"K={k}": list(range(6)) for k in (1024, 512)}, joined=[]))
+    for seed in range(6):
+        write_run(tmp_path, "K=1024", seed, readouts(BASE[seed], 90 + seed / 7, 80.0, 70.0))
+        write_run(tmp_path, "K=512", seed, readouts(BASE[seed], 90 + seed / 7 + MORE[seed], 80.0, 70.0))
+    loaded = load_sweep(tmp_path, "queue_size")
+    table = ablation_table(*loaded, schema.KNN20)
+    assert comparisons(table)["K=512"].separable  # by the numbers alone
+    assert not any(line.claimed for line in exhibit(table).lines)
+    assert "mean claimed" not in render(table, "html")
+    assert ",suggests higher," in render(table, "csv")
+    own = ablation_table(*loaded, schema.LINEAR)
+    assert not comparisons(own)["K=512"].separable
+    assert undecided(table) == ["K=512"]
+    command = ("decide", "queue_size", "--readout", schema.KNN20)
+    assert said(tmp_path, *command, capsys=capsys, patch=monkeypatch).startswith("K=512: exploratory, no claim: +1.1 [")
+    facts = json.loads(said(tmp_path, *command, "--json", capsys=capsys, patch=monkeypatch))
+    assert (facts["arms"]["K=512"]["decided"], facts["undecided"]) == (False, ["K=512"])
+    out = said(tmp_path, "power", "queue_size", "--readout", schema.KNN20, capsys=capsys, patch=monkeypatch)
+    assert "told apart" not in out
+    assert out.startswith("Exploratory, so that nothing is claimed")
