@@ -249,6 +249,7 @@ def compare(
     waiting: int = 0,
     unusable: int = 0,
     looks: Looks | None = None,
+    floor: float | None = None,
 ) -> Comparison | None:
     """Paired by seed, over the seeds that both have; None when they share none. See `contrast`."""
     values = {"arm": arm, "baseline": baseline}
@@ -262,6 +263,7 @@ def compare(
         waiting=waiting,
         unusable=unusable,
         looks=looks,
+        floor=floor,
     )
 
 
@@ -275,18 +277,20 @@ def contrast(
     waiting: int = 0,
     unusable: int = 0,
     looks: Looks | None = None,
+    floor: float | None = None,
 ) -> Comparison | None:
     """A weighted sum of arms, seed by seed over the seeds that all of them have; None when they share none.
 
     sequential: seeds were added after results had been seen. step: points that one image is worth, by default what the
     values show. dropped, waiting, unusable: planned pairs without a difference (`analysis.outcomes.missing`). looks: the plan
-    of a group-sequential test.
+    of a group-sequential test. floor: the least standard deviation, by default `least_std`.
     """
     differences = contrast_by_seed(values, weights)
     if not differences:
         return None
     n, mean = len(differences), statistics.fmean(differences)
-    floor = least_std((v for arm in weights for v in values[arm].values()), weights.values(), step)
+    if floor is None:
+        floor = least_std((v for arm in weights for v in values[arm].values()), weights.values(), step)
     std = spread(differences, floor) if n > 1 else None
     interval, p = None, None
     if std is not None and sequential:

@@ -326,7 +326,8 @@ def _method(manifest: Manifest, rows: Sequence[Row], metric: str) -> str:
         return (
             f"{head}with an interval and a p that allow for the planned looks at {listing([str(n) for n in looks.at])} pairs "
             f"(bounds of {TITLES[looks.kind]}); p after {family}. A claim needs a look, all its pairs, and that p under "
-            "0.05; clauses of the claim and effects are judged by the e-value of a t test, which holds at any number of seeds."
+            "0.05, at the last look that was reached: what an early look claims, a later one can take back; clauses of the "
+            "claim and effects are judged by the e-value of a t test, which holds at any number of seeds."
         )
     if sequential:
         return (

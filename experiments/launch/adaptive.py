@@ -52,7 +52,7 @@ class Rounds:
         return self.options.max_seeds or MAX_SEEDS
 
     def run(self, seeds: int) -> int:
-        """The exit code of the last round that started something."""
+        """The exit code: 1 if runs of any round failed, as those of an arm that later rounds leave out."""
         looks = self._looks()
         seeds, at_once = min(max(seeds, FIRST_DECISION), self.most), self.options.max_parallel or 1
         if looks is not None:
@@ -62,6 +62,7 @@ class Rounds:
         write_manifest(self.root, first, self.options.command)
         add_seeds(self.root, first, [], self.most, looks)
         code = self._round(first, first.choose(self.options.only))
+        worst = code
         while code in (0, 1):
             undecided, lost = self._open(first)
             seeds = max(seeds, self._seeds_of(first, undecided))
@@ -72,10 +73,11 @@ class Rounds:
                 cells = self._cells(undecided, seeds)
             if all(self._is_at_rest(cell) for cell in cells):
                 _print_outcome(undecided, lost, seeds)
-                return code
+                return worst
             print(f"{seeds} seeds for {', '.join([first.baseline, *undecided])}: not told apart yet", flush=True)
             add_seeds(self.root, self.planned(seeds), cells, self.most)
             code = self._round(self.planned(seeds), cells)
+            worst = max(worst, code)
         return code
 
     def _looks(self) -> Looks | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from analysis import rule_one
 from analysis.ablation import ablation_table, lost, undecided
 from analysis.cli import main
 from analysis.exhibit import exhibit
@@ -20,6 +21,7 @@ from analysis.outcomes import missing
 from analysis.power import family_level
 from analysis.stats import Comparison, compare, correct
 from analysis.table import Table
+from analysis.verify import verify
 from experiments.store import schema
 from tests.support.analysis_runs import manifest, readouts, write_journal, write_manifest, write_run
 
@@ -245,3 +247,51 @@ def test_a_readout_that_was_not_planned_for_is_no_claim_in_any_format(
     out = said(tmp_path, "power", "queue_size", "--readout", schema.KNN20, capsys=capsys, patch=monkeypatch)
     assert "told apart" not in out
     assert out.startswith("Exploratory, so that nothing is claimed")
+
+
+def test_a_plan_of_looks_says_that_a_later_look_decides(tmp_path: Path) -> None:
+    """A difference that is claimed at the first look and gone at the second."""
+    looks, fading = {"kind": "pocock", "at": [5, 10, 15, 20]}, (1.0, 0.7, 1.3, 0.4, 1.6, -1.2, 0.2, -0.9, 0.3, -0.4)
+    said = []
+    for n in (5, 10):
+        root = tmp_path / str(n)
+        arms = {f"K={k}": list(range(n)) for k in (1024, 512)}
+        write_manifest(root, manifest(arms, joined=[], max_seeds=20, looks=looks))
+        for seed in range(n):
+            run(root, "K=1024", seed, BASE[seed])
+            run(root, "K=512", seed, BASE[seed] + fading[seed])
+        table = table_of(root)
+        said.append(comparisons(table)["K=512"].verdict)
+        assert "what an early look claims, a later one can take back" in table.notes[0]
+    assert said == ["higher", "not separable"]
+
+
+def test_the_seal_says_which_readout_the_plan_is_for(tmp_path: Path) -> None:
+    uncertain(tmp_path, past=[past("K=256")])
+    table = table_of(tmp_path)
+    path = tmp_path / "table.md"
+    path.write_text(render(table, "md"))
+    assert verify(path, tmp_path) == []
+    changed = manifest({f"K={k}": list(range(6)) for k in (1024, 512)}, joined=[], metric=schema.KNN20)
+    write_manifest(tmp_path, changed)
+    found = verify(path, tmp_path)
+    assert "plan: metric was linear_top1, is knn20_top1" in found
+    assert "plan: dropped was ['K=256'], is nothing" in found
+
+
+def test_a_table_of_rule_1_with_equal_differences_still_verifies(tmp_path: Path) -> None:
+    """Its spreads had no least value: K=256 is lower by exactly 1 at every seed, K=512 equal at every seed."""
+    write_manifest(tmp_path, manifest({f"K={k}": list(range(5)) for k in (1024, 512, 256)}))
+    for seed in range(5):
+        run(tmp_path, "K=1024", seed, (92.0, 93.5, 92.25, 94.0, 93.0)[seed])
+        run(tmp_path, "K=512", seed, (92.0, 93.5, 92.25, 94.0, 93.0)[seed])
+        run(tmp_path, "K=256", seed, (91.0, 92.5, 91.25, 93.0, 92.0)[seed])
+    planned, cells = load_sweep(tmp_path, "queue_size")
+    table = ablation_table(planned, cells)
+    rows = {row.arm: row.comparison for row in rule_one.rows(planned, cells, schema.LINEAR, table.rows)}
+    one, two = rows["K=512"], rows["K=256"]
+    assert one is not None
+    assert two is not None
+    assert (one.low, one.high, one.p_t, one.std, two.low, two.high, two.p_t, two.std) == (0, 0, 1, 0, -1, -1, 0, 0)
+    assert one.verdict == "not separable"
+    assert two.verdict == "lower"
