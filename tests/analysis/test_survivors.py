@@ -16,11 +16,12 @@ from analysis.ablation import ablation_table, lost, undecided
 from analysis.cli import main
 from analysis.exhibit import exhibit
 from analysis.formats import render
-from analysis.frame import load_sweep
+from analysis.frame import load_sweep, read_run
 from analysis.outcomes import missing
 from analysis.power import family_level
 from analysis.stats import Comparison, compare, correct
 from analysis.table import Table
+from analysis.tracked import row_of
 from analysis.verify import verify
 from experiments.store import schema
 from tests.support.analysis_runs import manifest, readouts, write_journal, write_manifest, write_run
@@ -295,3 +296,20 @@ def test_a_table_of_rule_1_with_equal_differences_still_verifies(tmp_path: Path)
     assert (one.low, one.high, one.p_t, one.std, two.low, two.high, two.p_t, two.std) == (0, 0, 1, 0, -1, -1, 0, 0)
     assert one.verdict == "not separable"
     assert two.verdict == "lower"
+
+
+def test_a_readout_of_mlflow_is_used_only_if_it_can_be(tmp_path: Path) -> None:
+    """By the same rule as those of the run directories: beside the same values on disk."""
+    readings = {schema.LINEAR: 120.0, schema.KNN20: float("nan"), schema.KNN200: 88.0}
+    cell = manifest({"K=1": [0]})["cells"][0]
+    row = row_of(cell, {"moco.state": "done"}, {f"test/{k}": v for k, v in readings.items()}, None, None)
+    run_there = read_run(write_run(tmp_path, "K=1", 0, readings))
+    assert (row[schema.LINEAR], row[schema.KNN20], row[schema.KNN200]) == (None, None, 88.0)
+    assert run_there.readouts == {schema.KNN200: 88.0}
+    assert row["problems"] == [
+        "K1-0 in MLflow: linear_top1 is 120, not a percentage; not used",
+        "K1-0 in MLflow: knn20_top1 is nan, not a finite number; not used",
+    ]
+    assert [line.partition(": ")[2] for line in run_there.problems] == [
+        line.partition(": ")[2] for line in row["problems"]
+    ]
