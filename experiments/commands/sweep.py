@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from experiments.commands.answers import show_table, undecided
 from experiments.commands.arms import reasons
 from experiments.launch.adaptive import Rounds
-from experiments.launch.grid import paragraph
+from experiments.launch.grid import many, paragraph
 from experiments.launch.launch_plan import LaunchPlan
 from experiments.launch.options import (
     DEBUG,
@@ -304,8 +304,8 @@ def _confirm(launch_plan: LaunchPlan) -> None:
     if launch_plan.options.yes or not done:
         return
     if not sys.stdin.isatty():
-        raise ValueError(f"--force: {done} finished runs would be trained again; add --yes if that is meant")
-    answer = input(f"{done} finished runs will be set aside and trained again. Go on? [y/N] ")
+        raise ValueError(f"--force: {many(done, 'finished run')} would be trained again; add --yes if that is meant")
+    answer = input(f"{many(done, 'finished run')} will be set aside and trained again. Go on? [y/N] ")
     if answer.strip().lower() not in ("y", "yes"):
         raise ValueError("--force: not confirmed, nothing was started")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from experiments.evaluate.add import missing
 from experiments.evaluate.worker import report
 from experiments.launch.cluster import check_shared_disk, submission_of
+from experiments.launch.grid import many
 from experiments.launch.job import RunFailed
 from experiments.launch.options import verb
 from experiments.launch.snapshot import Snapshot
@@ -45,8 +46,8 @@ def submit_and_print(
         return
     arrays = list(dict.fromkeys(array_of(id) for id in jobs.values()))
     print(
-        f"submitted {len(jobs)} runs to {profile.name} as job {', '.join(arrays)}; when it has ended, the same command "
-        "submits what is left"
+        f"submitted {many(len(jobs), 'run')} to {profile.name} as job {', '.join(arrays)}; when it has ended, the same "
+        "command submits what is left"
     )
     print(f"{verb(root, 'sync', label)}  brings them to MLflow; scancel {' '.join(arrays)}  ends it")
 

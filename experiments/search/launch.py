@@ -21,6 +21,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from experiments.launch.cluster import POLL_SECONDS, check_shared_disk, submission_of
+from experiments.launch.grid import many
 from experiments.launch.local import Pool
 from experiments.launch.options import verb
 from experiments.launch.process import Child, Work, how_it_ended, last_line
@@ -230,7 +231,9 @@ def submit_workers(
     submission = replace(submission, environment={**submission.environment, **given})
     jobs = cluster_named(profile.cluster).submit(submission, element, [path] * count)
     array = ", ".join(dict.fromkeys(array_of(job) for job in jobs))
-    print(f"submitted {len(jobs)} workers to {profile.name} as job {array}; with --wait the command follows them")
+    print(
+        f"submitted {many(len(jobs), 'worker')} to {profile.name} as job {array}; with --wait the command follows them"
+    )
     print(verb(root, "status", record["label"]), flush=True)
     return jobs
 
