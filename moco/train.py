@@ -32,7 +32,7 @@ from moco.trainer import Trainer, choose_device, settled, uncompiled
 CHECKPOINT, PREVIOUS, ENCODER = "checkpoint.pt", "checkpoint.previous.pt", "encoder.pt"
 IMAGES = "images.json"
 READOUTS = "readouts.pt"  # of final readouts that were stopped: what they had
-__all__ = ["CHECKPOINT", "ENCODER", "PREVIOUS", "READOUTS", "Diverged", "Record", "Resumed", "train"]
+__all__ = ["CHECKPOINT", "ENCODER", "PREVIOUS", "READOUTS", "Diverged", "Paused", "Record", "Resumed", "train"]
 
 
 LOGGER = logging.getLogger("moco")
@@ -54,13 +54,20 @@ class Resumed:
     step: int
 
 
+@dataclass(frozen=True)
+class Paused:
+    """The final readouts were stopped. `done`: their finished parts and epochs that are kept, of all attempts together."""
+
+    done: int
+
+
 def never() -> bool:
     return False
 
 
 def train(
     config: Config, run_dir: Path, stop: Callable[[], bool] = never, way: Way | None = None
-) -> Iterator[Record | Resumed]:
+) -> Iterator[Record | Resumed | Paused]:
     """Train, evaluate, leave `encoder.pt`, and `images.json` for a set of image files (`moco.data.seen`).
 
     `stop` is asked after each step, and between the parts and epochs of the final readouts: True saves and ends the
@@ -192,8 +199,8 @@ class _Loop:
             checkpoint.save(self.trainer.state_dict(), self.path, previous=self.path.with_name(PREVIOUS))
         self.saved_at = time.monotonic()
 
-    def finish(self, path: Path) -> Iterator[Record]:
-        """Curves of readouts that train, then the final readouts; nothing if it is to stop before they are there.
+    def finish(self, path: Path) -> Iterator[Record | Paused]:
+        """Curves of readouts that train, then the final readouts; Paused if it is to stop before they are there.
 
         Leaves the weights: {"encoder", "head": state dicts, "config", "step"}.
         """
@@ -212,6 +219,7 @@ class _Loop:
             with uncompiled(), progress:
                 values = final_values(query, self.data, trainer.config)
         except Stopped:
+            yield Paused(progress.done)
             return
         state = {"encoder": query.encoder.state_dict(), "head": query.head.state_dict(), "step": trainer.step}
         if distributed.rank() == 0:

@@ -138,6 +138,7 @@ class _Attempt:
         )
         self.status: schema.Status = {**fresh, **provenance.job_facts()}
         earlier = self.run.attempts()
+        self.readouts: int | None = None  # of final readouts that were stopped: what they have kept
         self.number = 1 + sum(line["event"] == "start" for line in earlier)
         self._close_killed(earlier)
         self.earlier_seconds = sum(line.get("seconds", 0.0) for line in self.run.attempts())
@@ -218,7 +219,7 @@ class _Attempt:
 
     def _iterate(self) -> None:
         # torch takes seconds: imported when the lock is held, so that a second process leaves at once.
-        from moco.train import Resumed, train
+        from moco.train import Paused, Resumed, train
 
         self.system = SystemMetrics(self.device)
         with self.run.journal() as journal:
@@ -231,6 +232,8 @@ class _Attempt:
                     self._append(journal, {RESUMED_AT: item.step})
                     self.status["step"] = item.step
                     LOGGER.info("resumed after step %d", item.step)
+                elif isinstance(item, Paused):
+                    self.readouts = item.done
                 else:
                     # Before the record that ends the run: a run that is done has its hits, or never had any.
                     self.run.add_hits(hits_of(item.values))
@@ -310,6 +313,8 @@ class _Attempt:
             step=self.status["step"],
             seconds=round(self._seconds(), 3),
         )
+        if self.readouts is not None:
+            line["readouts"] = self.readouts
         self.run.append_attempt(line)
         if state != schema.DONE and state != schema.FAILED:
             LOGGER.info("%s after step %d: %s", state, self.status["step"], reason)

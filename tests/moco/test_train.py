@@ -16,7 +16,7 @@ from experiments.store.schema import METRICS, ON_REQUEST
 from moco import checkpoint
 from moco.config import Config, Queue, Train
 from moco.evaluation.hits import TopOne
-from moco.train import CHECKPOINT, ENCODER, PREVIOUS, READOUTS, Diverged, Record, Resumed, train
+from moco.train import CHECKPOINT, ENCODER, PREVIOUS, READOUTS, Diverged, Paused, Record, Resumed, train
 
 CLOCKS = ("speed/", "seconds/")
 
@@ -37,7 +37,7 @@ def stop_after(steps: int) -> Callable[[], bool]:
     return lambda: next(left) == 0
 
 
-def numbers(records: Iterator[Record | Resumed]) -> dict[tuple[int, str], float]:
+def numbers(records: Iterator[Record | Resumed | Paused]) -> dict[tuple[int, str], float]:
     found: dict[tuple[int, str], float] = {}
     for record in records:
         if isinstance(record, Record):
@@ -163,7 +163,10 @@ def test_final_readouts_stop_when_they_are_told_to_and_go_on_bit_for_bit(tmp_pat
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     expected = numbers(train(config, tmp_path / "whole"))
-    found, attempts = numbers(train(config, tmp_path / "cut", within(5))), 1  # at the last step
+    items, attempts = list(train(config, tmp_path / "cut", within(5))), 1  # at the last step
+    found, last = numbers(iter(items)), items[-1]
+    assert isinstance(last, Paused)
+    assert last.done == checkpoint.load(tmp_path / "cut" / READOUTS)["done"]
     while not (tmp_path / "cut" / ENCODER).exists():
         found |= numbers(train(config, tmp_path / "cut", within(13)))
         attempts += 1
