@@ -39,6 +39,7 @@ OUR_OPTIONS = {  # of sbatch: the field that says it, or why it is ours
     "account": "account",
     "qos": "qos",
     "gres": "gres",
+    "gpus": "gpus",
     "gpus-per-node": "gpus",
     "constraint": "constraint",
     "nodes": "nodes",

@@ -36,6 +36,7 @@ from experiments.launch.progress import Progress
 from experiments.launch.snapshot import Snapshot, forget_unused
 from experiments.launch.submissions import keep_limit, limit_of, names, record, submissions
 from experiments.launch.submitting import ending_in_order, intend, note_job, one_command, settle, unknown
+from experiments.launch.way import takes_gpus, way_of_cells
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell
 from experiments.run import provenance
@@ -188,6 +189,8 @@ def submit_cells(
     root, code, cluster = launch.root, Snapshot.of_this_code(), cluster_named(profile.cluster)
     launch.environment |= {"cluster": profile.name, "code": code.hash, "pack": profile.pack}
     launch.environment["gpus"] = profile.gpus_per_node * profile.nodes
+    for line in idle_gpus(launch.cells, profile):
+        print(line, flush=True)
     check_room(launch, code)
     paths = [root / cell.run_id for cell in launch.cells]
     before = dict(zip(paths, in_threads(lambda path: RunDirectory(path).status(), paths), strict=True))
@@ -222,6 +225,18 @@ def submit_cells(
         forget_unused(root)
     intent.unlink()
     return jobs
+
+
+def idle_gpus(cells: Sequence[Cell], profile: Profile) -> list[str]:
+    """A warning, if the profile gives each run GPUs and none of the runs would use them."""
+    gpus = profile.gpus_per_node * profile.nodes
+    if not gpus or takes_gpus(cells, gpus=gpus):
+        return []
+    way = way_of_cells(cells, gpus=gpus)
+    given = "the GPU stays" if gpus == 1 else f"the {gpus} GPUs stay"
+    return paragraph(
+        f"warning: {given} idle that profile {profile.name} gives each run: {way.line}. A profile without gpus would do."
+    )
 
 
 def within_the_limit(submission: Submission, *, asked: bool) -> Submission:

@@ -23,7 +23,7 @@ from experiments.run import distributed, provenance
 from experiments.run.cluster import this_cluster, this_job
 from experiments.run.machine import usable_gpus
 from experiments.run.stop import HEARTBEAT_SECONDS
-from experiments.run.worker import attempt
+from experiments.run.worker import attempt, way_of
 from experiments.store import causes, schema
 from experiments.store.files import age_of
 from experiments.store.run import Busy, RunDirectory
@@ -163,7 +163,8 @@ def _readouts_written_since(run: RunDirectory, time_of_day: str) -> bool:
 def without_gpu(run: RunDirectory, count: Callable[[], int]) -> str | None:
     """Why the run cannot train on this node: it should have a GPU and has none. `count`: of those that torch can use."""
     wanted = int(os.environ.get(GPUS) or 0)
-    device = config_of(run).train.device
+    config, way = config_of(run), way_of(run)
+    device = (way.of(config) if way else config).train.device  # what was decided for the sweep goes before `auto`
     if not wanted or not (device == "auto" or device.startswith("cuda")) or count():
         return None
     return f"{host()} has no GPU that torch can use, and the profile asks for {wanted}"

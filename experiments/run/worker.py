@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import total_steps
 from experiments.run import distributed, provenance
-from experiments.run.machine import gpu_driver, hardware
+from experiments.run.machine import gpu_driver, hardware, visible_gpus
 from experiments.run.readouts import learn_registered
 from experiments.run.stop import STOP_SIGNALS, TIME_LIMIT_SIGNAL, StopRequest, beating, logging_to
 from experiments.run.system import SystemMetrics
@@ -115,7 +115,7 @@ def way_of(run: RunDirectory) -> Way | None:
     way = None
     with suppress(ValueError, AttributeError):  # a damaged record of the launch: the run decides for itself
         way = Way.read((read_json(run.path / schema.ENVIRONMENT) or {}).get("way"))
-    return way.here(distributed.size()) if way else None
+    return way.here(distributed.size(), gpus=len(visible_gpus())) if way else None
 
 
 class _Attempt:

@@ -112,6 +112,7 @@ def test_time_limits_as_sbatch_reads_them(time: str, seconds: int) -> None:
         ("gpus = 'a100'", "gpus = 'a100': must be a whole number, or as \"a100:2\""),
         ("gpu_type = 'a100'", "gpu_type = 'a100': says nothing without gpus"),
         ("[sbatch]\ntime = 3", "sbatch: time is the field time of the profile"),
+        ("[sbatch]\ngpus = 2", "sbatch: gpus is the field gpus of the profile; write it there"),
         ("[sbatch]\njob-name = 'x'", "sbatch: job-name is set by the submission itself"),
         ("[sbatch]\n'-x' = 'n7'", "sbatch: '-x' must be the long name of an option, without dashes before it"),
         ('[sbatch]\ncomment = "a\\nb"', "sbatch: comment = 'a\\nb': must be one line"),
