@@ -145,4 +145,4 @@ def compilers(device_type: str) -> tuple[list[str], str]:
     if device_type == "cpu":
         usual = "clang++" if sys.platform == "darwin" else "g++"
         return [*os.environ.get("CXX", usual).split()[:1]], usual
-    return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"
+    return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"  # Triton takes CC as one word, too

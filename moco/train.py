@@ -56,9 +56,14 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Paused:
-    """The final readouts were stopped. `done`: their finished parts and epochs that are kept, of all attempts together."""
+    """The run was asked to stop and is saved after `step`, which may be later than the last record.
 
-    done: int
+    `readouts`: parts and epochs of its final readouts that are kept, of all attempts together; None if they were not begun.
+    """
+
+    step: int
+    epoch: float
+    readouts: int | None = None
 
 
 def never() -> bool:
@@ -90,7 +95,9 @@ def train(
     if distributed.agree(any(map(os.path.lexists, kept))):  # a shared disk may show it here later than there
         if not checkpoint.load_newest(kept, trainer.load_state_dict, trainer.device):
             LOGGER.warning("%s: none of its checkpoints is sound; the run starts afresh", run_dir)
-            trainer = Trainer(config, data, trainer.device)  # the other may have taken a part of a damaged state
+            trainer = Trainer(
+                config, data, trainer.device, asked(here)
+            )  # the other may have taken a part of a damaged state
         if distributed.agree(trainer.step != distributed.from_first(trainer.step)):
             raise ValueError(f"{run_dir}: its processes read different checkpoints; start it again")
         yield Resumed(trainer.step)
@@ -150,7 +157,7 @@ class _Loop:
         )
         self.stopped = False
 
-    def run(self) -> Iterator[Record]:
+    def run(self) -> Iterator[Record | Paused]:
         trainer = self.trainer
         while trainer.step < trainer.total_steps and not self.stopped:
             first = trainer.step % trainer.batches.steps_per_epoch
@@ -164,6 +171,7 @@ class _Loop:
                 if self.stopped or self.checkpoint_due():
                     self.save()
                 if self.stopped:
+                    yield self.paused()
                     return
 
     def record(self) -> Record:
@@ -173,8 +181,15 @@ class _Loop:
         return self._record(values | rates)
 
     def _record(self, values: dict[str, float]) -> Record:
-        trainer = self.trainer
-        return Record(trainer.step, trainer.step / max(trainer.batches.steps_per_epoch, 1), values)
+        return Record(self.trainer.step, self.epoch, values)
+
+    def paused(self, readouts: int | None = None) -> Paused:
+        return Paused(self.trainer.step, self.epoch, readouts)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs so far, with the fraction of the present one."""
+        return self.trainer.step / max(self.trainer.batches.steps_per_epoch, 1)
 
     def evaluate_when_due(self) -> Iterator[Record]:
         """kNN on the validation split; the end of the run has readouts of its own."""
@@ -219,7 +234,7 @@ class _Loop:
             with uncompiled(), progress:
                 values = final_values(query, self.data, trainer.config)
         except Stopped:
-            yield Paused(progress.done)
+            yield self.paused(progress.done)
             return
         state = {"encoder": query.encoder.state_dict(), "head": query.head.state_dict(), "step": trainer.step}
         if distributed.rank() == 0:

@@ -233,7 +233,8 @@ class _Attempt:
                     self.status["step"] = item.step
                     LOGGER.info("resumed after step %d", item.step)
                 elif isinstance(item, Paused):
-                    self.readouts = item.done
+                    self.status["step"], self.status["epoch"] = item.step, item.epoch
+                    self.readouts = item.readouts
                 else:
                     # Before the record that ends the run: a run that is done has its hits, or never had any.
                     self.run.add_hits(hits_of(item.values))

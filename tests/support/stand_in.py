@@ -43,7 +43,9 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Paused:
-    done: int
+    step: int
+    epoch: float
+    readouts: int | None = None
 
 
 def train(config: Config, run_dir: Path, stop: Callable[[], bool], way: object = None) -> Iterator[Record | Resumed]:

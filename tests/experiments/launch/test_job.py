@@ -42,7 +42,7 @@ def jobs_in_the_readouts(run: RunDirectory, kept: Sequence[int], monkeypatch: py
             yield Record(10, 1.0, {"train/loss": 0.5})
             os.kill(os.getpid(), signal.SIGUSR2)
             assert stop()
-            yield Paused(done)
+            yield Paused(12, 1.2, done)  # a record only every ten steps
 
         module = ModuleType("moco.train")
         vars(module).update(train=train, Record=Record, Resumed=Resumed, Paused=Paused)
@@ -55,9 +55,9 @@ def jobs_in_the_readouts(run: RunDirectory, kept: Sequence[int], monkeypatch: py
     [
         ([0, 4, 9, 15, 22], None),
         ([0, 4, 4, 4], None),  # two in vain
-        ([0, 4, 4, 4, 4], 10),
+        ([0, 4, 4, 4, 4], 12),
         ([0, 4, 4, 4, 5], None),
-        ([0, 0, 0, 0], 10),
+        ([0, 0, 0, 0], 12),
     ],
 )
 def test_final_readouts_that_need_several_jobs_are_progress(
@@ -66,8 +66,10 @@ def test_final_readouts_that_need_several_jobs_are_progress(
     run = prepared(tmp_path, cell())
     jobs_in_the_readouts(run, kept, monkeypatch)
     ends = [line for line in run.attempts() if line["event"] == "end"]
-    assert [(end["step"], end["readouts"]) for end in ends] == [(10, done) for done in kept]
+    assert [(end["step"], end["readouts"]) for end in ends] == [(12, done) for done in kept]
     assert job.stuck_at(run) == stuck
+    status = run.status() or {}
+    assert (status["step"], status["epoch"]) == (12, 1.2)
 
 
 @pytest.mark.parametrize(("saved_in", "at"), [(1, 10), (2, None), (3, None)])
