@@ -327,7 +327,7 @@ class Trainer:
     def _probe_keys(self) -> Tensor:
         self.model.key.eval()
         with uncompiled():
-            keys_PC: Tensor = self.model.key(self._probe_P3SS)
+            keys_PC: Tensor = self.model.key(self._probe_P3SS.to(next(self.model.key.parameters()).dtype))
         self.model.key.train()
         return keys_PC
 

@@ -74,7 +74,7 @@ class EvaluationPool:
                     if not todo:
                         break
                     todo.popleft()
-                for pipe in wait(list(self._at_work)):
+                for pipe in wait(list(self._at_work)) if self._at_work else ():  # for none it would wait forever
                     assert isinstance(pipe, Connection)
                     outcome = self._receive(pipe)
                     if outcome is None:

@@ -17,7 +17,7 @@ from experiments.store import schema
 from experiments.store.summary import Summary
 from tests.support.analysis_runs import manifest, readouts, run_id, unfinished_store, write_manifest, write_run
 
-EXAMPLE = Path(__file__).parents[2] / "analysis/example/queue_size.md"
+EXAMPLE = Path(__file__).parents[1] / "fixtures/sealed_format_1/queue_size.md"
 RULE_1 = Path(__file__).parents[1] / "fixtures/sealed_rule_1"
 FORMATS = ("md", "csv", "tex", "html")
 
@@ -153,7 +153,7 @@ def test_wording_and_source_text_are_no_part_of_a_seal(store: Path, monkeypatch:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The runs that the table in analysis/example was made of, a seal of format 1, written down from its seal."""
+    """The runs that the kept table was made of, a seal of format 1, written down from its seal."""
     root = tmp_path / "example"
     (sealed,) = seals_in(EXAMPLE)
     then = sealed.inputs

@@ -47,8 +47,8 @@ def test_after_scancel_the_same_command_completes_the_sweep(tmp_path: Path) -> N
     wait_until(lambda: not running.is_locked())
     let_go(tmp_path / "hold", 128, 256, 512)
     until_the_queue_is_empty()
-    assert state_of(running.path).state == schema.PREEMPTED
-    assert state_of(waiting.path).state == schema.MISSING
+    wait_until(lambda: state_of(running.path).state == schema.PREEMPTED)  # an answer of squeue serves for a moment
+    wait_until(lambda: state_of(waiting.path).state == schema.MISSING)
     assert state_of(waiting.path).reason == f"job {job_of(waiting)} left the queue before the run began: CANCELLED"
     assert sum(state.state == schema.DONE for state in states(root).values()) == 4
     result = run(STAND_IN, root, *SIX, "train.epochs=2", "--wait")

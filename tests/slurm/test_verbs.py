@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,13 +144,14 @@ def test_a_lock_is_seen_by_another_process(tmp_path: Path) -> None:
     path = tmp_path / "locked"
     path.touch()
     assert not is_held(path)
-    other = subprocess.Popen(["flock", str(path), "sh", "-c", "echo held; exec sleep 60"], stdout=subprocess.PIPE)
+    command = ["flock", str(path), "sh", "-c", "echo held; exec sleep 60"]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         assert is_held(path)
     finally:
-        other.kill()
+        os.killpg(other.pid, signal.SIGKILL)
         other.communicate()
     assert str(_locks({"held": True}, "n1")) == "ok       locks: n1 sees a lock that this machine holds"
     assert str(_locks({"held": False}, "n1")).startswith(

@@ -356,6 +356,7 @@ def test_a_process_that_cannot_be_started_is_the_outcome_of_every_run(
     with no_descriptors() if lacking == "file descriptors" else nullcontext():
         waiting.start()
         waiting.join(60)
+    assert not waiting.is_alive()
     assert [(one.run_id, one.values) for one in outcomes] == [("a", None), ("d", None)]
     reason = (
         "[Errno 24] Too many open files" if lacking == "file descriptors" else "[Errno 2] No such file or directory"
