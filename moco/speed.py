@@ -37,7 +37,7 @@ class Way:
         """The same where it can be done: a node may lack the GPUs or the compiler of the machine that decided, and a run may
         have more processes. `gpus`: that this process may use."""
         if self.device.startswith("cuda") and not gpus:
-            return Way("auto", "eager", "this machine has no GPU, and the one that decided has")
+            return Way("auto", "eager", "no GPU is asked for here")
         names, package = compilers("cuda")
         if self.speed == "graphs" and processes > 1:
             why = f"graphs are for one process, and these are {processes}"
