@@ -1,5 +1,5 @@
 """`ablation_table`: from the runs of a sweep to its table, with the mean and spread of each arm, paired differences to the
-baseline, and Holm's correction. `undecided`: the arms of a table that are not told apart from the baseline."""
+baseline, and Holm's correction. `undecided`, `lost`: its arms that are not told apart from the baseline yet, or never."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from analysis.claims import evaluate_claim
 from analysis.factors import crossed
 from analysis.images import OverImages, over_images
 from analysis.looks import Looks
-from analysis.outcomes import Outcomes, missing, outcomes_of
+from analysis.outcomes import DROPPED, Outcomes, missing, outcomes_of
 from analysis.power import advise, sensitivity
 from analysis.seal import inputs, note
 from analysis.stats import Comparison, compare, correct, grid
@@ -29,6 +29,7 @@ from analysis.table import (
     by_arm,
     by_seed,
     check_readout,
+    dropped_by_hand,
 )
 from analysis.words import advice_line, answer, notes
 from experiments.store import schema
@@ -49,20 +50,21 @@ class ShownTable(Table):
 def _comparisons(
     manifest: Manifest, values: Mapping[str, Mapping[int, float]], outcomes: Outcomes, sequential: bool
 ) -> dict[str, Comparison | None]:
-    """Each arm against the baseline. Holm's family is the planned trained arms: the untrained encoder is only a reference."""
+    """Each arm against the baseline. Holm's family is the planned trained arms, also those that were taken out by hand: the
+    untrained encoder is only a reference."""
     looks = Looks.of(manifest)
     own, step = manifest["baseline"], grid(v for by_seed in values.values() for v in by_seed.values())
 
     def against_baseline(arm: str) -> Comparison | None:
-        dropped, waiting = missing(outcomes, values, (arm, own))
-        one, other = values[arm], values[own]
+        gone = missing(outcomes, values, (arm, own))._asdict()
         if looks is not None:
-            return compare(one, other, step=step, dropped=dropped, waiting=waiting, looks=looks)
-        return compare(one, other, sequential=sequential, step=step, dropped=dropped, waiting=waiting)
+            return compare(values[arm], values[own], step=step, looks=looks, **gone)
+        return compare(values[arm], values[own], step=step, sequential=sequential, **gone)
 
     raw = {arm: against_baseline(arm) for arm in values if arm != own}
     family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT}
-    return {**raw, **correct(family)}
+    corrected = correct({**{f"dropped {i}": None for i, _ in enumerate(dropped_by_hand(manifest))}, **family})
+    return {**raw, **{arm: corrected[arm] for arm in family}}
 
 
 def _role(manifest: Manifest, arm: str) -> Role:
@@ -109,10 +111,34 @@ def _over_images(row: Row, parts: Mapping[str, Cells], baseline: str, metric: st
 
 
 def undecided(table: Table) -> list[str]:
-    """The arms that are not told apart from the baseline, and those of clauses of the claim that are open."""
+    """The arms that are not told apart from the baseline, and those of clauses of the claim that are open.
+
+    Not those of which more seeds can decide nothing: `lost` arms, unless a clause on how often they diverge is open.
+    """
     arms = [row for row in table.rows if row.role == "arm"]
     asked = {arm for part in (table.claim.parts if table.claim else ()) if part.verdict == "open" for arm in part.arms}
-    return [row.arm for row in arms if row.comparison is None or not row.comparison.separable or row.arm in asked]
+    beyond = lost(table)
+    return [row.arm for row in arms if row.arm in asked or not (_told_apart(row, table) or row.arm in beyond)]
+
+
+def lost(table: Table) -> list[str]:
+    """The arms that no number of seeds tells apart from the baseline: of a pair that was planned a run ended without a
+    value, so that the others are survivors."""
+    return [row.arm for row in table.rows if row.role == "arm" and _is_lost(row, table.rows[0])]
+
+
+def _told_apart(row: Row, table: Table) -> bool:
+    return row.comparison is not None and row.comparison.separable and not table.exploratory
+
+
+def _is_lost(row: Row, baseline: Row) -> bool:
+    if row.comparison is not None:
+        return row.comparison.dropped > 0
+    gone = [
+        {m.seed for m in of.members if m.state in DROPPED or (m.state == schema.DONE and m.seed not in of.values)}
+        for of in (row, baseline)
+    ]
+    return bool(set.union(*gone) & {m.seed for m in row.members} & {m.seed for m in baseline.members})
 
 
 def _order(manifest: Manifest) -> list[str]:
@@ -164,6 +190,7 @@ def ablation_table(manifest: Manifest, cells: pl.DataFrame, metric: str | None =
         claim=claim,
         crossed=crossed(manifest, parts, rows, metric),
         inputs=inputs(manifest, cells, metric, rows),
+        dropped=dropped_by_hand(manifest),
     )
     advice = [f"{advice_line(a)}." for a in advise(table, most=ADVICE_LINES)]
     return replace(table, notes=(*table.notes, *sensitivity(table), *advice, note(table)))

@@ -15,7 +15,8 @@ import numpy as np
 from analysis import words
 from analysis.outcomes import Outcomes, Rate, divergence, diverges_more_p
 from analysis.stats import EXACT_UP_TO, MONTE_CARLO_DRAWS, SEEDS_TO_CLAIM, sign_flip_floor
-from analysis.table import READOUT_TITLES, Row, added_by_results
+from analysis.table import READOUT_TITLES, Row, added_by_results, dropped_by_hand
+from experiments.store.manifests import BY_HAND
 from experiments.store.schema import Manifest
 from experiments.store.summary import LEVEL
 
@@ -49,7 +50,10 @@ def _planning(manifest: Manifest) -> Iterator[str]:
             f"{words.seeds(one['seeds']).capitalize()} joined when results of {words.count(one['seen'], 'seed')} could be "
             "read, so the test that allows for looks between seeds judges all of them"
         )
-    left_out = [f"{one['arm']} ({one['why']})" for one in manifest.get("past", []) if one.get("arm") and one.get("why")]
+    past = [one for one in manifest.get("past", []) if one.get("arm") and one.get("why")]
+    left_out = [f"{one['arm']} ({one['why']})" for one in past if one["why"] != BY_HAND]
+    if dropped := dropped_by_hand(manifest):
+        yield f"Taken out by hand, but still counted by Holm's correction: {words.listing(dropped)}"
     if left_out:
         yield f"Left out of the plan, and so of Holm's family: {words.listing(left_out)}"
     if joined is None and "max_seeds" not in manifest and "study" not in manifest and len(manifest["seeds"]) > 1:

@@ -1,6 +1,7 @@
 """What is to be known of the readouts of a run before they are averaged.
 
     agreeing      those that agree with the journal
+    possible      those that can be right by themselves
     shortfalls    where a readout had less to work with than its name says
 
 Do the readouts in results.json agree with the run's journal? A number that cannot be right is not averaged.
@@ -12,6 +13,7 @@ only where one of the files was changed or damaged since; which of the two is ri
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,12 +32,23 @@ def agreeing(run_dir: Path, readouts: Mapping[str, float], problems: list[str]) 
     """
     journal = _last_readouts(run_dir / schema.JOURNAL)
     sound: dict[str, float] = {}
-    for name, value in readouts.items():
+    for name, value in possible(str(run_dir / schema.RESULTS), readouts, problems).items():
         written = journal.get(name)
-        if metrics.unit_of(name) == "%" and not 0 <= value <= 100:
-            problems.append(f"{run_dir / schema.RESULTS}: {name} is {value:g}, not a percentage; not used")
-        elif written is not None and abs(written - value) > SAME * max(abs(written), abs(value)):
+        if written is not None and abs(written - value) > SAME * max(abs(written), abs(value)):
             problems.append(f"{run_dir / schema.RESULTS}: {name} is {value:g}, the journal has {written:g}; not used")
+        else:
+            sound[name] = value
+    return sound
+
+
+def possible(place: str, readouts: Mapping[str, float], problems: list[str]) -> dict[str, float]:
+    """The readouts that can be: finite, and between 0 and 100 if they are percentages. `place`: where they stand."""
+    sound: dict[str, float] = {}
+    for name, value in readouts.items():
+        if not math.isfinite(value):
+            problems.append(f"{place}: {name} is {value}, not a finite number; not used")
+        elif metrics.unit_of(name) == "%" and not 0 <= value <= 100:
+            problems.append(f"{place}: {name} is {value:g}, not a percentage; not used")
         else:
             sound[name] = value
     return sound

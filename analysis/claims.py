@@ -9,7 +9,8 @@ times their number (Bonferroni). "Any of" is the reverse. A verdict needs one p 
 were planned, in the difference that decides. *Reproduced* or *contradicted* is wrong in at most 2.5 % of the sweeps each.
 All else is *underpowered*, with the difference seen so far.
 
-Of two arms of which a seed diverged, the one that diverges more often is the lower one (`analysis.outcomes`). Which of the
+Of two arms of which a seed diverged, the one that diverges more often is the lower one (`analysis.outcomes`), by five or more
+seeds of each that ended in a result or in divergence, and none that ended otherwise. Which of the
 two tests is made depends on whether any seed diverged, and Fisher's test is exact given how many did, so that both together
 err no more often than one.
 """
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from analysis.factors import effects_of, weights_of
-from analysis.outcomes import Outcomes, divergence, diverges_more_p, missing
+from analysis.outcomes import DROPPED, Outcomes, divergence, diverges_more_p, missing
 from analysis.stats import (
     SEEDS_TO_CLAIM,
     SMALLEST_EFFECT,
@@ -33,7 +34,7 @@ from analysis.stats import (
     least_std,
     one_sided_p,
 )
-from analysis.table import Claim, Part, Verdict, added_by_results
+from analysis.table import DIVERGED, Claim, Part, Verdict, added_by_results
 from experiments.store import schema
 from experiments.store.schema import Clause, Manifest
 
@@ -51,7 +52,7 @@ class Statement:
     p_against: float
     weakest: tuple[str, Comparison | None]
     strongest: tuple[str, Comparison | None]  # against it
-    arms: frozenset[str] = frozenset()  # that it is about
+    arms: frozenset[str] = frozenset()  # whose seeds decide it; none where seeds are lost, so that no further ones can
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,9 @@ class Evidence:
     def above(self, weights: Mapping[str, float], bound: float, name: str, smallest: float = 0.0) -> Statement:
         """The statement that the weighted sum of arms is above `bound` points; against it, that it is below `bound +
         smallest`."""
-        dropped, waiting = missing(self.outcomes, self.values, weights)
-        seen = contrast(
-            self.values, weights, sequential=self.sequential, step=self.step, dropped=dropped, waiting=waiting
-        )
-        shown, arms = (name, seen), frozenset(weights)
+        gone = missing(self.outcomes, self.values, weights)
+        seen = contrast(self.values, weights, sequential=self.sequential, step=self.step, **gone._asdict())
+        shown, arms = (name, seen), frozenset[str]() if gone.dropped else frozenset(weights)
         differences = contrast_by_seed(self.values, weights)
         if len(differences) < SEEDS_TO_CLAIM or seen is None or not seen.complete:
             return Statement(1.0, 1.0, shown, shown, arms)
@@ -93,6 +92,15 @@ class Evidence:
         one, two = divergence(self.outcomes, arm), divergence(self.outcomes, other)
         text = f"{arm} diverged at {one.diverged} of {one.n} seeds, {other} at {two.diverged} of {two.n}"
         arms = frozenset((arm, other))
+        failed = [
+            a for a in (arm, other) if DROPPED.difference((DIVERGED,)).intersection(self.outcomes.get(a, {}).values())
+        ]
+        if failed:  # what they would have shown is not known, and they may have failed for what they showed
+            shown = f"{text}; other seeds of {' and '.join(failed)} failed", None
+            return Statement(1.0, 1.0, shown, shown)
+        if min(one.n, two.n) < SEEDS_TO_CLAIM:
+            shown = f"{text}, fewer than {SEEDS_TO_CLAIM} seeds", None
+            return Statement(1.0, 1.0, shown, shown, arms)
         if missing(self.outcomes, self.values, arms).waiting and not self.sequential:
             return Statement(1.0, 1.0, (f"{text} so far", None), (f"{text} so far", None), arms)
         p_for = diverges_more_p(self.outcomes, arm, other, sequential=self.sequential)

@@ -79,6 +79,7 @@ def _print_json(value: Any) -> None:
 def power(arguments: Arguments) -> int:
     """Seeds and hours for each arm that is not told apart from the baseline yet."""
     from analysis import words
+    from analysis.ablation import lost, undecided
     from analysis.power import advise
 
     table = _loaded(arguments)
@@ -89,35 +90,49 @@ def power(arguments: Arguments) -> int:
         return 0
     for line in map(words.advice_line, advice):
         print(line)
-    few = [row.arm for row in table.rows if row.role == "arm" and (row.comparison is None or row.comparison.n < 2)]
+    beyond, arms = lost(table), [row for row in table.rows if row.role == "arm"]
+    few = [r.arm for r in arms if r.arm not in beyond and (r.comparison is None or r.comparison.n < 2)]
     if few:
         print(f"Too few paired seeds to reckon with: {', '.join(few)}; two are the least")
-    lost = [row.arm for row in table.rows if row.role == "arm" and row.comparison and row.comparison.dropped]
-    if lost:
-        print(f"Some of their seeds failed, so that no number of seeds makes a claim: {', '.join(lost)}")
-    if not advice and not few and not lost:
+    if beyond:
+        why = "Some of their pairs failed or have no usable value, so that no number of seeds makes a claim"
+        print(f"{why}: {', '.join(beyond)}")
+    said = {a.arm for a in advice} | set(few)
+    if rest := [arm for arm in undecided(table) if arm not in said]:
+        print(f"{_why_open(table)}: {', '.join(rest)}")
+    elif not said and not beyond:
         print("Every arm is told apart from the baseline.")
     return 0
 
 
-def _decided(row: Row) -> dict[str, Any]:
+def _why_open(table: Table) -> str:
+    """Of undecided arms for which no number of seeds is reckoned."""
+    if table.exploratory:
+        return "Exploratory, so that nothing is claimed whatever the seeds"
+    return "Not told apart yet, or in an open part of the claim; --until-significant adds their seeds, at the looks of a plan"
+
+
+def _decided(row: Row, exploratory: bool) -> dict[str, Any]:
     from analysis import words
 
     c = row.comparison
     numbers = {"n": 0} if c is None else {"n": c.n, "difference": c.difference, "p": c.p_t_holm}
-    return {"decided": c is not None and c.separable, "verdict": words.verdict(c), **numbers}
+    said = words.verdict(c)
+    if exploratory and c is not None and c.separable:
+        said = f"exploratory, no claim: {words.difference(c)}, {words.pairs(c)}"
+    return {"decided": c is not None and c.separable and not exploratory, "verdict": said, **numbers}
 
 
 def decide(arguments: Arguments) -> int:
     """Print which arms are told apart from the baseline, and the verdict on the claim."""
-    from analysis.ablation import undecided
+    from analysis.ablation import lost, undecided
 
     table = _loaded(arguments)
-    arms = {row.arm: _decided(row) for row in table.rows if row.role == "arm"}
+    arms = {row.arm: _decided(row, table.exploratory) for row in table.rows if row.role == "arm"}
     claim = None if table.claim is None else {"says": table.claim.says, "verdict": table.claim.verdict}
     if arguments.json:
         facts = {"label": table.label, "metric": table.metric, "baseline": table.baseline}
-        _print_json({**facts, "undecided": undecided(table), "arms": arms, "claim": claim})
+        _print_json({**facts, "undecided": undecided(table), "lost": lost(table), "arms": arms, "claim": claim})
         return 0
     for arm, facts in arms.items():
         print(f"{arm}: {facts['verdict']}")

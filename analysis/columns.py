@@ -117,7 +117,17 @@ def _difference(row: Row) -> Mapping[str, Any]:
 def _against(table: Table) -> list[Column]:
     title = f"against {table.baseline}\n[95 %]"
     column = Column("against", title, _verdict, LEFT, numbers=_difference, tone=True)
-    return [column if table.exploratory else replace(column, strong=_separable)]
+    if table.exploratory:
+        return [replace(column, numbers=lambda row: {**_difference(row), "verdict": _no_claim(row)})]
+    return [replace(column, strong=_separable)]
+
+
+def _no_claim(row: Row) -> str | None:
+    """The verdict of an exploratory readout: what would be a claim is a hint."""
+    if row.role != "arm" or row.comparison is None:
+        return None
+    said = row.comparison.verdict
+    return f"suggests {said}" if row.comparison.separable else said
 
 
 def _over_images(table: Table) -> list[Column]:

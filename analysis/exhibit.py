@@ -14,7 +14,7 @@ true difference is 0.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from scipy.special import stdtrit
@@ -43,10 +43,11 @@ class Line:
     comparison: Comparison | None
     interval: tuple[float, float] | None  # 95 %
     simultaneous: tuple[float, float] | None
+    exploratory: bool = False  # of another readout than the one that was planned for, of which nothing is claimed
 
     @property
     def claimed(self) -> bool:
-        return self.kind == "arm" and self.comparison is not None and self.comparison.separable
+        return not self.exploratory and self.kind == "arm" and self.comparison is not None and self.comparison.separable
 
     def reaches(self) -> list[float]:
         """Everything of it that has a place, without the simultaneous interval."""
@@ -82,9 +83,13 @@ class Exhibit:
 def exhibit(table: Table) -> Exhibit:
     """Of the readout that the table compares. Rows in the table's order, without the baseline, the A/A row last."""
     limit = FARTHEST if metrics.unit_of(table.metric) == "%" else None
-    family = max(1, sum(row.role == "arm" for row in table.rows))
+    family = max(1, table.family)
     base = next(row for row in table.rows if row.role == "baseline")
-    lines = [_line(row, base, family, limit) for row in table.rows if row.role != "baseline"]
+    lines = [
+        replace(_line(row, base, family, limit), exploratory=table.exploratory)
+        for row in table.rows
+        if row.role != "baseline"
+    ]
     return Exhibit(table.baseline, table.metric, family, (*lines, _against_itself(base, limit)))
 
 

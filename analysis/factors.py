@@ -116,8 +116,8 @@ def _effects(
     sequential, step = added_by_results(manifest), grid(v for by_seed in values.values() for v in by_seed.values())
 
     def effect_of(weights: Weights) -> Comparison | None:
-        dropped, waiting = missing(outcomes, values, weights)
-        return contrast(values, weights, sequential=sequential, step=step, dropped=dropped, waiting=waiting)
+        gone = missing(outcomes, values, weights)
+        return contrast(values, weights, sequential=sequential, step=step, **gone._asdict())
 
     made = [
         Effect(name, kind, at, of, effect_of(weights)) for name, kind, at, of, weights in _designed(manifest, factors)

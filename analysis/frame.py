@@ -139,6 +139,10 @@ def finite(value: Any) -> float | None:
     return float(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def version(commit: str, uncommitted: str | None) -> str:
     """`0123456`, or `0123456+89ab` with the hash of the uncommitted changes."""
     return f"{commit[:7]}+{uncommitted[:7]}" if uncommitted else commit[:7]
@@ -165,14 +169,14 @@ def read_run(run_dir: Path) -> Run:
     state, reason = judge(run_dir, status, lambda: results is not None, of_job=None)
     test = results.get("test") if results and state == schema.DONE else None
     hits = _hits(run_dir, problems) if test else ""
-    numbers = {k: finite(v) for k, v in test.items()} if isinstance(test, dict) else {}
+    numbers = {k: v for k, v in test.items() if _is_number(v)} if isinstance(test, dict) else {}
     return Run(
         state=state,
         reason=reason or "",
         diverged=bool(status.get("diverged")) and state == schema.FAILED,
         step=status.get("step"),
         total_steps=status.get("total_steps"),
-        readouts=agreeing(run_dir, {k: v for k, v in numbers.items() if v is not None}, problems),
+        readouts=agreeing(run_dir, numbers, problems),
         seconds=finite(results.get("seconds")) if results and state == schema.DONE else None,
         device_seconds=device_seconds(attempts),
         commits=tuple(dict.fromkeys(version(c, a.get("uncommitted")) for a in attempts if (c := a.get("commit")))),

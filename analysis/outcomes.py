@@ -21,14 +21,16 @@ from experiments.store.summary import LEVEL
 
 Outcomes = Mapping[str, Mapping[int, str]]  # arm -> seed -> state, or DIVERGED, of every planned run
 # Ended without a result, perhaps because of what the run showed. Runs that were lost with their machine may come again.
+# A run that is done and has no usable value of the readout (none, not finite, or in doubt) is no less lost to a mean.
 DROPPED: Final = frozenset({DIVERGED, schema.FAILED, schema.CANCELLED, schema.PRUNED})
 
 
 class Missing(NamedTuple):
     """Of the seeds that all arms of a comparison were planned with: those that have no difference."""
 
-    dropped: int  # a run failed, diverged or was ended
+    dropped: int  # a run failed, diverged or was ended, or is done without a usable value
     waiting: int  # may still come
+    unusable: int = 0  # of those dropped: no run failed, and one is done without a usable value
 
 
 def outcomes_of(parts: Mapping[str, Cells]) -> dict[str, dict[int, str]]:
@@ -42,15 +44,17 @@ def missing(outcomes: Outcomes, values: Mapping[str, Mapping[int, float]], arms:
     """`values`: arm -> seed -> percent, of finished runs. Arms that `outcomes` lacks are taken to be complete."""
     involved = [arm for arm in arms if arm in outcomes]
     planned = set.intersection(*(set(outcomes[arm]) for arm in involved)) if involved else set()
-    dropped = waiting = 0
+    dropped = waiting = unusable = 0
     for seed in planned:
         if all(seed in values.get(arm, {}) for arm in involved):
             continue
         if any(outcomes[arm][seed] in DROPPED for arm in involved):
             dropped += 1
+        elif any(outcomes[arm][seed] == schema.DONE and seed not in values.get(arm, {}) for arm in involved):
+            dropped, unusable = dropped + 1, unusable + 1
         else:
             waiting += 1
-    return Missing(dropped, waiting)
+    return Missing(dropped, waiting, unusable)
 
 
 class Rate(NamedTuple):

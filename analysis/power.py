@@ -87,7 +87,7 @@ def visible(n: int, level: float, power: float, sequential: bool) -> float | Non
 
 def family_level(table: Table) -> float:
     """Of the interval that an arm must pass at worst: 1 - 0.05 / (planned arms), the first step of Holm's correction."""
-    return 1 - (1 - LEVEL) / max(1, sum(row.role == "arm" for row in table.rows))
+    return 1 - (1 - LEVEL) / max(1, table.family)
 
 
 def sensitivity(table: Table, power: float = POWER) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def rows(manifest: Manifest, cells: pl.DataFrame, metric: str, now: tuple[Row, .
 
 def _comparisons(manifest: Manifest, values: Mapping[str, Mapping[int, float]]) -> dict[str, Comparison | None]:
     own, sequential = manifest["baseline"], "max_seeds" in manifest
-    raw = {arm: compare(v, values[own], sequential=sequential, step=0.0) for arm, v in values.items() if arm != own}
+    raw = {arm: compare(v, values[own], sequential=sequential, floor=0.0) for arm, v in values.items() if arm != own}
     family = {arm: c for arm, c in raw.items() if arm != schema.RANDOM_INIT and c is not None}
     p_holm, p_t_holm = (_holm_of_known([getattr(c, p) for c in family.values()]) for p in ("p", "p_t"))
     corrected = {

@@ -27,7 +27,7 @@ from typing import Any, Final
 import polars as pl
 
 from analysis.stats import rule
-from analysis.table import DIVERGED, Row, Table
+from analysis.table import DIVERGED, Row, Table, dropped_by_hand
 from experiments.store import schema
 from experiments.store.schema import Manifest
 
@@ -73,9 +73,12 @@ def inputs(manifest: Manifest, cells: pl.DataFrame, metric: str, rows: Sequence[
         for arm, seed, run_id, state, diverged, *values in cells.select(columns).iter_rows()
     ]
     plan: dict[str, Any] = {name: manifest.get(name) for name in PLAN_FIELDS}
+    plan["metric"] = manifest["metric"]
     plan |= {
         name: manifest.get(name) for name in ("shape", "factors", "max_seeds", "joined", "looks") if manifest.get(name)
     }
+    if dropped := dropped_by_hand(manifest):
+        plan["dropped"] = list(dropped)
     return {
         "label": manifest["label"],
         "metric": metric,

@@ -10,10 +10,11 @@ confirmation can rank trials.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from analysis.advantage import advantages
 from analysis.frame import Log, manifests, read_object, to_stderr
@@ -23,7 +24,7 @@ from analysis.words import count
 from experiments.store import schema
 from experiments.store.named import named, names, nearest
 from experiments.store.schema import SearchRecord, TrialRecord
-from experiments.store.search_record import feasible, not_ranked
+from experiments.store.search_record import arm_of, feasible, not_ranked
 from experiments.store.summary import Summary, summarise, t_interval
 
 SHOWN = 10  # trials in the table
@@ -33,10 +34,12 @@ UNITS = {"gpu_hours": "GPU-hours"}
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A trial, or the base, at fresh seeds. `against_base` is paired by seed."""
+    """A trial, or the base, at fresh seeds. `against_base` is paired by seed; None, as the advantage, unless all seeds that
+    were planned for the trial and for the base have a value: the others are survivors, or too early."""
 
     arm: str
-    summary: Summary
+    planned: int  # seeds
+    summary: Summary | None
     interval: tuple[float, float] | None
     against_base: Comparison | None
     test: Summary | None  # reported, never chosen by
@@ -80,46 +83,64 @@ def base_trial(record: SearchRecord) -> TrialRecord | None:
 
 
 def confirmation(root: Path, record: SearchRecord) -> list[Confirmed]:
-    """The arms at fresh seeds, the best mean first; empty where nothing was confirmed."""
-    label = record["label"].replace(record["name"], f"{record['name']}_confirm", 1)
-    found = [m for m in manifests(root) if m["label"] == label] or [
-        m for m in manifests(root) if m["name"] == f"{record['name']}_confirm" and _is_of(m, record)
-    ]
-    if not found:
+    """The arms at fresh seeds, the best mean first, those that lack seeds last; empty where nothing was confirmed."""
+    manifest, arms = _newest(root, record)
+    if manifest is None:
         return []
-    metric = record["metrics"][0]
-    split = {name: _readouts(root, found[0], metric, name) for name in ("validation", "test")}
-    base, joined = split["validation"].get(BASE, {}), added_by_results(found[0])
-    trials = {arm: v for arm, v in split["validation"].items() if arm not in (BASE, schema.RANDOM_INIT)}
-    found_advantages = advantages(
-        trials, base, higher_is_better=record["directions"][0] == "maximize", sequential=joined
-    )
+    metric, higher = record["metrics"][0], record["directions"][0] == "maximize"
+    seen, test = (_readouts(root, manifest, metric, split) for split in ("validation", "test"))
+    planned = {arm: sum(cell["arm"] == arm for cell in manifest["cells"]) for arm in arms}
+    whole = {arm: v if len(v := seen.get(arm, {})) == planned[arm] else {} for arm in arms}
+    base, joined = whole[BASE], added_by_results(manifest)
+    trials = {arm: whole[arm] for arm in arms if arm != BASE}
+    believed = advantages(trials, base, higher_is_better=higher, sequential=joined)
     rows = [
         Confirmed(
             arm,
-            cast(Summary, summarise(list(values.values()))),
-            t_interval(list(values.values())),
-            compare(values, base, sequential=joined) if arm != BASE else None,
-            summarise(list(split["test"].get(arm, {}).values())),
-            found_advantages[arm].shrunken if arm in found_advantages else None,
+            planned[arm],
+            summarise(list(seen.get(arm, {}).values())),
+            t_interval(list(seen.get(arm, {}).values())),
+            compare(whole[arm], base, sequential=joined) if arm != BASE else None,
+            summarise(list(test.get(arm, {}).values())),
+            believed[arm].shrunken if arm != BASE else None,
         )
-        for arm, values in split["validation"].items()
-        if values and arm != schema.RANDOM_INIT
+        for arm in arms
     ]
-    return sorted(rows, key=lambda row: -row.summary.mean)
+
+    def place(row: Confirmed) -> tuple[bool, float]:
+        mean = -math.inf if row.summary is None else row.summary.mean if higher else -row.summary.mean
+        return not whole[row.arm], -mean
+
+    return sorted(rows, key=place)
 
 
-def _is_of(manifest: schema.Manifest, record: SearchRecord) -> bool:
-    """Whether a confirmation with another label is of this search: its trials have the settings that the search knows."""
-    known = {f"trial-{t['number']}": _without_seed(t["config"]) for t in record["trials"] if t.get("config")}
-    configs = {
-        cell["arm"]: _without_seed(cell["config"]) for cell in manifest["cells"] if cell["arm"].startswith("trial-")
-    }
-    return bool(configs) and all(known.get(arm) == config for arm, config in configs.items())
+def _newest(root: Path, record: SearchRecord) -> tuple[schema.Manifest | None, list[str]]:
+    """The newest confirmation of this search, and its arms that are of it.
+
+    As `adopt` has it (`experiments.search.result.confirmed`): the base has the search's base config, and an arm counts if it
+    has the config of the trial that it is named after. Those of the study before `--new-study` have other configs.
+    """
+    known = {arm_of(t["number"]): t["config"] for t in record["trials"] if t.get("config")}
+    known[BASE] = record["base_config"]
+    for manifest in manifests(root):
+        if manifest["name"] != f"{record['name']}_confirm":
+            continue
+        configs = {cell["arm"]: cell["config"] for cell in manifest["cells"]}
+        own = [arm for arm in manifest["arms"] if arm in known and arm in configs and _alike(known[arm], configs[arm])]
+        if BASE in own and len(own) > 1:
+            return manifest, own
+    return None, []
 
 
-def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, "train": {name: v for name, v in config.get("train", {}).items() if name != "seed"}}
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two plain configs say the same but for the seed. A field that one lacks was added between their versions."""
+
+    def same(a: Any, b: Any) -> bool:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            return all(same(a[name], b[name]) for name in a.keys() & b.keys() if name != "seed")
+        return bool(a == b)
+
+    return same(one, other)
 
 
 def _readouts(root: Path, manifest: schema.Manifest, metric: str, split: str) -> dict[str, dict[int, float]]:
@@ -128,7 +149,7 @@ def _readouts(root: Path, manifest: schema.Manifest, metric: str, split: str) ->
     for cell in manifest["cells"]:
         results = read_object(root / cell["run_id"] / schema.RESULTS, schema.Results, []) or schema.Results()
         value = ((results.get("test") if split == "test" else results.get("validation")) or {}).get(metric)
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and math.isfinite(value):
             found.setdefault(cell["arm"], {})[cell["seed"]] = float(value)
     return found
 
@@ -211,9 +232,11 @@ def _fresh_row(row: Confirmed) -> list[str]:
     other = row.against_base
     difference = ["", ""] if other is None else [f"{other.difference:+.2f}", _interval(other.low, other.high)]
     test = "-" if row.test is None else f"{row.test.mean:.2f}"
+    n = 0 if row.summary is None else row.summary.n
+    mean = "-" if row.summary is None else row.summary.text()
     own = _interval(*(row.interval or (None, None)))
     shrunken = "" if row.shrunken is None else f"{row.shrunken:+.2f}"
-    return [row.arm, str(row.summary.n), row.summary.text(), own, *difference, shrunken, test]
+    return [row.arm, f"{n}/{row.planned}", mean, own, *difference, shrunken, test]
 
 
 def _interval(low: float | None, high: float | None) -> str:

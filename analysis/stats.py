@@ -74,8 +74,9 @@ class Comparison:
     std: float | None = None  # of the paired differences, ddof = 1, at least `least_std`
     sequential: bool = False  # interval and p hold at whatever number of seeds one stops
     looks: bool = False  # they hold at the looks of a plan, and there are none between looks
-    dropped: int = 0  # planned pairs of which a run failed, diverged or was ended: the others are survivors
+    dropped: int = 0  # planned pairs of which a run has no value and gets none: the others are survivors
     waiting: int = 0  # planned pairs that may still come
+    unusable: int = 0  # of those dropped: no run failed, but one is done without a usable value
 
     @property
     def planned(self) -> int:
@@ -246,12 +247,24 @@ def compare(
     step: float | None = None,
     dropped: int = 0,
     waiting: int = 0,
+    unusable: int = 0,
     looks: Looks | None = None,
+    floor: float | None = None,
 ) -> Comparison | None:
     """Paired by seed, over the seeds that both have; None when they share none. See `contrast`."""
     values = {"arm": arm, "baseline": baseline}
     weights = {"arm": 1.0, "baseline": -1.0}
-    return contrast(values, weights, sequential=sequential, step=step, dropped=dropped, waiting=waiting, looks=looks)
+    return contrast(
+        values,
+        weights,
+        sequential=sequential,
+        step=step,
+        dropped=dropped,
+        waiting=waiting,
+        unusable=unusable,
+        looks=looks,
+        floor=floor,
+    )
 
 
 def contrast(
@@ -262,19 +275,22 @@ def contrast(
     step: float | None = None,
     dropped: int = 0,
     waiting: int = 0,
+    unusable: int = 0,
     looks: Looks | None = None,
+    floor: float | None = None,
 ) -> Comparison | None:
     """A weighted sum of arms, seed by seed over the seeds that all of them have; None when they share none.
 
     sequential: seeds were added after results had been seen. step: points that one image is worth, by default what the
-    values show. dropped, waiting: planned pairs that failed, or may still come (`analysis.outcomes.missing`). looks: the plan
-    of a group-sequential test.
+    values show. dropped, waiting, unusable: planned pairs without a difference (`analysis.outcomes.missing`). looks: the plan
+    of a group-sequential test. floor: the least standard deviation, by default `least_std`.
     """
     differences = contrast_by_seed(values, weights)
     if not differences:
         return None
     n, mean = len(differences), statistics.fmean(differences)
-    floor = least_std((v for arm in weights for v in values[arm].values()), weights.values(), step)
+    if floor is None:
+        floor = least_std((v for arm in weights for v in values[arm].values()), weights.values(), step)
     std = spread(differences, floor) if n > 1 else None
     interval, p = None, None
     if std is not None and sequential:
@@ -296,6 +312,7 @@ def contrast(
         looks=looks is not None and not sequential,
         dropped=dropped,
         waiting=waiting,
+        unusable=unusable,
     )
 
 
@@ -323,9 +340,13 @@ def contrast_by_seed(values: Mapping[str, Mapping[int, float]], weights: Mapping
 
 
 def correct(comparisons: Mapping[str, Comparison | None]) -> dict[str, Comparison | None]:
-    """The same comparisons with both p values Holm-corrected over this family; None in it is planned and counts."""
-    p_holm = holm([c.p if c else None for c in comparisons.values()])
-    p_t_holm = holm([c.p_t if c else None for c in comparisons.values()])
+    """The same comparisons with both p values Holm-corrected over this family; None in it is planned and counts.
+
+    So does a comparison that is not complete: its p, of survivors or of a part of the plan, belongs to no test that was
+    planned, and as a small one it would take the largest factor of the correction from an arm that is judged.
+    """
+    p_holm = holm([c.p if c and c.complete else None for c in comparisons.values()])
+    p_t_holm = holm([c.p_t if c and c.complete else None for c in comparisons.values()])
     return {
         arm: replace(c, p_holm=p, p_t_holm=p_t) if c else None
         for (arm, c), p, p_t in zip(comparisons.items(), p_holm, p_t_holm, strict=True)

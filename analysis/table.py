@@ -15,6 +15,7 @@ import polars as pl
 from analysis.images import OverImages
 from analysis.stats import Comparison
 from experiments.store import metrics, schema
+from experiments.store.manifests import BY_HAND
 from experiments.store.schema import Manifest
 from experiments.store.summary import Summary
 
@@ -60,7 +61,7 @@ class Part:
     rests_on: str
     numbers: Comparison | None
     p: float  # of the side that the verdict takes; of the statement where it is open
-    arms: tuple[str, ...] = ()  # that the clause is about; empty where they cannot show it
+    arms: tuple[str, ...] = ()  # whose seeds decide it; empty where no further ones can
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,12 @@ class Table:
     claim: Claim | None = None
     crossed: tuple[Crossed, ...] = ()  # of a sweep that crosses factors, one per readout
     inputs: Mapping[str, object] = field(default_factory=dict)  # what the seal is over
+    dropped: tuple[str, ...] = ()  # arms that were taken out by hand
+
+    @property
+    def family(self) -> int:
+        """Arms that Holm's correction is over: those of the table, and those that were taken out by hand."""
+        return sum(row.role == "arm" for row in self.rows) + len(self.dropped)
 
     @property
     def exploratory(self) -> bool:
@@ -174,6 +181,16 @@ class Table:
 def added_by_results(manifest: Manifest) -> bool:
     """Whether seeds joined after results had been seen: by `--until-significant`, or by a larger `--seeds`."""
     return "max_seeds" in manifest or bool(manifest.get("joined"))
+
+
+def dropped_by_hand(manifest: Manifest) -> tuple[str, ...]:
+    """Arms that were planned and taken out by hand, and have not come back under any name.
+
+    They may have been taken out for what they showed, so the arms that are left are judged as if they were still there.
+    """
+    planned = {cell["run_id"] for cell in manifest["cells"]}
+    past = [one for one in manifest.get("past", []) if one.get("why") == BY_HAND]
+    return tuple(one.get("arm", "") for one in past if not planned.intersection(one.get("runs", {}).values()))
 
 
 Cells = list[dict[str, Any]]  # rows of a frame of `frame.cell_types`

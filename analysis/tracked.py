@@ -5,7 +5,8 @@
 
 The plan is an artifact of the sweep's parent run, so planned runs that never began are known as missing. MLflow lacks some
 facts of the run directories: the last step of runs that recorded none, whether a run is queued (it is `missing` until it
-begins), and commit and hardware of all attempts but the last.
+begins), commit and hardware of all attempts but the last, and which test images a readout got right. Its readouts can be
+held against no journal, only against what can be (`analysis.checked.possible`); `Tracked.load` says so.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from urllib.request import urlopen
 
 import polars as pl
 
-from analysis.checked import shortfalls
+from analysis.checked import possible, shortfalls
 from analysis.frame import CURVES, Loaded, Log, cell_types, finite, to_stderr, version
 from experiments.store import schema
 from experiments.store.manifests import one_name_an_arm
@@ -68,9 +69,13 @@ def row_of(
     last_step: int | None,
 ) -> dict[str, Any]:
     """The row of a run. results: seconds and steps of a done run; last_step: of its metrics, where results are None."""
-    done = is_done(tags)
+    done, problems = is_done(tags), list[str]()
     with suppress(ValueError):
         learn_plain(json.loads(tags.get("moco.readouts", "null")))
+    found = {
+        readout: metrics[f"test/{readout}"] for readout in schema.READOUTS if done and f"test/{readout}" in metrics
+    }
+    readouts = possible(f"{cell['run_id']} in MLflow", found, problems)
     return {
         **missing_row(cell),
         "state": tags.get("moco.state", schema.RUNNING),
@@ -78,7 +83,8 @@ def row_of(
         "diverged": tags.get("moco.diverged") == "1",
         "step": results.get("steps") if results else last_step,
         "total_steps": results.get("steps") if results else None,
-        **{readout: finite(metrics.get(f"test/{readout}")) for readout in schema.READOUTS if done},
+        **readouts,
+        "problems": problems,
         "shortfalls": shortfalls(_facts(metrics)) if done else [],
         "seconds": finite(results.get("seconds")) if results else None,
         "device_seconds": _number(tags.get("moco.device_seconds", "")),
@@ -192,6 +198,9 @@ def pages_at(server: str, manifest: Manifest) -> MlflowPages:
 
 PLAN = "sweep.json"
 STORE = "moco.store"
+LACKS: Final = (
+    "read from MLflow, so without intervals over test images, and no readout is held against its run's journal"
+)
 PAGE: Final = 1000  # runs in one request
 AT_ONCE: Final = 8  # artifacts fetched side by side
 
@@ -274,6 +283,10 @@ class Tracked:
                 self._row(cell, found.get(key), results.get(tracked.runs.get(key, "")))
                 for cell, key in zip(manifest["cells"], keys, strict=True)
             ]
+            log(f"{manifest['label']}: {LACKS}")
+            for row in rows:
+                for line in row["problems"]:
+                    log(line)
             return Loaded(manifest, pl.DataFrame(rows, schema=cell_types(), orient="row"))
 
     def tracked(self, sweep: str, log: Log = to_stderr) -> TrackedRuns:

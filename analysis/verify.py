@@ -35,11 +35,13 @@ def verify(path: Path, root: Path, log: Log = to_stderr) -> list[str]:
 
 
 def _changes(seal: Seal, root: Path, log: Log) -> Iterator[str]:
-    then = seal.inputs
+    then: dict[str, Any] = {**seal.inputs}
     manifest, cells = load_sweep(root, then["label"], log)
     table = ablation_table(manifest, cells, metric=then["metric"])
     now: dict[str, Any] = dict(table.inputs)
     before = rule_one.rows(manifest, cells, then["metric"], table.rows)
+    if "metric" not in then["plan"]:  # seals did not say, before it was in them, which readout the plan is for
+        then["plan"] = {**then["plan"], "metric": now["plan"]["metric"]}
     runs = list(_runs(_named(then), _named(now)))
     yield from runs
     yield from cells["problems"].explode().drop_nulls() if runs else ()

@@ -9,8 +9,9 @@ from typing import Final
 import polars as pl
 
 from analysis.looks import TITLES, Looks
+from analysis.outcomes import DROPPED
 from analysis.stats import SEEDS_TO_CLAIM, Comparison
-from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm
+from analysis.table import DIVERGED, READOUT_TITLES, Advice, Cells, Claim, Row, by_arm, dropped_by_hand
 from experiments.store import schema
 from experiments.store.durations import in_words
 from experiments.store.images import ONLY_NAMES, known_by_names
@@ -67,9 +68,13 @@ def verdict(comparison: Comparison | None) -> str:
 
 
 def pairs(comparison: Comparison) -> str:
-    """`n=5`, `n=5, survivors: 5 of 10 failed`, `n=5 of 10 so far`."""
+    """`n=5`, `n=5, survivors: 5 of 10 failed`, `n=5, 1 of 6 without a usable value`, `n=5 of 10 so far`."""
+    failed, unusable = comparison.dropped - comparison.unusable, comparison.unusable
     if comparison.dropped:
-        return f"n={comparison.n}, survivors: {comparison.dropped} of {comparison.planned} failed"
+        lost = f", survivors: {failed} of {comparison.planned} failed" if failed else ""
+        return f"n={comparison.n}{lost}" + (
+            f", {unusable} of {comparison.planned} without a usable value" if unusable else ""
+        )
     return f"n={comparison.n}" if comparison.complete else f"n={comparison.n} of {comparison.planned} so far"
 
 
@@ -169,19 +174,28 @@ def _clause(compared: Sequence[tuple[str, Comparison]], verdict: str) -> str | N
     )
 
 
-def _clauses(arms: Sequence[Row]) -> list[str]:
+def _clauses(arms: Sequence[Row], baseline: Row) -> list[str]:
     """The clauses of the answer: the largest difference first, arms that cannot be told apart last."""
     compared = [(row.arm, row.comparison) for row in arms if row.comparison]
     compared.sort(key=lambda pair: -abs(pair[1].difference))
     clauses = [_clause(compared, "higher"), _clause(compared, "lower")]
     alike = [row.arm for row in arms if row.comparison and row.comparison.complete and _open(row.comparison)]
-    survived = [row.arm for row in arms if _failed(row)]
+    lost = [row for row in arms if _failed(row)]
+    survived = [row.arm for row in lost if _lost_its_own(row)]
+    empty = [row.arm for row in lost if row.arm not in survived and _without_a_value(row)]
+    unpaired = [row.arm for row in lost if row.arm not in survived and row.arm not in empty]
     coming = [row.arm for row in arms if _is_on_its_way(row) and not _failed(row)]
     few = [row.arm for row in arms if _waits(row) and not _failed(row) and row.arm not in coming]
     clauses += [
         f"{listing(alike)} {'is' if len(alike) == 1 else 'are'} not separable from it" if alike else None,
         f"seeds of {listing(survived)} failed, so there is no claim about {'it' if len(survived) == 1 else 'them'}"
         if survived
+        else None,
+        f"seeds of {listing(empty)} have no usable value, so there is no claim about {'it' if len(empty) == 1 else 'them'}"
+        if empty
+        else None,
+        f"seeds of {baseline.arm} failed or have no usable value, so there is no claim about {listing(unpaired)}"
+        if unpaired
         else None,
         f"{listing(coming)} {'has' if len(coming) == 1 else 'have'} seeds to come; the plan is judged when it is whole"
         if coming
@@ -200,6 +214,15 @@ def _failed(row: Row) -> bool:
     return (
         row.comparison.dropped > 0 if row.comparison else DIVERGED in row.unfinished or schema.FAILED in row.unfinished
     )
+
+
+def _lost_its_own(row: Row) -> bool:
+    return any(member.state in DROPPED for member in row.members)
+
+
+def _without_a_value(row: Row) -> bool:
+    """Whether a run of an arm itself is done and has no value of the readout that the table compares."""
+    return any(member.state == schema.DONE and member.seed not in row.values for member in row.members)
 
 
 def _waits(row: Row) -> bool:
@@ -222,7 +245,7 @@ def answer(rows: Sequence[Row], metric: str, planned_metric: str | None = None) 
     if planned_metric not in (None, metric):
         so_far = f"Exploratory (the sweep was planned for {READOUT_TITLES[str(planned_metric)]}): {so_far}"
     against = f"against {baseline.arm} ({READOUT_TITLES[metric]} {percent(reference)} %, n={reference.n})"
-    sentence = f"{against}, {'; '.join(_clauses(arms)) or 'there is no other arm'}."
+    sentence = f"{against}, {'; '.join(_clauses(arms, baseline)) or 'there is no other arm'}."
     return so_far + (sentence if so_far else sentence[0].upper() + sentence[1:])
 
 
@@ -295,13 +318,16 @@ def _method(manifest: Manifest, rows: Sequence[Row], metric: str) -> str:
     sequential = any(row.comparison.sequential for row in arms if row.comparison)
     difference = f"Difference in {READOUT_TITLES[metric]}: paired by seed, "
     head = f"Percent on the test split; ± standard deviation over seeds. {difference}"
-    family = f"Holm over the {count(len(arms), 'planned arm')}"
+    dropped = dropped_by_hand(manifest)
+    family = f"Holm over the {count(len(arms) + len(dropped), 'planned arm')}"
+    family += f" ({listing(dropped)} among them, though taken out by hand)" if dropped else ""
     looks = Looks.of(manifest)
     if looks is not None:
         return (
             f"{head}with an interval and a p that allow for the planned looks at {listing([str(n) for n in looks.at])} pairs "
             f"(bounds of {TITLES[looks.kind]}); p after {family}. A claim needs a look, all its pairs, and that p under "
-            "0.05; clauses of the claim and effects are judged by the e-value of a t test, which holds at any number of seeds."
+            "0.05, at the last look that was reached: what an early look claims, a later one can take back; clauses of the "
+            "claim and effects are judged by the e-value of a t test, which holds at any number of seeds."
         )
     if sequential:
         return (

@@ -14,6 +14,10 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.launch.adaptive import Open
 
 
 def show_table(root: Path, label: str, readout: str | None = None) -> None:
@@ -55,13 +59,15 @@ def _show(text: Callable[[], str], command: list[str]) -> None:
     print(f"\ntable again: {shlex.join(['python', '-m', 'analysis', *command])}", flush=True)
 
 
-def undecided(root: Path, label: str) -> list[str]:
-    """The arms that are not told apart from the baseline yet. Raises ValueError where there can be no table."""
+def undecided(root: Path, label: str) -> Open:
+    """The arms that are not told apart from the baseline yet, and those that never will be. Raises ValueError where there can
+    be no table."""
     from analysis import ablation
     from analysis.frame import load_sweep
+    from experiments.launch.adaptive import Open
 
     try:
         table = ablation.ablation_table(*load_sweep(root, label, log=lambda line: None))
     except (ValueError, OSError) as error:
         raise ValueError(f"{label}: cannot be judged: error: {error}") from None
-    return ablation.undecided(table)
+    return Open(ablation.undecided(table), ablation.lost(table))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
@@ -23,16 +24,23 @@ from experiments.store.schema import Looks
 from experiments.store.states import AT_REST
 
 
+class Open(NamedTuple):
+    """Arms of a sweep that are not told apart from its baseline."""
+
+    undecided: list[str]  # more seeds may tell
+    lost: list[str]  # no number of seeds can: a run of theirs, or of the baseline beside it, ended without a value
+
+
 @dataclass
 class Rounds:
     """`planned`: the plan with so many seeds. `start`: carries out a launch plan and returns the exit code.
 
-    `undecided`: the arms of the sweep with that label that are not significantly different from its baseline.
+    `still_open`: the arms of the sweep with that label that are not significantly different from its baseline.
     """
 
     planned: Callable[[int], Plan]
     start: Callable[[LaunchPlan], int]
-    undecided: Callable[[Path, str], list[str]]
+    still_open: Callable[[Path, str], Open]
     options: LaunchOptions
 
     @property
@@ -44,7 +52,7 @@ class Rounds:
         return self.options.max_seeds or MAX_SEEDS
 
     def run(self, seeds: int) -> int:
-        """The exit code of the last round that started something."""
+        """The exit code: 1 if runs of any round failed, as those of an arm that later rounds leave out."""
         looks = self._looks()
         seeds, at_once = min(max(seeds, FIRST_DECISION), self.most), self.options.max_parallel or 1
         if looks is not None:
@@ -54,8 +62,9 @@ class Rounds:
         write_manifest(self.root, first, self.options.command)
         add_seeds(self.root, first, [], self.most, looks)
         code = self._round(first, first.choose(self.options.only))
+        worst = code
         while code in (0, 1):
-            undecided = self._undecided(first)
+            undecided, lost = self._open(first)
             seeds = max(seeds, self._seeds_of(first, undecided))
             cells = self._cells(undecided, seeds)
             if undecided and seeds < self.most and all(self._is_at_rest(cell) for cell in cells):
@@ -63,11 +72,12 @@ class Rounds:
                 seeds = min(self.most, seeds + more)
                 cells = self._cells(undecided, seeds)
             if all(self._is_at_rest(cell) for cell in cells):
-                _print_outcome(undecided, seeds)
-                return code
+                _print_outcome(undecided, lost, seeds)
+                return worst
             print(f"{seeds} seeds for {', '.join([first.baseline, *undecided])}: not told apart yet", flush=True)
             add_seeds(self.root, self.planned(seeds), cells, self.most)
             code = self._round(self.planned(seeds), cells)
+            worst = max(worst, code)
         return code
 
     def _looks(self) -> Looks | None:
@@ -100,9 +110,10 @@ class Rounds:
     def _is_at_rest(self, cell: Cell) -> bool:
         return state_of(self.root / cell.run_id).state in AT_REST
 
-    def _undecided(self, plan: Plan) -> list[str]:
+    def _open(self, plan: Plan) -> Open:
         arms = {plan.arm_named(name) for name in self.options.only} if self.options.only else set(plan.arms)
-        return [arm for arm in self.undecided(self.root, plan.label) if arm in arms]
+        found = self.still_open(self.root, plan.label)
+        return Open(*([arm for arm in some if arm in arms] for some in found))
 
     def _seeds_of(self, plan: Plan, arms: Sequence[str]) -> int:
         """Seeds that an earlier command has planned for these arms, within the limit of this one."""
@@ -111,10 +122,16 @@ class Rounds:
         return min(max(planned, default=0), self.most)
 
 
-def _print_outcome(undecided: Sequence[str], seeds: int) -> None:
+def _print_outcome(undecided: Sequence[str], lost: Sequence[str], seeds: int) -> None:
     if undecided:
         names = ", ".join(undecided)
         text = f"at {seeds} seeds, the most allowed, not told apart or in an open part of the claim: {names}"
+    elif lost:
+        text = "of the other arms each is told apart from the baseline, and no part of a claim waits for seeds"
     else:
         text = "every arm is told apart from the baseline, and no part of a claim is open"
     print("\n".join(paragraph(f"--until-significant: {text}")), flush=True)
+    if lost:
+        names = ", ".join(lost)
+        text = f"no number of seeds makes a claim about {names}: pairs of theirs failed or have no usable value"
+        print("\n".join(paragraph(f"--until-significant: {text}")), flush=True)

@@ -12,12 +12,10 @@ from experiments.plan.manifest import arm_id, axis_of, change, left_out, with_pa
 from experiments.plan.sweep import ARM_NAME, make_cell
 from experiments.store import schema
 from experiments.store.files import now
-from experiments.store.manifests import BROUGHT_BACK, LEFT_OUT, RENAMED
+from experiments.store.manifests import BROUGHT_BACK, BY_HAND, LEFT_OUT, RENAMED
 from experiments.store.schema import Manifest, PlanEvent
 from moco.config import Config
 from moco.config.plain import from_plain, to_plain
-
-BY_HAND = "dropped by hand"
 
 
 def drop(root: Path, label: str, arm: str) -> Manifest:

@@ -51,10 +51,10 @@ def orphans(root: Path, planned: Sequence[Manifest] | None = None) -> list[Orpha
     if not left:
         return []
     past = {
-        run: (manifest["label"], one["arm"], int(seed), one["why"])
+        run: (manifest["label"], one.get("arm", "an arm"), int(seed), one.get("why", "left out of the plan"))
         for manifest in reversed(manifests)
         for one in manifest.get("past", [])
-        for seed, run in one["runs"].items()
+        for seed, run in one.get("runs", {}).items()
     }
     return [_orphan(root, name, past.get(name), manifests) for name in left]
 

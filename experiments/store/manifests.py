@@ -14,6 +14,7 @@ from experiments.store.schema import Cell, Manifest, PlanEvent
 from experiments.store.search_record import search_manifests
 
 RENAMED, LEFT_OUT, BROUGHT_BACK = "renamed", "left out", "brought back"
+BY_HAND = "dropped by hand"  # why an arm stands in the past of a plan, if a person took it out
 
 
 def manifest_path(root: Path, label: str) -> Path:

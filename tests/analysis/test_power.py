@@ -311,8 +311,8 @@ def test_arms_without_a_pair_are_named_not_guessed(
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path))
     assert main(["power", "queue_size"]) == 0
     assert capsys.readouterr().out == (
-        "Too few paired seeds to reckon with: K=256, K=128; two are the least\n"
-        "Some of their seeds failed, so that no number of seeds makes a claim: K=256\n"
+        "Too few paired seeds to reckon with: K=128; two are the least\n"
+        "Some of their pairs failed or have no usable value, so that no number of seeds makes a claim: K=256\n"
     )
 
 

@@ -185,7 +185,10 @@ def test_an_arm_is_dropped_and_brought_back_whole(tmp_path: Path) -> None:
     assert [row.arm for row in table.rows] == ["K=16", "K=32", "random init"]
     only = table.rows[1].comparison
     assert only is not None
-    assert only.p_t_holm == only.p_t
+    assert only.p_t is not None
+    assert only.p_t_holm == min(
+        1.0, 2 * only.p_t
+    )  # as if K=64 were still there: it may have been dropped for its results
     assert [(one.arm, one.seed, one.why) for one in orphans(tmp_path)] == [
         ("K=64", cell["seed"], "dropped by hand")
         for cell in sorted(written["cells"], key=lambda cell: cell["run_id"])
@@ -196,6 +199,19 @@ def test_an_arm_is_dropped_and_brought_back_whole(tmp_path: Path) -> None:
         assert back[key] == written[key]  # type: ignore[literal-required]
     assert tables(tmp_path) == before
     assert orphans(tmp_path) == []
+
+
+def test_an_entry_of_the_past_that_says_less_still_names_its_runs(tmp_path: Path) -> None:
+    """Every field of it may be missing, as in a plan that another program wrote."""
+    written = write_manifest(tmp_path, planned(), "python sweeps/s.py")
+    train(tmp_path, written)
+    dropped = arms.drop(tmp_path, "s@digits", "K=64")
+    (one,) = dropped["past"]
+    short = Manifest(**{**dropped, "past": [{}, {"runs": one["runs"]}]})
+    assert [(o.seed, o.why) for o in orphans(tmp_path, [short])] == [
+        (o.seed, "left out of the plan") for o in orphans(tmp_path, [dropped])
+    ]
+    assert len(orphans(tmp_path, [short])) == SEEDS
 
 
 def test_a_rename_by_hand_is_that_of_the_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,55 @@ def test_a_confirmation_under_another_label_counts_if_it_has_the_trials_settings
         replace_json(path / "results.json", {"test": {}, "validation": {"knn20_top1": 91.0}})
     write_manifest(tmp_path, planned)
     assert [row.arm for row in confirmation(tmp_path, found)] == (["base", "trial-2"] if theirs else [])
+
+
+def confirm(
+    root: Path, found: SearchRecord, values: dict[str, dict[int, float | None]], rates: dict[str, float]
+) -> None:
+    """A confirmation under the search's own label; None: the run has not ended."""
+    for trial in found["trials"][:4]:
+        trial["config"] = {"optim": {"lr": trial["number"] / 10}, "train": {"seed": 0}}
+    found["base_config"] = {"optim": {"lr": 0.0}, "train": {"seed": 0}}
+    arms = {arm: list(by_seed) for arm, by_seed in values.items()}
+    planned = manifest(arms, name="search_x_confirm", label="search_x_confirm@digits", joined=[])
+    for cell in planned["cells"]:
+        cell["config"] = {"optim": {"lr": rates[cell["arm"]]}, "train": {"seed": cell["seed"]}}
+        value = values[cell["arm"]][cell["seed"]]
+        if value is not None:
+            path = write_run(root, cell["arm"], cell["seed"], readouts(1, 1, 1, 1))
+            replace_json(path / "results.json", {"test": {}, "validation": {"knn20_top1": value}})
+    write_manifest(root, planned)
+
+
+def test_a_confirmation_of_the_study_before_is_not_shown_as_that_of_the_new_one(tmp_path: Path) -> None:
+    """The trials of both have the same names: only those with the same config are compared."""
+    found, seeds = record(tmp_path), range(7, 12)
+    values: dict[str, dict[int, float | None]] = {
+        arm: {s: at + s / 10 for s in seeds} for arm, at in (("base", 80.0), ("trial-1", 82.0), ("trial-2", 84.0))
+    }
+    confirm(tmp_path, found, values, {"base": 0.0, "trial-1": 0.1, "trial-2": 0.9})
+    assert [row.arm for row in confirmation(tmp_path, found)] == ["trial-1", "base"]
+    found["base_config"] = {"optim": {"lr": 0.7}, "train": {"seed": 0}}
+    assert confirmation(tmp_path, found) == []
+
+
+def test_a_trial_that_lacks_seeds_is_ranked_last_and_has_no_advantage(tmp_path: Path) -> None:
+    found, seeds = record(tmp_path), range(7, 13)
+    values: dict[str, dict[int, float | None]] = {
+        "base": {s: 80.0 + s % 2 for s in seeds},
+        "trial-1": {s: 80.5 + (s + s // 3) % 2 for s in seeds},
+        "trial-2": {s: 90.0 + s % 3 if s < 10 else None for s in seeds},
+        "trial-3": dict.fromkeys(seeds),
+    }
+    confirm(tmp_path, found, values, {arm: i / 10 for i, arm in enumerate(values)})
+    rows = {row.arm: row for row in confirmation(tmp_path, found)}
+    assert list(rows) == ["trial-1", "base", "trial-2", "trial-3"]
+    assert [row.against_base is None for row in rows.values()] == [False, True, True, True]
+    assert [row.shrunken is None for row in rows.values()] == [False, True, True, True]
+    shown = [line.split()[1:4] for line in table(tmp_path, found).splitlines() if " trial-" in line]
+    assert [(arm, n) for arm, n, _ in shown] == [("trial-1", "6/6"), ("trial-2", "3/6"), ("trial-3", "0/6")]
+    # Alone, as if the others had no trial: its own advantage by the closed form of `analysis.advantage`.
+    d = [float(values["trial-1"][s] or 0) - float(values["base"][s] or 0) for s in seeds]
+    mean, error = statistics.fmean(d), statistics.variance(d) / len(d)
+    spread = max(0.0, mean**2 - error)
+    assert rows["trial-1"].shrunken == pytest.approx(mean * spread / (spread + error) if spread else 0.0)
