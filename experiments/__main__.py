@@ -26,6 +26,7 @@ from experiments.commands import (
 from experiments.plan.disk import no_room
 from experiments.plan.parser import Parser, run_quietly_past_reader
 from experiments.run.distributed import standard_error
+from experiments.store.secrets import words_without_secrets
 
 FAMILIES = (runs, look, state, arms, control, doctor, tracking, search, benchmark, transfer, verify_resume)
 PROG = "python -m experiments"
@@ -53,7 +54,7 @@ def parser(prog: str = PROG) -> Parser:
 def main(arguments: Sequence[str], prog: str = PROG) -> int:
     try:
         options = parser(prog).parse_args(arguments)
-        command = shlex.join(["python", "-m", "experiments", *arguments])
+        command = shlex.join(["python", "-m", "experiments", *words_without_secrets(arguments)])
         return run_quietly_past_reader(lambda: options.run(options, command))
     except ValueError as error:
         print(f"error: {error}", file=standard_error())

@@ -34,14 +34,15 @@ class Way:
     speed: Speed
     reason: str
 
-    def here(self, processes: int = 1) -> Way:
-        """The same where it can be done: a node may lack the compiler that the machine has which decided, and a run may have
-        more processes."""
+    def here(self, processes: int = 1, *, gpus: int) -> Way:
+        """The same where it can be done: a node may lack the GPUs or the compiler of the machine that decided, and a run may
+        have more processes. `gpus`: that this process may use."""
+        if self.device.startswith("cuda") and not gpus:
+            return Way("auto", "eager", "no GPU is asked for here")
         names, package = compilers("cuda")
         if self.speed == "graphs" and processes > 1:
-            return Way(self.device, "compiled", f"graphs are for one process, and these are {processes}").here(
-                processes
-            )
+            why = f"graphs are for one process, and these are {processes}"
+            return Way(self.device, "compiled", why).here(processes, gpus=gpus)
         if self.speed == "eager" or any(map(shutil.which, names)):
             return self
         return Way(self.device, "eager", f"no compiler on this node ({' or '.join(names)}); install {package}")
@@ -146,4 +147,4 @@ def compilers(device_type: str) -> tuple[list[str], str]:
     if device_type == "cpu":
         usual = "clang++" if sys.platform == "darwin" else "g++"
         return [*os.environ.get("CXX", usual).split()[:1]], usual
-    return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"
+    return [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"], "gcc"  # Triton takes CC as one word, too

@@ -32,7 +32,7 @@ from moco.trainer import Trainer, choose_device, settled, uncompiled
 CHECKPOINT, PREVIOUS, ENCODER = "checkpoint.pt", "checkpoint.previous.pt", "encoder.pt"
 IMAGES = "images.json"
 READOUTS = "readouts.pt"  # of final readouts that were stopped: what they had
-__all__ = ["CHECKPOINT", "ENCODER", "PREVIOUS", "READOUTS", "Diverged", "Record", "Resumed", "train"]
+__all__ = ["CHECKPOINT", "ENCODER", "PREVIOUS", "READOUTS", "Diverged", "Paused", "Record", "Resumed", "train"]
 
 
 LOGGER = logging.getLogger("moco")
@@ -54,13 +54,25 @@ class Resumed:
     step: int
 
 
+@dataclass(frozen=True)
+class Paused:
+    """The run was asked to stop and is saved after `step`, which may be later than the last record.
+
+    `readouts`: parts and epochs of its final readouts that are kept, of all attempts together; None if they were not begun.
+    """
+
+    step: int
+    epoch: float
+    readouts: int | None = None
+
+
 def never() -> bool:
     return False
 
 
 def train(
     config: Config, run_dir: Path, stop: Callable[[], bool] = never, way: Way | None = None
-) -> Iterator[Record | Resumed]:
+) -> Iterator[Record | Resumed | Paused]:
     """Train, evaluate, leave `encoder.pt`, and `images.json` for a set of image files (`moco.data.seen`).
 
     `stop` is asked after each step, and between the parts and epochs of the final readouts: True saves and ends the
@@ -83,7 +95,9 @@ def train(
     if distributed.agree(any(map(os.path.lexists, kept))):  # a shared disk may show it here later than there
         if not checkpoint.load_newest(kept, trainer.load_state_dict, trainer.device):
             LOGGER.warning("%s: none of its checkpoints is sound; the run starts afresh", run_dir)
-            trainer = Trainer(config, data, trainer.device)  # the other may have taken a part of a damaged state
+            trainer = Trainer(
+                config, data, trainer.device, asked(here)
+            )  # the other may have taken a part of a damaged state
         if distributed.agree(trainer.step != distributed.from_first(trainer.step)):
             raise ValueError(f"{run_dir}: its processes read different checkpoints; start it again")
         yield Resumed(trainer.step)
@@ -143,7 +157,7 @@ class _Loop:
         )
         self.stopped = False
 
-    def run(self) -> Iterator[Record]:
+    def run(self) -> Iterator[Record | Paused]:
         trainer = self.trainer
         while trainer.step < trainer.total_steps and not self.stopped:
             first = trainer.step % trainer.batches.steps_per_epoch
@@ -157,6 +171,7 @@ class _Loop:
                 if self.stopped or self.checkpoint_due():
                     self.save()
                 if self.stopped:
+                    yield self.paused()
                     return
 
     def record(self) -> Record:
@@ -166,8 +181,15 @@ class _Loop:
         return self._record(values | rates)
 
     def _record(self, values: dict[str, float]) -> Record:
-        trainer = self.trainer
-        return Record(trainer.step, trainer.step / max(trainer.batches.steps_per_epoch, 1), values)
+        return Record(self.trainer.step, self.epoch, values)
+
+    def paused(self, readouts: int | None = None) -> Paused:
+        return Paused(self.trainer.step, self.epoch, readouts)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs so far, with the fraction of the present one."""
+        return self.trainer.step / max(self.trainer.batches.steps_per_epoch, 1)
 
     def evaluate_when_due(self) -> Iterator[Record]:
         """kNN on the validation split; the end of the run has readouts of its own."""
@@ -192,8 +214,8 @@ class _Loop:
             checkpoint.save(self.trainer.state_dict(), self.path, previous=self.path.with_name(PREVIOUS))
         self.saved_at = time.monotonic()
 
-    def finish(self, path: Path) -> Iterator[Record]:
-        """Curves of readouts that train, then the final readouts; nothing if it is to stop before they are there.
+    def finish(self, path: Path) -> Iterator[Record | Paused]:
+        """Curves of readouts that train, then the final readouts; Paused if it is to stop before they are there.
 
         Leaves the weights: {"encoder", "head": state dicts, "config", "step"}.
         """
@@ -212,6 +234,7 @@ class _Loop:
             with uncompiled(), progress:
                 values = final_values(query, self.data, trainer.config)
         except Stopped:
+            yield self.paused(progress.done)
             return
         state = {"encoder": query.encoder.state_dict(), "head": query.head.state_dict(), "step": trainer.step}
         if distributed.rank() == 0:

@@ -31,6 +31,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from slurm.secrets import masked
+
 SHIPPED = Path(__file__).parent / "profiles"
 TRACKING_MODES = ("direct", "spool", "off")
 ONE_WORD = ("cluster", "partition", "account", "qos", "gres", "gpu_type", "constraint")
@@ -39,6 +41,7 @@ OUR_OPTIONS = {  # of sbatch: the field that says it, or why it is ours
     "account": "account",
     "qos": "qos",
     "gres": "gres",
+    "gpus": "gpus",
     "gpus-per-node": "gpus",
     "constraint": "constraint",
     "nodes": "nodes",
@@ -231,7 +234,9 @@ def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     try:
         return _made(name, plain)
     except ValueError as error:
-        raise ValueError(f"{f'--cluster-set {shlex.join(settings)}, ' if settings else ''}{path}: {error}") from None
+        raise ValueError(
+            f"{f'--cluster-set {shlex.join(map(masked, settings))}, ' if settings else ''}{path}: {error}"
+        ) from None
 
 
 def _find(name: str, not_here: Path | None = None) -> Path:
@@ -282,11 +287,13 @@ def _set(setting: str) -> dict[str, Any]:
     key, equals, text = setting.partition("=")
     name, dot, inner = key.strip().partition(".")
     if not equals or not name or (dot and not inner):
-        raise ValueError(f"--cluster-set {setting}: must be FIELD=VALUE, such as time=2:00:00 or sbatch.exclude=n7")
+        raise ValueError(
+            f"--cluster-set {masked(setting)}: must be FIELD=VALUE, such as time=2:00:00 or sbatch.exclude=n7"
+        )
     kind = _kinds().get(name, "")
     if ("Mapping" in kind) != bool(dot):
         how = f"{name}.NAME=VALUE" if "Mapping" in kind else f"{name}=VALUE"
-        raise ValueError(f"--cluster-set {setting}: must be {how}")
+        raise ValueError(f"--cluster-set {masked(setting)}: must be {how}")
     value: Any = {inner: text} if dot else [text] if "tuple" in kind else text
     if "int" in kind and re.fullmatch(r"-?\d+", text):
         value = int(text)

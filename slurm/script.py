@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slurm.ask import settings
+from slurm.secrets import is_secret
 from slurm.submission import Submission
 
 NOT_SEEN = 78  # exit code of a job on a node that does not see a folder it needs
-SECRET_NAME = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|API_?KEY|PRIVATE_KEY|PGPASS", re.IGNORECASE)
-SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&;\s](password|passwd|token|secret)=", re.IGNORECASE)
 
 
 def script(submission: Submission, count: int, *, behind: Sequence[str] = (), number: int = 0) -> str:
@@ -120,11 +119,6 @@ def _dependency(submission: Submission, behind: Sequence[str]) -> dict[str, str]
 def _variables(submission: Submission) -> Mapping[str, str]:
     profile = submission.profile
     return {"OMP_NUM_THREADS": str(profile.cpus), **submission.environment, **profile.environment}
-
-
-def is_secret(name: str, value: str) -> bool:
-    """Whether the variable may hold a password: by its name, or by an address with a login in it."""
-    return bool(SECRET_NAME.search(name) or SECRET_VALUE.search(value))
 
 
 def _exports(submission: Submission) -> list[str]:

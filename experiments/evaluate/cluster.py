@@ -109,7 +109,7 @@ def _submit(
         for file, share in zip(files, shares, strict=True):
             file.write_text("".join(f"{line}\n" for line in (" ".join(protocols), *share)))
         ids = cluster.submit(submission, work, files)
-        submitted = {path.name: id for id, share in zip(ids, shares, strict=True) for path in share}
+        submitted = {path.name: id for id, share in zip(ids, shares, strict=False) for path in share}
         record(
             root,
             label,
@@ -119,6 +119,11 @@ def _submit(
             protocols=protocols,
             jobs=submitted,
         )
+        if left := len(paths) - len(submitted):
+            print(
+                f"{left} more do not fit into the site's limit of jobs; the same command submits them when others have ended",
+                flush=True,
+            )
         return submitted
     except BaseException:
         cluster.withdraw(submission)

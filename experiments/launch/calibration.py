@@ -121,14 +121,19 @@ def _time_on_cluster(root: Path, folders: Sequence[Path], profile: Profile) -> l
     submission = Submission(
         profile, new_folder(root / SLURM_FOLDER), "calibration", environment=environment_on_node(profile, code)
     )
-    jobs = dict(zip(cluster.submit(submission, work, folders), folders, strict=True))
+    jobs = dict(zip(cluster.submit(submission, work, folders), folders, strict=False))
     print(f"job {', '.join(jobs)} on {profile.name}", flush=True)
     try:
         _wait_for(cluster, jobs)
     except KeyboardInterrupt:
         cluster.cancel(list(jobs))
         raise
-    return [_failure(cluster, root, job) for job, folder in jobs.items() if not (folder / PACE).exists()]
+    failures = [_failure(cluster, root, job) for job, folder in jobs.items() if not (folder / PACE).exists()]
+    if left := len(folders) - len(jobs):
+        failures.append(
+            f"{left} more, which did not fit into the site's limit of jobs; the same command again, when others have ended"
+        )
+    return failures
 
 
 def _wait_for(cluster: Cluster, jobs: dict[str, Path]) -> None:

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from experiments.launch.progress import Progress
 from experiments.launch.snapshot import Snapshot, forget_unused
 from experiments.launch.submissions import keep_limit, limit_of, names, record, submissions
 from experiments.launch.submitting import ending_in_order, intend, note_job, one_command, settle, unknown
+from experiments.launch.way import takes_gpus, way_of_cells
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell
 from experiments.run import provenance
@@ -45,6 +46,7 @@ from experiments.run.cluster import (
     Submission,
     array_of,
     cluster_named,
+    is_secret,
     load_profile,
     new_folder,
     this_user,
@@ -55,6 +57,7 @@ from experiments.store import schema
 from experiments.store.files import in_threads, read_json, replace_json
 from experiments.store.manifests import read_manifest
 from experiments.store.run import Busy, RunDirectory
+from experiments.store.secrets import words_without_secrets
 from experiments.tracking.job import LABEL
 from experiments.tracking.store import URI_VARIABLE, user_uri
 from moco.config import check_processes
@@ -141,7 +144,7 @@ def submit_plan(launch_plan: LaunchPlan, *, wait: bool, only_if: str | None = No
         print(f"nothing to submit: {there} are queued or running{of_those}", flush=True)
         return []
     launch = Launch(launch_plan.root, label, launch_plan.to_run, options.command)
-    launch.environment["cluster_set"] = list(options.cluster_settings)
+    launch.environment |= kept_settings(options.cluster_settings)
     planned = names(launch_plan.planned.cells())
     if options.max_parallel is not None or not any(s.state in IN_THE_QUEUE for s in launch_plan.states.values()):
         keep_limit(launch_plan.root, label, options.max_parallel)
@@ -188,6 +191,8 @@ def submit_cells(
     root, code, cluster = launch.root, Snapshot.of_this_code(), cluster_named(profile.cluster)
     launch.environment |= {"cluster": profile.name, "code": code.hash, "pack": profile.pack}
     launch.environment["gpus"] = profile.gpus_per_node * profile.nodes
+    for line in idle_gpus(launch.cells, profile):
+        print(line, flush=True)
     check_room(launch, code)
     paths = [root / cell.run_id for cell in launch.cells]
     before = dict(zip(paths, in_threads(lambda path: RunDirectory(path).status(), paths), strict=True))
@@ -222,6 +227,18 @@ def submit_cells(
         forget_unused(root)
     intent.unlink()
     return jobs
+
+
+def idle_gpus(cells: Sequence[Cell], profile: Profile) -> list[str]:
+    """A warning, if the profile gives each run GPUs and none of the runs would use them."""
+    gpus = profile.gpus_per_node * profile.nodes
+    if not gpus or takes_gpus(cells, gpus=gpus):
+        return []
+    way = way_of_cells(cells, gpus=gpus)
+    given = "the GPU stays" if gpus == 1 else f"the {gpus} GPUs stay"
+    return paragraph(
+        f"warning: {given} idle that profile {profile.name} gives each run: {way.line}. A profile without gpus would do."
+    )
 
 
 def within_the_limit(submission: Submission, *, asked: bool) -> Submission:
@@ -379,36 +396,68 @@ def may_retry(state: RunState) -> bool:
 
 def retry_runs(root: Path, runs: Sequence[Found], command: str) -> int:
     """Start them again, by cluster and sweep; returns the exit code of those that ran on this machine."""
-    groups: dict[tuple[str | None, tuple[str, ...], str | None], list[Cell]] = {}
+    groups: dict[tuple[Sent, str | None], list[Cell]] = {}
     for run in runs:
         config = config_of(RunDirectory(root / run.run_id))
         cell = Cell(run.arm or run.run_id, config.train.seed, config, run.run_id)
-        groups.setdefault((*cluster_of(root / run.run_id), run.label), []).append(cell)
-    codes = [
-        _retry(root, cluster, settings, label, cells, command) for (cluster, settings, label), cells in groups.items()
-    ]
+        groups.setdefault((sent_by(root / run.run_id), run.label), []).append(cell)
+    for (sent, label), cells in groups.items():
+        if sent.withheld:
+            given = " ".join(f"{field}=..." for field in sent.withheld)
+            raise ValueError(
+                f"{label or cells[0].name}: was submitted with --cluster-set {given}, whose value is not kept because it may "
+                "hold a password; the command that started it, with --retry and that setting, gives it again; nothing was "
+                "started"
+            )
+    codes = [_retry(root, sent, label, cells, command) for (sent, label), cells in groups.items()]
     return max(codes, default=0)
 
 
-def cluster_of(path: Path) -> tuple[str | None, tuple[str, ...]]:
-    """The profile that the run was last submitted with, and its --cluster-set; None if it was started on this machine."""
+@dataclass(frozen=True)
+class Sent:
+    """How a run was last submitted. `cluster`: a profile, None for this machine. `pack`: None in older stores."""
+
+    cluster: str | None
+    settings: tuple[str, ...] = ()  # of --cluster-set
+    withheld: tuple[str, ...] = ()  # fields of further ones, whose values may be secrets
+    pack: int | None = None
+
+    def profile(self) -> Profile:
+        assert self.cluster is not None
+        profile = load_profile(self.cluster, self.settings)
+        return replace(profile, pack=self.pack or profile.pack)
+
+
+def sent_by(path: Path) -> Sent:
     described = read_json(path / schema.ENVIRONMENT) or {}
-    return described.get("cluster"), tuple(described.get("cluster_set") or ())
+    if (cluster := described.get("cluster")) is None:
+        return Sent(None)
+    settings, withheld = (tuple(described.get(name) or ()) for name in ("cluster_set", "cluster_set_withheld"))
+    return Sent(cluster, settings, withheld, described.get("pack"))
+
+
+def kept_settings(settings: Sequence[str]) -> dict[str, list[str]]:
+    """What is recorded of --cluster-set: the settings, and the names of those whose values may be secrets."""
+    kept, withheld = list[str](), list[str]()
+    for setting in settings:
+        field, _, value = setting.partition("=")
+        hide = is_secret(field, value) or words_without_secrets([setting]) != [setting]
+        (withheld if hide else kept).append(field if hide else setting)
+    return {"cluster_set": kept, **({"cluster_set_withheld": withheld} if withheld else {})}
 
 
 def _retry(
     root: Path,
-    cluster: str | None,
-    settings: Sequence[str],
+    sent: Sent,
     label: str | None,
     cells: Sequence[Cell],
     command: str,
 ) -> int:
-    """`cluster`: a profile, or None for this machine. `label`: None for runs of no sweep. Returns the exit code."""
+    """`label`: None for runs of no sweep. Returns the exit code."""
     launch, began = Launch(root, label or cells[0].name, cells, command), time.monotonic()
-    if cluster is not None:
-        profile = load_profile(cluster, settings)
-        launch.environment["cluster_set"] = list(settings)
+    if sent.cluster is not None:
+        profile = sent.profile()
+        launch.environment |= kept_settings(sent.settings)
         only_if = check_shared_disk(root, profile)
         with one_command(root):
             unsure = settle(root)

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 
+from experiments.launch.way import takes_gpus
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import Cell, total_steps
 from experiments.store import schema
@@ -98,10 +99,10 @@ def costs(
     `gpus`: of one run, which `pack` runs share; only past runs with the same numbers are used. `gpu_kind`: the site's name
     of the GPU.
     """
-    on_gpu = gpus > 0 and any(cell.config.train.device != "cpu" for cell in cells)
+    on_gpu = takes_gpus(cells, gpus=gpus)
     same = [p for p in pasts if (max(1, p.gpus), p.pack) == (max(1, gpus), pack)]
-    like = [p for p in same if is_gpu(p.hardware) >= on_gpu]
-    named = [p for p in like if gpu_kind and gpu_kind.lower() in p.hardware.lower()]
+    like = [p for p in same if is_gpu(p.hardware) == on_gpu] or ([] if on_gpu else same)
+    named = [p for p in like if gpu_kind and gpu_kind.lower() in p.hardware.lower()] if on_gpu else []
     by_hardware: dict[str, list[Past]] = defaultdict(list)
     for past in named or like:
         by_hardware[past.hardware].append(past)

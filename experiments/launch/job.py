@@ -9,6 +9,7 @@ requeued, or cannot be, stays preempted with the cause `NOT_REQUEUED`; the same 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -22,8 +23,9 @@ from experiments.run import distributed, provenance
 from experiments.run.cluster import this_cluster, this_job
 from experiments.run.machine import usable_gpus
 from experiments.run.stop import HEARTBEAT_SECONDS
-from experiments.run.worker import attempt
+from experiments.run.worker import attempt, way_of
 from experiments.store import causes, schema
+from experiments.store.files import age_of
 from experiments.store.run import Busy, RunDirectory
 from experiments.store.states import host
 from experiments.tracking.job import mirroring
@@ -125,27 +127,44 @@ def _is_stuck(run: RunDirectory) -> bool:
 
 
 def stuck_at(run: RunDirectory) -> int | None:
-    """The step that the last `STUCK` attempts did not get beyond, though all ran until their time limit; else None."""
+    """The step that the last `STUCK` attempts did not get beyond, though all ran until their time limit; else None.
+
+    After the last step, parts and epochs of the final readouts count as steps do.
+    """
     ends = [line for line in run.attempts() if line["event"] == "end" and "step" in line]
-    steps = [0, *(line["step"] for line in ends)]
-    progressed = [after > before for before, after in pairwise(steps)]
+    marks = [(0, 0), *((line["step"], line.get("readouts", 0)) for line in ends)]
+    progressed = [after > before for before, after in pairwise(marks)]
     newest_first = zip(ends[::-1], progressed[::-1], strict=True)
     vain = takewhile(lambda end: causes.cause_of(end[0]) == causes.TIME_LIMIT and not end[1], newest_first)
-    return steps[-1] if sum(1 for _ in vain) >= STUCK else None
+    return marks[-1][0] if sum(1 for _ in vain) >= STUCK else None
 
 
 def died_in_vain(run: RunDirectory) -> int | None:
     """The step at which the last `MANY_DEATHS` attempts died, whatever killed them; None if they got further, or saved."""
-    ends = [line for line in run.attempts() if line["event"] == "end"][-MANY_DEATHS:]
+    attempts = run.attempts()
+    ends = [line for line in attempts if line["event"] == "end"][-MANY_DEATHS:]
     steps = {line.get("step") for line in ends}
     dead = all(line["state"] == schema.LOST for line in ends)
-    return next(iter(steps)) if len(ends) == MANY_DEATHS and dead and len(steps) == 1 else None
+    if len(ends) < MANY_DEATHS or not dead or len(steps) > 1:
+        return None
+    begun = [line for line in attempts if line["event"] == "start" and line["attempt"] == ends[1]["attempt"]]
+    return None if any(_readouts_written_since(run, line.get("time", "")) for line in begun) else next(iter(steps))
+
+
+def _readouts_written_since(run: RunDirectory, time_of_day: str) -> bool:
+    """Whether final readouts got further since then: they are saved only with a new epoch or part, but for a stop, which is
+    no death."""
+    with suppress(OSError):
+        age = time.time() - (run.path / schema.STOPPED_READOUTS).stat().st_mtime
+        return age < age_of(time_of_day) < math.inf
+    return False
 
 
 def without_gpu(run: RunDirectory, count: Callable[[], int]) -> str | None:
     """Why the run cannot train on this node: it should have a GPU and has none. `count`: of those that torch can use."""
     wanted = int(os.environ.get(GPUS) or 0)
-    device = config_of(run).train.device
+    config, way = config_of(run), way_of(run)
+    device = (way.of(config) if way else config).train.device  # what was decided for the sweep goes before `auto`
     if not wanted or not (device == "auto" or device.startswith("cuda")) or count():
         return None
     return f"{host()} has no GPU that torch can use, and the profile asks for {wanted}"

@@ -21,8 +21,9 @@ from experiments.launch.local import TRAINING, Runs
 from experiments.launch.options import INTERRUPTED, Place
 from experiments.launch.process import Work, last_line
 from experiments.launch.progress import Progress, clock, result_words
+from experiments.launch.way import takes_gpus, way_of_cells
 from experiments.plan.configs import create, update_config
-from experiments.plan.sweep import Cell, total_steps
+from experiments.plan.sweep import Cell
 from experiments.run import distributed, provenance
 from experiments.run.machine import Slot, make_slots, visible_gpus
 from experiments.run.stop import show_life
@@ -31,8 +32,8 @@ from experiments.store import schema
 from experiments.store.files import in_threads, json_text, remove_abandoned
 from experiments.store.images import images_line
 from experiments.store.run import Busy, RunDirectory
-from experiments.store.states import child_environment
-from moco.speed import Way, decide
+from experiments.store.states import child_environment, waits_for_another
+from moco.speed import Way
 
 SYNC_LOG = "mlflow-sync.log"
 TRACKING = "MOCO_TRACKING"  # off: only journals, which `python -m experiments sync` sends to MLflow later
@@ -47,7 +48,6 @@ class Launch:
     def __init__(self, root: Path, title: str, cells: Sequence[Cell], command: str, work: Work | None = None) -> None:
         self.root, self.title, self.cells, self.work = root, title, cells, work or TRAINING
         device = "cpu" if all(cell.config.train.device == "cpu" for cell in cells) else "auto"
-        self.use_gpus = device != "cpu"
         self.environment = provenance.environment(command, device)
 
     def enqueue(self) -> None:
@@ -64,13 +64,20 @@ class Launch:
 
     def way(self) -> Way:
         """The device and the speed of all its runs that leave them open, by the GPUs of the profile or of this machine."""
-        gpus = self.environment.get("gpus", len(visible_gpus())) if self.use_gpus else 0
-        configs = [cell.config for cell in self.cells]
-        processes = max(distributed.size(), self.environment.get("gpus", 1))  # a profile gives each run so many
-        return decide(configs, [total_steps(config) for config in configs], gpus=gpus, processes=processes)
+        return way_of_cells(self.cells, gpus=self._gpus(), processes=self._processes())
+
+    def takes_gpus(self) -> bool:
+        """Whether any of its runs is trained on a GPU of the profile or of this machine."""
+        return takes_gpus(self.cells, gpus=self._gpus(), processes=self._processes())
+
+    def _gpus(self) -> int:
+        return int(self.environment.get("gpus", len(visible_gpus())))
+
+    def _processes(self) -> int:
+        return max(distributed.size(), int(self.environment.get("gpus", 1)))  # a profile gives each run so many
 
     def slots(self, max_parallel: int | None) -> list[Slot]:
-        return make_slots(max_parallel, len(self.cells), use_gpus=self.use_gpus)
+        return make_slots(max_parallel, len(self.cells), use_gpus=self.takes_gpus())
 
     def run(self, max_parallel: int | None) -> bool:
         """Run all cells in the local pool. Returns False if it was interrupted."""
@@ -103,8 +110,9 @@ def enqueue(root: Path, cell: Cell, environment: dict[str, Any] | str) -> None:
         run.withdraw_prune()
         if known:
             update_config(run, cell.config)
-        run.describe(environment, provenance.diff_beside_runs(root))
         facts = run.status() or schema.Status()
+        if not waits_for_another(run.path, facts):  # whose words are of the machine that will probably train it
+            run.describe(environment, provenance.diff_beside_runs(root))
         run.write_status(
             {**facts, "state": schema.QUEUED, "reason": None, "cause": None, "diverged": False, "job": None}
         )

@@ -10,8 +10,9 @@ from pathlib import Path
 from experiments.launch.estimate import estimate
 from experiments.launch.grid import counts, grid, many, paragraph
 from experiments.launch.options import LaunchOptions
+from experiments.launch.way import takes_gpus
 from experiments.plan.sweep import Cell, Plan
-from experiments.run.machine import Slot, make_slots
+from experiments.run.machine import Slot, make_slots, visible_gpus
 from experiments.state.state import RunState, states_of
 from experiments.store import schema
 from experiments.store.durations import in_words
@@ -70,7 +71,7 @@ class LaunchPlan:
         """How many runs would start, on how many slots, and the estimated time."""
         if not self.to_run:
             return "nothing to start"
-        use_gpus = any(cell.config.train.device != "cpu" for cell in self.to_run)
+        use_gpus = takes_gpus(self.to_run, gpus=len(visible_gpus()), processes=1)
         places = make_slots(self.options.max_parallel, len(self.to_run), use_gpus=use_gpus)
         slots = len(places)
         known = estimate(self.root, self.to_run, slots)

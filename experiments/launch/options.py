@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.run.cluster import Profile, load_profile, profile_names
+from experiments.run.cluster import Profile, load_profile, masked, profile_names
 from experiments.store.named import nearest
 from experiments.store.run import runs_root
 
@@ -85,7 +85,9 @@ def cluster_profile(name: str, here: tuple[str, ...] = (LOCAL,), settings: Seque
     """
     if name in here:
         if settings:
-            raise ValueError(f"--cluster-set {settings[0]}: changes a profile, and there is none; add --cluster NAME")
+            raise ValueError(
+                f"--cluster-set {masked(settings[0])}: changes a profile, and there is none; add --cluster NAME"
+            )
         return None
     clusters = [*here, *profile_names()]
     if name not in clusters:

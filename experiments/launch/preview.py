@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
 
-from experiments.launch.cluster import node_local, submission_of
+from experiments.launch.cluster import idle_gpus, node_local, submission_of
 from experiments.launch.estimate import Past, advise, bytes_in_words, costs, disk_free, disk_need, known
 from experiments.launch.grid import paragraph
 from experiments.launch.launch_plan import LaunchPlan
@@ -45,6 +45,7 @@ class Preview:
                 *packing_lines(pasts, cells, self.profile),
                 *disk_lines(pasts, cells, self.root),
                 *self._difference(),
+                *idle_gpus(cells, self.profile),
                 *node_local(self.root),
                 "",
                 "sbatch would get:",

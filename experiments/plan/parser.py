@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from experiments.plan.field_list import groups
 from experiments.store.named import nearest
-from experiments.store.secrets import without_secrets
+from experiments.store.secrets import words_without_secrets
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,7 +72,7 @@ def command_line(arguments: Sequence[str]) -> str:
     """The command that was given, as one types it at the top of the checkout, without the passwords in it."""
     script = Path(sys.argv[0])
     shown = f"{script.parent.name}/{script.name}" if script.parent.name == "sweeps" else script.name
-    return shlex.join(["python", shown, *map(without_secrets, arguments)])
+    return shlex.join(["python", shown, *words_without_secrets(arguments)])
 
 
 def script() -> Path | None:

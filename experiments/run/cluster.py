@@ -21,6 +21,7 @@ from slurm.ask import Refused
 from slurm.cluster import ENDED, RUNNING, WAITING, Slurm
 from slurm.profiles import Profile, load_profile, profile_names
 from slurm.queue import Array
+from slurm.secrets import is_secret, masked
 from slurm.step import JobHere
 from slurm.submission import Submission, Work, new_folder
 from slurm.submit import array_of
@@ -172,7 +173,9 @@ __all__ = [
     "Work",
     "array_of",
     "cluster_named",
+    "is_secret",
     "load_profile",
+    "masked",
     "new_folder",
     "profile_names",
     "this_cluster",

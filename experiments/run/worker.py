@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.plan.configs import config_of
 from experiments.plan.sweep import total_steps
 from experiments.run import distributed, provenance
-from experiments.run.machine import gpu_driver, hardware
+from experiments.run.machine import gpu_driver, hardware, visible_gpus
 from experiments.run.readouts import learn_registered
 from experiments.run.stop import STOP_SIGNALS, TIME_LIMIT_SIGNAL, StopRequest, beating, logging_to
 from experiments.run.system import SystemMetrics
@@ -115,7 +115,7 @@ def way_of(run: RunDirectory) -> Way | None:
     way = None
     with suppress(ValueError, AttributeError):  # a damaged record of the launch: the run decides for itself
         way = Way.read((read_json(run.path / schema.ENVIRONMENT) or {}).get("way"))
-    return way.here(distributed.size()) if way else None
+    return way.here(distributed.size(), gpus=len(visible_gpus())) if way else None
 
 
 class _Attempt:
@@ -138,6 +138,7 @@ class _Attempt:
         )
         self.status: schema.Status = {**fresh, **provenance.job_facts()}
         earlier = self.run.attempts()
+        self.readouts: int | None = None  # of final readouts that were stopped: what they have kept
         self.number = 1 + sum(line["event"] == "start" for line in earlier)
         self._close_killed(earlier)
         self.earlier_seconds = sum(line.get("seconds", 0.0) for line in self.run.attempts())
@@ -218,7 +219,7 @@ class _Attempt:
 
     def _iterate(self) -> None:
         # torch takes seconds: imported when the lock is held, so that a second process leaves at once.
-        from moco.train import Resumed, train
+        from moco.train import Paused, Resumed, train
 
         self.system = SystemMetrics(self.device)
         with self.run.journal() as journal:
@@ -231,6 +232,9 @@ class _Attempt:
                     self._append(journal, {RESUMED_AT: item.step})
                     self.status["step"] = item.step
                     LOGGER.info("resumed after step %d", item.step)
+                elif isinstance(item, Paused):
+                    self.status["step"], self.status["epoch"] = item.step, item.epoch
+                    self.readouts = item.readouts
                 else:
                     # Before the record that ends the run: a run that is done has its hits, or never had any.
                     self.run.add_hits(hits_of(item.values))
@@ -310,6 +314,8 @@ class _Attempt:
             step=self.status["step"],
             seconds=round(self._seconds(), 3),
         )
+        if self.readouts is not None:
+            line["readouts"] = self.readouts
         self.run.append_attempt(line)
         if state != schema.DONE and state != schema.FAILED:
             LOGGER.info("%s after step %d: %s", state, self.status["step"], reason)

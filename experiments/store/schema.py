@@ -172,6 +172,7 @@ class Attempt(TypedDict, total=False):
     reason: str | None
     cause: str | None  # end; as in Status
     step: int
+    readouts: int  # end, where the final readouts were stopped: their parts and epochs that are kept, of all attempts
     seconds: float  # wall clock of this attempt
 
 

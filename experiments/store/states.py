@@ -78,6 +78,13 @@ def _launcher_lives(path: Path, status: Status) -> bool:
     return abs(age) < schema.STALE_SECONDS
 
 
+def waits_for_another(path: Path, status: Status) -> bool:
+    """Whether a launcher queued the run for this or another machine's pool, lives, and is not this process."""
+    queued = status.get("state") == schema.QUEUED and not status.get("job")
+    by = status.get("host"), status.get("pid"), status.get("process_started")
+    return queued and by != this_process() and judge_queued(path, status)[0] == schema.QUEUED
+
+
 def judge_queued(path: Path, status: Status) -> Judged:
     """A run whose status is "queued". If it was queued by a launcher that has ended, nobody will start it."""
     if status.get("job"):

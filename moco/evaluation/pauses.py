@@ -51,6 +51,10 @@ class Progress:
         self.names: list[str] = []  # of the parts at work, the outer first
         self.saved_at = time.monotonic()
         self.seconds = 0.0  # that earlier attempts spent
+        self.done = (
+            0  # finished parts, and epochs of loops, that are kept: it grows only where a later attempt need not repeat
+        )
+        self._passed: dict[str, int] = {}  # loop -> epochs that no saved state holds yet
         if os.path.lexists(path):
             self._read(device)
         own = [sorted(self.parts), self.seconds]  # the seconds grow with every save
@@ -66,11 +70,13 @@ class Progress:
             return
         if state.get("of") == self.of:
             self.parts, self.seconds = _unpacked(state["parts"]), state["seconds"]
+            self.done = state.get("done", 0)  # an older version did not count
 
     def save(self) -> None:
         spent = self.seconds + time.monotonic() - self.began
         if distributed.rank() == 0:
-            checkpoint.save({"of": self.of, "parts": _packed(self.parts), "seconds": spent}, self.path)
+            state = {"of": self.of, "parts": _packed(self.parts), "seconds": spent, "done": self.done}
+            checkpoint.save(state, self.path)
         self.saved_at = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -122,6 +128,7 @@ def once(name: str, make: Callable[[], Value]) -> Value:
             value = make()
             progress.parts = {k: v for k, v in progress.parts.items() if not k.startswith(f"{key}/")}
             progress.parts[key] = value
+            progress.done += 1
     finally:
         progress.names.pop()
     if made:
@@ -143,9 +150,12 @@ def pause(loop: str, state: Callable[[], State]) -> None:
     progress = _current
     if progress is None:
         return
+    key = "/".join([*progress.names, loop])
+    progress._passed[key] = progress._passed.get(key, 0) + 1
     stopped = progress.stop()
     if stopped or time.monotonic() - progress.saved_at >= 60 * progress.minutes:
-        progress.parts["/".join([*progress.names, loop])] = state()
+        progress.parts[key] = state()
+        progress.done += progress._passed.pop(key)
         progress.save()
     if stopped:
         raise Stopped

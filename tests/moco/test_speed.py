@@ -97,9 +97,13 @@ def test_without_a_gpu_a_compiler_or_alone() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CC", "no-such-compiler")
         assert on_a_gpu(config).reason == "no compiler here (no-such-compiler); gcc would make longer runs faster"
-        elsewhere = Way("cuda", "graphs", "decided on another machine").here()
+        elsewhere = Way("cuda", "graphs", "decided on another machine").here(gpus=1)
         assert (elsewhere.device, elsewhere.speed) == ("cuda", "eager")
-    assert Way("cuda", "graphs", "decided for one").here(processes=2).speed == "compiled"
+        without = Way("cuda", "graphs", "decided on another machine").here(gpus=0)
+        assert (without.device, without.speed) == ("auto", "eager")
+        assert Way("cuda:1", "eager", "decided on another machine").here(gpus=0).device == "auto"
+        assert Way("cpu", "eager", "decided on another machine").here(gpus=0).device == "cpu"
+    assert Way("cuda", "graphs", "decided for one").here(processes=2, gpus=1).speed == "compiled"
 
 
 def test_the_older_switches_keep_their_meaning_and_none_is_part_of_the_identity() -> None:

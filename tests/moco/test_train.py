@@ -11,12 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
+import moco.train
 from experiments.plan.baselines import digits
+from experiments.plan.overrides import apply
 from experiments.store.schema import METRICS, ON_REQUEST
 from moco import checkpoint
 from moco.config import Config, Queue, Train
+from moco.config.training import Speed
+from moco.data.splits import ImageData
 from moco.evaluation.hits import TopOne
-from moco.train import CHECKPOINT, ENCODER, PREVIOUS, READOUTS, Diverged, Record, Resumed, train
+from moco.speed import Way
+from moco.train import CHECKPOINT, ENCODER, PREVIOUS, READOUTS, Diverged, Paused, Record, Resumed, train
+from moco.trainer import Trainer
 
 CLOCKS = ("speed/", "seconds/")
 
@@ -37,7 +43,7 @@ def stop_after(steps: int) -> Callable[[], bool]:
     return lambda: next(left) == 0
 
 
-def numbers(records: Iterator[Record | Resumed]) -> dict[tuple[int, str], float]:
+def numbers(records: Iterator[Record | Resumed | Paused]) -> dict[tuple[int, str], float]:
     found: dict[tuple[int, str], float] = {}
     for record in records:
         if isinstance(record, Record):
@@ -69,6 +75,34 @@ def test_stopped_anywhere_and_resumed_is_the_uninterrupted_run(whole, tmp_path: 
     assert first | numbers(iter(events)) == expected
     for name, tensor in weights(folder).items():
         assert torch.equal(tensor, weights(tmp_path)[name]), name
+
+
+def test_a_stop_says_the_step_that_was_saved_and_not_that_of_the_last_record(tmp_path: Path) -> None:
+    """A record every two steps, five steps an epoch."""
+    events = list(train(quick(), tmp_path, stop_after(7)))
+    assert isinstance(events[-2], Record)
+    assert events[-2].step == 6
+    assert events[-1] == Paused(7, 1.4)
+    assert checkpoint.load(tmp_path / CHECKPOINT)["step"] == 7
+
+
+def test_the_speed_that_was_asked_for_holds_after_checkpoints_that_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decided by the launch: the config itself says auto, which is eager."""
+    speeds: list[str | None] = []
+
+    class Noting(Trainer):
+        def __init__(self, config: Config, data: ImageData, device: torch.device, speed: Speed | None = None) -> None:
+            speeds.append(speed)
+            super().__init__(config, data, device, "eager")
+
+    monkeypatch.setattr(moco.train, "Trainer", Noting)
+    for name in (CHECKPOINT, PREVIOUS):
+        (tmp_path / name).write_bytes(b"")
+    config = apply(quick(), ["train.device=auto"])
+    assert next(train(config, tmp_path, way=Way("cpu", "eager", "so it was decided"))) == Resumed(0)
+    assert speeds == ["eager", "eager"]
 
 
 def test_a_finished_run_trains_no_step_again(whole) -> None:
@@ -163,7 +197,11 @@ def test_final_readouts_stop_when_they_are_told_to_and_go_on_bit_for_bit(tmp_pat
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     expected = numbers(train(config, tmp_path / "whole"))
-    found, attempts = numbers(train(config, tmp_path / "cut", within(5))), 1  # at the last step
+    items, attempts = list(train(config, tmp_path / "cut", within(5))), 1  # at the last step
+    found, last = numbers(iter(items)), items[-1]
+    assert isinstance(last, Paused)
+    assert (last.step, last.epoch) == (5, 1.0)
+    assert last.readouts == checkpoint.load(tmp_path / "cut" / READOUTS)["done"]
     while not (tmp_path / "cut" / ENCODER).exists():
         found |= numbers(train(config, tmp_path / "cut", within(13)))
         attempts += 1

@@ -192,7 +192,16 @@ def test_a_node_without_its_gpu(tmp_path: Path) -> None:
         pytest.skip("this machine has a GPU")
     root = tmp_path / "runs"
     env = profile(tmp_path, "gpus = 1\n")
-    run(QUEUE_SIZE, root, "--cluster", "mine", "--only", "K=128", "--seeds", "1", "--set", "train.epochs=1", env=env)
+    one_arm = (
+        "--only",
+        "K=128",
+        "--seeds",
+        "1",
+        "--set",
+        "train.epochs=1",
+        "train.device=cuda",
+    )  # not by itself on the CPU
+    run(QUEUE_SIZE, root, "--cluster", "mine", *one_arm, env=env)
     until_the_queue_is_empty()
     (one,) = runs(root).values()
     state = state_of(one.path)

@@ -112,6 +112,7 @@ def test_time_limits_as_sbatch_reads_them(time: str, seconds: int) -> None:
         ("gpus = 'a100'", "gpus = 'a100': must be a whole number, or as \"a100:2\""),
         ("gpu_type = 'a100'", "gpu_type = 'a100': says nothing without gpus"),
         ("[sbatch]\ntime = 3", "sbatch: time is the field time of the profile"),
+        ("[sbatch]\ngpus = 2", "sbatch: gpus is the field gpus of the profile; write it there"),
         ("[sbatch]\njob-name = 'x'", "sbatch: job-name is set by the submission itself"),
         ("[sbatch]\n'-x' = 'n7'", "sbatch: '-x' must be the long name of an option, without dashes before it"),
         ('[sbatch]\ncomment = "a\\nb"', "sbatch: comment = 'a\\nb': must be one line"),
@@ -167,6 +168,7 @@ def test_a_profile_inherits_field_by_field(home: Path) -> None:
         ("tme=3", "--cluster-set tme: no such field; the fields are partition, "),
         ("cpus=four", "--cluster-set cpus = 'four': must be a whole number"),
         ("sbatch=n7", "--cluster-set sbatch=n7: must be sbatch.NAME=VALUE"),
+        ("environment=TOKEN=abc", "--cluster-set environment=***: must be environment.NAME=VALUE"),
         ("time.x=3", "--cluster-set time.x=3: must be time=VALUE"),
         ("cpus=0", "--cluster-set cpus=0, "),
     ],
@@ -220,3 +222,11 @@ def test_the_dev_cluster_refuses_in_one_line(
     assert dev_cluster.main(["up", "--folder", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: needs root, ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_setting_beside_a_secret_does_not_show_it() -> None:
+    with pytest.raises(
+        ValueError, match=r"^--cluster-set cpus=0 'environment.ADA_TOKEN=\*\*\*', .*cpus = 0: must be"
+    ) as error:
+        load_profile("slurm", ("cpus=0", "environment.ADA_TOKEN=abc"))
+    assert "abc" not in str(error.value)

@@ -20,7 +20,7 @@ from experiments.store.files import replace_text
 from moco.config import Config
 from moco.data.catalog import training_images
 from moco.errors import Diverged
-from tests.support.stand_in import Record, Resumed
+from tests.support.stand_in import Paused, Record, Resumed
 
 
 def train(config: Config, run_dir: Path, stop: Callable[[], bool], way: object = None) -> Iterator[Record | Resumed]:
@@ -53,7 +53,7 @@ def train(config: Config, run_dir: Path, stop: Callable[[], bool], way: object =
 
 def replace_trainer() -> None:
     trainer = ModuleType("moco.train")
-    vars(trainer).update(train=train, Record=Record, Resumed=Resumed)
+    vars(trainer).update(train=train, Record=Record, Resumed=Resumed, Paused=Paused)
     sys.modules["moco.train"] = trainer
 
 

@@ -41,6 +41,13 @@ class Resumed:
     step: int
 
 
+@dataclass(frozen=True)
+class Paused:
+    step: int
+    epoch: float
+    readouts: int | None = None
+
+
 def train(config: Config, run_dir: Path, stop: Callable[[], bool], way: object = None) -> Iterator[Record | Resumed]:
     """Saves every fifth step and when it is stopped, as the real trainer does at its own times."""
     per_epoch = training_images(config.data) // config.train.batch_size
@@ -99,7 +106,7 @@ def worker(arguments: list[str]) -> int:
 
 def replace_trainer() -> None:
     trainer = ModuleType("moco.train")
-    vars(trainer).update(train=train, Record=Record, Resumed=Resumed)
+    vars(trainer).update(train=train, Record=Record, Resumed=Resumed, Paused=Paused)
     sys.modules["moco.train"] = trainer
 
 

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -115,6 +116,29 @@ def test_cancel_takes_from_the_queue_and_a_log_is_found(root: Path) -> None:
     for one in runs(root).values():
         assert plain_cluster.CLUSTER.log(root / schema.SLURM_FOLDER, job_of(one)) is not None
     assert "no job of it is in the queue" in run(VERBS, root, "throttle", "stand_in", "1", code=1).stdout
+
+
+def test_a_secret_setting_is_kept_nowhere_and_retry_says_that_it_is_to_be_given_again(root: Path) -> None:
+    one = ("--only", "K=128", "--seeds", "1", "--cluster", "plain", "--wait")
+    secret = uuid4().hex
+    given = ("--cluster-set", "environment.STAND_IN_FAIL=128", f"environment.ADA_TOKEN={secret}")
+    run(STAND_IN, root, *one, *given, code=1)
+    assert {state.state for state in states(root).values()} == {schema.FAILED}
+    kept = [path for path in root.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert kept == []
+    said = run(VERBS, root, "retry", "stand_in", "--yes", code=2).stderr
+    assert "--cluster-set environment.ADA_TOKEN=..., whose value is not kept because it may hold a password" in said
+    assert {state.state for state in states(root).values()} == {schema.FAILED}
+
+
+def test_retry_packs_the_runs_as_they_were(root: Path) -> None:
+    """By --pack, of which the profile says nothing: two runs in a job, both times."""
+    two = ("--only", "K=128", "--seeds", "2", "--cluster", "plain", "--pack", "2", "--wait")
+    run(STAND_IN, root, *two, "--cluster-set", "environment.STAND_IN_FAIL=128", code=1)
+    assert {job_of(one) for one in runs(root).values()} == {"1"}
+    assert "as job 2" in run(VERBS, root, "retry", "stand_in", "--yes").stdout
+    until_all_have_ended()
+    assert {job_of(one) for one in runs(root).values()} == {"2"}
 
 
 def test_a_dry_run_says_what_would_be_sent(root: Path) -> None:

@@ -30,6 +30,7 @@ from experiments.store.files import read_json, replace_json
 from experiments.store.run import RunDirectory
 from moco.config import Config
 from slurm.profiles import Profile
+from tests.support import full_cluster
 from tests.support.stand_in_runs import STEPS_PER_EPOCH, cell, prepared
 
 A100, H100, XEON = "NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) Processor"
@@ -37,7 +38,7 @@ WORK = 3 * STEPS_PER_EPOCH + OVERHEAD_STEPS
 
 
 def on_gpu(one: Cell) -> Cell:
-    return make_cell(one.arm, one.seed, replace(one.config, train=replace(one.config.train, device="auto")))
+    return make_cell(one.arm, one.seed, replace(one.config, train=replace(one.config.train, device="cuda")))
 
 
 def past(root: Path, seed: int, hardware: str, pace: float, size: int = 1000, gpus: int = 1) -> RunDirectory:
@@ -65,6 +66,18 @@ def test_hours_are_those_of_the_same_gpu(tmp_path: Path) -> None:
     assert eight.hours == pytest.approx(5 * WORK * 100.0 / 3600)
     (cpu,) = costs(pasts, [cell(epochs=3)], gpus=0, gpu_kind=None)[:1]  # a run on the CPU takes what there is
     assert cpu.hardware == XEON
+
+
+def test_runs_that_are_put_on_the_cpu_are_judged_by_runs_on_a_cpu_whatever_the_profile_asks_for(tmp_path: Path) -> None:
+    """The digits with device = auto, of which an earlier version trained one on the GPU."""
+    for seed, (hardware, pace) in enumerate([(H100, 0.5), (XEON, 9.0)]):
+        past(tmp_path, seed, hardware, pace)
+    one = cell(seed=5, epochs=3)
+    left_open = make_cell(one.arm, one.seed, replace(one.config, train=replace(one.config.train, device="auto")))
+    (cost,) = costs(list(finished(tmp_path)), [left_open], gpus=1, gpu_kind="h100")
+    assert (cost.hardware, cost.hours) == (XEON, pytest.approx(WORK * 9.0 / 3600))
+    (asked,) = costs(list(finished(tmp_path)), [on_gpu(left_open)], gpus=1, gpu_kind="h100")
+    assert asked.hardware == H100
 
 
 def test_what_is_of_another_kind_is_unknown(tmp_path: Path) -> None:
@@ -102,6 +115,19 @@ def paced(rates: list[float], seen: list[Config]) -> ModuleType:
     module = ModuleType("moco.train")
     vars(module).update(train=train, Record=Record)
     return module
+
+
+def test_a_calibration_that_a_full_site_takes_in_part_says_what_is_left(tmp_path: Path) -> None:
+    """Three kinds, of which the site takes one, whose job then leaves nothing."""
+    profile, base = Profile("mine", cluster=full_cluster.NAME), cell().config
+    kinds = [
+        make_cell("x", 0, replace(base, train=replace(base.train, batch_size=size, epochs=3))) for size in (32, 64, 128)
+    ]
+    folders = [calibration._prepared(tmp_path, kind, profile) for kind in kinds]
+    assert calibration._time_on_cluster(tmp_path, folders, profile) == [
+        "job 1 left no log",
+        "2 more, which did not fit into the site's limit of jobs; the same command again, when others have ended",
+    ]
 
 
 def test_a_calibration_counts_until_something_has_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.store.secrets import without_secrets
+from experiments.store.secrets import without_secrets, words_without_secrets
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,19 @@ from experiments.store.secrets import without_secrets
 def test_logins_and_named_secrets_are_masked(text: str, clean: str) -> None:
     assert without_secrets(text) == clean
     assert without_secrets(clean) == clean
+
+
+@pytest.mark.parametrize(
+    ("words", "clean"),
+    [
+        (["--notify", 'curl -H "Authorization: Bearer abc" h', "--yes"], ["--notify", "***", "--yes"]),
+        (["--notify=mail -S smtp-auth=abc"], ["--notify=***"]),
+        (["environment.PGPASS=a b'c", "environment.A=b c"], ["environment.PGPASS=***", "environment.A=b c"]),
+        (["environment.TOKEN_OF_ADA=abc"], ["environment.TOKEN_OF_ADA=***"]),
+        (["environment.DB=postgresql://a:b@h/db", "time=2:00:00"], ["environment.DB=postgresql://***@h/db", "time=2:00:00"]),
+        (["--set", "optim.lr=0.1"], ["--set", "optim.lr=0.1"]),
+    ],
+)  # fmt: skip
+def test_of_a_command_what_may_be_a_secret_is_masked_as_a_whole(words: list[str], clean: list[str]) -> None:
+    assert words_without_secrets(words) == clean
+    assert words_without_secrets(clean) == clean

@@ -12,7 +12,7 @@ from torch import nn
 from moco.evaluation.features import Crops, Labelled
 from moco.evaluation.linear_probe import Pair, linear_probe
 from moco.evaluation.paper_probe import paper_probe
-from moco.evaluation.pauses import Progress, Stopped, once
+from moco.evaluation.pauses import Progress, Stopped, ask, kept, once, pause
 
 CLASSES, WIDTH = 3, 8
 
@@ -53,6 +53,37 @@ def test_stopped_at_every_epoch_it_ends_with_the_same_numbers(
                 break
     assert attempts >= 4
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_what_is_kept_is_counted_and_what_a_later_attempt_repeats_is_not(tmp_path: Path) -> None:
+    """Four epochs, of which a stop keeps the one before it; a stop that comes elsewhere keeps none of the epochs since."""
+    path, epochs = tmp_path / "readouts.pt", 4
+
+    def loop(until: int) -> int:
+        for epoch in range((kept("epochs") or {"epoch": 0})["epoch"], epochs):
+            ask()
+            if epoch == until:
+                asked.append(epoch)
+                ask()
+            pause("epochs", lambda epoch=epoch: {"epoch": epoch + 1})
+        return epochs
+
+    def stopped(stop: Callable[[], bool], until: int = epochs) -> int:
+        with pytest.raises(Stopped), Progress(path, stop, {"step": 1}) as progress:
+            once("part", lambda: loop(until))
+        return progress.done
+
+    asked: list[int] = []
+    second = iter([False, True]).__next__  # within the first epoch no, after it yes
+    assert stopped(second) == 1
+    assert stopped(lambda: bool(asked), until=3) == 1  # two more epochs, which nothing has kept
+    assert Progress(path, lambda: False, {"step": 1}).done == 1
+    asked.clear()
+    assert stopped(lambda: True) == 1
+    with Progress(path, lambda: False, {"step": 1}) as progress:
+        once("part", lambda: loop(epochs))
+        assert progress.done == 2
+    assert Progress(path, lambda: False, {"step": 2}).done == 0  # of another step
 
 
 def test_a_damaged_file_and_one_of_another_step_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
