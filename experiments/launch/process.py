@@ -157,6 +157,7 @@ def _child(work: Work, arguments: tuple[Any, ...], environment: Mapping[str, str
     """The main function of a new process."""
     if work.own_session:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the launcher, or a shell's background, has
     else:
         fork_server.ignore(signal.SIGUSR2)  # until it has a handler: the launcher repeats its signals
         for number in fork_server.IGNORED - {signal.SIGUSR2}:
