@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 SAMPLE_SECONDS = 10.0
+FIRST_SECONDS = 1.0  # of a run, until the first sample
 
 
 class SystemMetrics:
@@ -31,9 +32,9 @@ class SystemMetrics:
         self._first = True
 
     def due(self) -> dict[str, float]:
-        """Metric -> value if the last sample is `SAMPLE_SECONDS` old, or 1 s for the first; else empty."""
+        """Metric -> value if the last sample is `SAMPLE_SECONDS` old, or the run `FIRST_SECONDS`; else empty."""
         passed = time.monotonic() - self._sampled_at
-        if passed < (1.0 if self._first else SAMPLE_SECONDS):
+        if passed < (FIRST_SECONDS if self._first else SAMPLE_SECONDS):
             return {}
         self._first, self._sampled_at = False, time.monotonic()
         seconds, memory = usage_of_processes(os.getpid())
