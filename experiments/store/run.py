@@ -250,6 +250,13 @@ class RunDirectory:
         """Seconds since the worker's last heartbeat; None if there was none, or one in the future."""
         return heartbeat_age(self.path)
 
+    def last_beat(self) -> int | None:
+        """When the heartbeat was written, in ns of the disk's clock: to be held against a later one. None without one."""
+        try:
+            return (self.path / schema.HEARTBEAT).stat().st_mtime_ns
+        except OSError:
+            return None
+
     def tidy(self) -> None:
         """For the holder of the lock: remove what killed writers left, and move what is no file (a loop of links) aside."""
         remove_abandoned(self.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -156,3 +157,32 @@ def test_runs_that_are_put_on_the_cpu_take_no_gpus(tmp_path: Path, monkeypatch: 
         "2.6 s on a CPU and 5.2 s on an H100; train.device=cuda uses the GPU. A profile without gpus would do."
     )
     assert idle_gpus(large, profile) == idle_gpus(small, Profile("mine")) == []
+
+
+@pytest.mark.parametrize("ahead", [0.0, 60.0], ids=["clocks agree", "the other clock is ahead"])
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_run_is_at_work_elsewhere_as_long_as_its_heart_beats(ahead: float, beats: bool, tmp_path: Path) -> None:
+    """Its lock does not reach this machine. Oracle: a thread that writes the heartbeat, or the lack of one."""
+    run, ended = prepared(tmp_path, cell()), threading.Event()
+    replace_json(run.path / schema.STATUS, {"state": schema.RUNNING, "host": "elsewhere"})
+
+    def beat() -> None:
+        (run.path / schema.HEARTBEAT).touch()
+        os.utime(run.path / schema.HEARTBEAT, (time.time() + ahead,) * 2)
+
+    def beat_on() -> None:
+        while not ended.wait(0.05):
+            beat()
+
+    beat()
+    other = threading.Thread(target=beat_on)
+    if beats:
+        other.start()
+    try:
+        assert job.alive_elsewhere(run, patience=30.0 if beats else 0.5) == beats
+        replace_json(run.path / schema.STATUS, {"state": schema.RUNNING, "host": host()})
+        assert not job.alive_elsewhere(run, patience=30.0)  # here its lock tells
+    finally:
+        ended.set()
+        if beats:
+            other.join()
