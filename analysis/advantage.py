@@ -71,5 +71,5 @@ def _shrunken(c: Comparison | None, known: Sequence[tuple[float, float]]) -> flo
 
 def best(found: Mapping[str, Advantage]) -> str | None:
     """Of the trials that may be believed, the one with the largest shrunken advantage; None: the base stays."""
-    believed = [name for name, one in found.items() if one.believed]
-    return max(believed, key=lambda name: found[name].shrunken or 0.0, default=None)
+    believed = {name: one.shrunken for name, one in found.items() if one.believed and one.shrunken is not None}
+    return max(believed, key=believed.__getitem__, default=None)

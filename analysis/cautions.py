@@ -99,11 +99,11 @@ def _hints(arms: Sequence[Row]) -> Iterator[str]:
     hints = [(row.arm, row.comparison) for row in arms if row.comparison and row.comparison.hint]
     if not hints:
         return
-    said = [f"{arm} {words.difference(c)}, n={c.n}" for arm, c in hints]
+    listed = [f"{arm} {words.difference(c)}, n={c.n}" for arm, c in hints]
     chance = 1 - LEVEL ** len(arms)
     few = f"fewer than {SEEDS_TO_CLAIM} pairs, or " if any(c.n < SEEDS_TO_CLAIM for _, c in hints) else ""
     yield (
-        f"Hints, not claims ({few}p over 0.05 after Holm): the interval of {words.listing(said)} leaves 0 out. Where no arm "
+        f"Hints, not claims ({few}p over 0.05 after Holm): the interval of {words.listing(listed)} leaves 0 out. Where no arm "
         f"differs, some interval of {words.count(len(arms), 'arm')} does so in up to {100 * chance:.0f} % of sweeps"
     )
 
@@ -150,5 +150,5 @@ def _check(arms: Sequence[Row]) -> Iterator[str]:
         if most > EXACT_UP_TO
         else f"exact; {words.count(most, 'pair')} cannot go under {words.p_value(sign_flip_floor(most))}"
     )
-    said = words.listing([f"{arm} {words.p_value(c.p)}" for arm, c in tested])
-    yield f"As a check that assumes no normal distribution, two-sided p of the sign flip before Holm ({how}): {said}"
+    listed = words.listing([f"{arm} {words.p_value(c.p)}" for arm, c in tested])
+    yield f"As a check that assumes no normal distribution, two-sided p of the sign flip before Holm ({how}): {listed}"

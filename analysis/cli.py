@@ -97,10 +97,10 @@ def power(arguments: Arguments) -> int:
     if beyond:
         why = "Some of their pairs failed or have no usable value, so that no number of seeds makes a claim"
         print(f"{why}: {', '.join(beyond)}")
-    said = {a.arm for a in advice} | set(few)
-    if rest := [arm for arm in undecided(table) if arm not in said]:
+    mentioned = {a.arm for a in advice} | set(few)
+    if rest := [arm for arm in undecided(table) if arm not in mentioned]:
         print(f"{_why_open(table)}: {', '.join(rest)}")
-    elif not said and not beyond:
+    elif not mentioned and not beyond:
         print("Every arm is told apart from the baseline.")
     return 0
 
@@ -117,10 +117,10 @@ def _decided(row: Row, exploratory: bool) -> dict[str, Any]:
 
     c = row.comparison
     numbers = {"n": 0} if c is None else {"n": c.n, "difference": c.difference, "p": c.p_t_holm}
-    said = words.verdict(c)
+    verdict = words.verdict(c)
     if exploratory and c is not None and c.separable:
-        said = f"exploratory, no claim: {words.difference(c)}, {words.pairs(c)}"
-    return {"decided": c is not None and c.separable and not exploratory, "verdict": said, **numbers}
+        verdict = f"exploratory, no claim: {words.difference(c)}, {words.pairs(c)}"
+    return {"decided": c is not None and c.separable and not exploratory, "verdict": verdict, **numbers}
 
 
 def decide(arguments: Arguments) -> int:

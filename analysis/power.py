@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -106,9 +107,11 @@ def sensitivity(table: Table, power: float = POWER) -> tuple[str, ...]:
 
 
 def _open(table: Table) -> list[Row]:
-    """The undecided arms for which a spread is known and seeds can be added: not to survivors or a plan of looks."""
+    """The undecided arms for which a spread is known and seeds can be added (not to survivors or a plan of looks), those with
+    the smallest spread first."""
     arms = [(row, row.comparison) for row in table.rows if row.role == "arm" and row.comparison]
-    return [row for row, c in arms if c.std is not None and not (c.separable or c.dropped or c.looks)]
+    spreads = [(c.std, row) for row, c in arms if c.std is not None and not (c.separable or c.dropped or c.looks)]
+    return [row for _, row in sorted(spreads, key=itemgetter(0))]
 
 
 def _advice(row: Row, table: Table, effect: float, power: float) -> Advice:
@@ -166,5 +169,4 @@ def advise(
         raise ValueError(f"--power {power:g}: must be between 0 and 1, such as 0.8")
     if not 0.0 < effect <= 100.0:
         raise ValueError(f"--effect {effect:g}: must be above 0 and at most 100 points, such as {SMALLEST_EFFECT:g}")
-    waiting = sorted(_open(table), key=lambda row: (row.comparison.std or 0.0) if row.comparison else 0.0)
-    return [_advice(row, table, effect, power) for row in waiting[:most]]
+    return [_advice(row, table, effect, power) for row in _open(table)[:most]]

@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -239,32 +239,21 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def compare(
-    arm: Mapping[int, float],
-    baseline: Mapping[int, float],
-    *,
-    sequential: bool = False,
-    step: float | None = None,
-    dropped: int = 0,
-    waiting: int = 0,
-    unusable: int = 0,
-    looks: Looks | None = None,
-    floor: float | None = None,
-) -> Comparison | None:
+class Planned(TypedDict, total=False):
+    """The keywords of `contrast`."""
+
+    sequential: bool
+    step: float | None
+    dropped: int
+    waiting: int
+    unusable: int
+    looks: Looks | None
+    floor: float | None
+
+
+def compare(arm: Mapping[int, float], baseline: Mapping[int, float], **planned: Unpack[Planned]) -> Comparison | None:
     """Paired by seed, over the seeds that both have; None when they share none. See `contrast`."""
-    values = {"arm": arm, "baseline": baseline}
-    weights = {"arm": 1.0, "baseline": -1.0}
-    return contrast(
-        values,
-        weights,
-        sequential=sequential,
-        step=step,
-        dropped=dropped,
-        waiting=waiting,
-        unusable=unusable,
-        looks=looks,
-        floor=floor,
-    )
+    return contrast({"arm": arm, "baseline": baseline}, {"arm": 1.0, "baseline": -1.0}, **planned)
 
 
 def contrast(

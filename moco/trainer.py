@@ -187,8 +187,8 @@ class Trainer:
         self.config, self.device, self.step, self.seconds = config, device, 0, 0.0
         speed = asked(config.train) if speed is None else speed
         self.compiled, self.replayed = speed in ("compiled", "graphs"), speed == "graphs"
-        if told := tell_torch(config.train, device):
-            LOGGER.info("%s", told)
+        if settings := tell_torch(config.train, device):
+            LOGGER.info("%s", settings)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         with naming_what_is_too_large(config, 0):
             self.model = build(config, len(data.pretrain), len(data.classes)).to(device)

@@ -99,9 +99,15 @@ def draw_forest(ax: Axes, shown: Exhibit, inches: float) -> None:
     for row, line in enumerate(shown.lines):
         _row(ax, line, row, inches, step)
         ax.text(
-            1.02, row, _numbers(line), transform=ax.get_yaxis_transform(), va="center", fontsize=7.5,
-            color=INK if line.kind == "arm" else MUTED, fontweight="bold" if line.claimed else "normal",
-        )  # fmt: skip
+            1.02,
+            row,
+            _numbers(line),
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=7.5,
+            color=INK if line.kind == "arm" else MUTED,
+            fontweight="bold" if line.claimed else "normal",
+        )
     names = [shortened(line.name, LONGEST_NAME) for line in shown.lines]
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(axis="y", length=0)

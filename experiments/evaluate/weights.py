@@ -72,10 +72,10 @@ class Reading:
             raise ValueError(f"--branch {given.branch}: must be one of {', '.join(BRANCHES)}")
         names = [assignment.partition("=")[0].strip() for assignment in assignments]
         own = [name == "encoder" or name.startswith("encoder.") for name in names]
-        told = [_encoder_field(one) for one, is_own in zip(assignments, own, strict=True) if is_own]
+        encoder_fields = [_encoder_field(one) for one, is_own in zip(assignments, own, strict=True) if is_own]
         others = [one for one, is_own in zip(assignments, own, strict=True) if not is_own]
         settings = tuple(name for name, is_own in zip(names, own, strict=True) if not is_own)
-        return Reading(tuple(told), settings, given.prefix, given.branch, given.interpolate_positions), others
+        return Reading(tuple(encoder_fields), settings, given.prefix, given.branch, given.interpolate_positions), others
 
     def only_for_files(self, what: str) -> None:
         """Raises ValueError if anything is said: `what`, a run for instance, carries its own config."""

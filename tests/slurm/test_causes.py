@@ -260,15 +260,30 @@ OOM = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the s
     [
         (137, "", 10**9, causes.KILLED, "ended without a word on HOST: killed by SIGKILL"),
         (1, f"a\n{OOM}\nb\n", 10**9, causes.OUT_OF_MEMORY, f"{OOM} (exit code 1 on HOST)"),
-        (1, "slurmstepd: error: StepId=7.0 exceeded memory limit (941208 > 512000), being killed", 10**9, causes.OUT_OF_MEMORY,
-         "slurmstepd: error: StepId=7.0 exceeded memory limit (941208 > 512000), being killed (exit code 1 on HOST)"),
-        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.", 10**9, causes.GPU_MEMORY,
-         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB. (exit code 1 on HOST)"),
-        (1, "RuntimeError: [enforce fail at inline_container.cc:659] .", 10**9, causes.DISK_FULL,
-         "RuntimeError: [enforce fail at inline_container.cc:659] . (exit code 1 on HOST)"),
+        (
+            1,
+            "slurmstepd: error: StepId=7.0 exceeded memory limit (941208 > 512000), being killed",
+            10**9,
+            causes.OUT_OF_MEMORY,
+            "slurmstepd: error: StepId=7.0 exceeded memory limit (941208 > 512000), being killed (exit code 1 on HOST)",
+        ),
+        (
+            1,
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.",
+            10**9,
+            causes.GPU_MEMORY,
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB. (exit code 1 on HOST)",
+        ),
+        (
+            1,
+            "RuntimeError: [enforce fail at inline_container.cc:659] .",
+            10**9,
+            causes.DISK_FULL,
+            "RuntimeError: [enforce fail at inline_container.cc:659] . (exit code 1 on HOST)",
+        ),
         (1, "", 0, causes.DISK_FULL, "no room on the disk of the runs: 0 bytes are free (exit code 1 on HOST)"),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_systems(code: int, log: str, free: int, cause: str, reason: str) -> None:
     assert what_happened(code, log, free) == (reason.replace("HOST", os.uname().nodename), cause)
 

@@ -54,10 +54,18 @@ DIGITS = ("--baseline", "digits4")
     ("content", "options", "words"),
     [
         (lambda: of_ours(digits4()), ("--set", "encoder.stem=small"), "--set encoder.stem: would change nothing"),
-        (lambda: of_ours(digits4()), ("--prefix", "encoder"), "--prefix encoder: for a file of weights of another tool"),
+        (
+            lambda: of_ours(digits4()),
+            ("--prefix", "encoder"),
+            "--prefix encoder: for a file of weights of another tool",
+        ),
         (lambda: of_ours(digits4()), (*DIGITS, "--set", "optim.lr=1"), "--set optim.lr: would change nothing"),
         (lambda: of_ours(digits4()), (*DIGITS, "--set", "augment.flip=0"), "--set augment.flip: would change nothing"),
-        (lambda: authors_v2(encoder(ResNet(depth=18))), (*DIGITS, "--set", "loss.temperature=1"), "would change nothing"),
+        (
+            lambda: authors_v2(encoder(ResNet(depth=18))),
+            (*DIGITS, "--set", "loss.temperature=1"),
+            "would change nothing",
+        ),
         (lambda: authors_v2(encoder(ResNet(depth=18))), (*DIGITS, "--set", "encoder.heads=4"), "would change nothing"),
         (lambda: authors_v2(encoder(ResNet(depth=18))), (*DIGITS, "--set", "encoder.head=4"), "no such field"),
         (lambda: authors_v2(encoder(ResNet(depth=18))), (*DIGITS, "--set", "encoder.stem=tiny"), "must be one of"),
@@ -67,7 +75,7 @@ DIGITS = ("--baseline", "digits4")
         (small_vit, DIGITS, "add --set encoder.heads=1"),
         (small_vit, (*DIGITS, "--set", "encoder.heads=5"), "the width must divide among the heads"),
     ],
-)  # fmt: skip
+)
 def test_what_would_change_nothing_or_is_not_said_is_refused(
     content: Callable[[], dict],
     options: tuple[str, ...],

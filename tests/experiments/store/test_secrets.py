@@ -44,10 +44,13 @@ def test_logins_and_named_secrets_are_masked(text: str, clean: str) -> None:
         (["--notify=mail -S smtp-auth=abc"], ["--notify=***"]),
         (["environment.PGPASS=a b'c", "environment.A=b c"], ["environment.PGPASS=***", "environment.A=b c"]),
         (["environment.TOKEN_OF_ADA=abc"], ["environment.TOKEN_OF_ADA=***"]),
-        (["environment.DB=postgresql://a:b@h/db", "time=2:00:00"], ["environment.DB=postgresql://***@h/db", "time=2:00:00"]),
+        (
+            ["environment.DB=postgresql://a:b@h/db", "time=2:00:00"],
+            ["environment.DB=postgresql://***@h/db", "time=2:00:00"],
+        ),
         (["--set", "optim.lr=0.1"], ["--set", "optim.lr=0.1"]),
     ],
-)  # fmt: skip
+)
 def test_of_a_command_what_may_be_a_secret_is_masked_as_a_whole(words: list[str], clean: list[str]) -> None:
     assert words_without_secrets(words) == clean
     assert words_without_secrets(clean) == clean
