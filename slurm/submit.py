@@ -118,7 +118,9 @@ def _send(submission: Submission, work: str, paths: Sequence[str], behind: Seque
     name = f"{submission.name}.{number}" if number else submission.name
     file = submission.folder / f"{number}.json"
     chunk = {"name": name, "work": work, "paths": list(paths), "afterwards": submission.afterwards}
-    file.write_text(json.dumps(chunk), encoding="utf-8")
+    staged = file.with_suffix(".part")  # who finds the folder of a killed command reads whole files only
+    staged.write_text(json.dumps(chunk), encoding="utf-8")
+    staged.replace(file)
     text = script(submission, len(paths), behind=behind, number=number)
     batch = submission.folder / f"{number}_submission.sh"
     batch.write_text(text, encoding="utf-8")
