@@ -148,7 +148,7 @@ def _order(manifest: Manifest) -> list[str]:
 
 
 def _question(manifest: Manifest, metric: str) -> str:
-    """The sweep's own; of another readout the same about that one."""
+    """The sweep's question, with the name of `metric` in it where another readout is compared."""
     question, own, other = manifest["question"], TITLES.get(manifest["metric"], ""), TITLES[metric]
     if metric == manifest["metric"]:
         return question

@@ -138,7 +138,7 @@ def _within(interval: tuple[float, float] | None, limit: float | None) -> tuple[
 
 
 def levels(places: Sequence[float], width: float) -> list[int]:
-    """A level for each dot, 0 at the line, so that of two on one level none is nearer to the other than `width`.
+    """A level for each dot, 0 at the line: dots of one level are at least `width` apart.
 
     Dots are placed from the left, each on the lowest level that is free: equal ones stand on each other, none is hidden.
     """

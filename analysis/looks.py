@@ -41,7 +41,7 @@ class Looks:
 
     @staticmethod
     def of(manifest: Manifest) -> Looks | None:
-        """The looks of a plan; None without any, and where seeds joined that it did not foresee."""
+        """The looks of a plan; None if it has none, or if seeds were added that it did not plan."""
         planned = manifest.get("looks")
         if planned is None or manifest.get("joined") or planned["kind"] not in BOUNDS:
             return None

@@ -26,7 +26,7 @@ DROPPED: Final = frozenset({DIVERGED, schema.FAILED, schema.CANCELLED, schema.PR
 
 
 class Missing(NamedTuple):
-    """Of the seeds that all arms of a comparison were planned with: those that have no difference."""
+    """How many planned pairs of seeds have no difference, by the reason."""
 
     dropped: int  # a run failed, diverged or was ended, or is done without a usable value
     waiting: int  # may still come

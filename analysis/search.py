@@ -133,7 +133,7 @@ def _newest(root: Path, record: SearchRecord) -> tuple[schema.Manifest | None, l
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two plain configs say the same but for the seed. A field that one lacks was added between their versions."""
+    """Whether two plain configs are equal but for the seed. Fields that only one of them has are not compared."""
 
     def same(a: Any, b: Any) -> bool:
         if isinstance(a, Mapping) and isinstance(b, Mapping):

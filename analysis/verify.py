@@ -105,7 +105,7 @@ def _lost_numbers(seal: Seal, table: Table, before: Sequence[Row]) -> Iterator[s
 
 
 def _p_values(line: str, rows: Sequence[Row]) -> Counter[str]:
-    """The numbers of the p that rule 1 printed in the row of an arm."""
+    """The numbers in the p column that rule 1 printed for an arm."""
     row = next((row for row in rows if ARM_CELL.fullmatch(line.split(row.arm)[0])), None)
     return Counter(NUMBER.findall(" ".join(map(words.p_value, rule_one.p_values(row))) if row else ""))
 

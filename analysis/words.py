@@ -221,7 +221,7 @@ def _lost_its_own(row: Row) -> bool:
 
 
 def _without_a_value(row: Row) -> bool:
-    """Whether a run of an arm itself is done and has no value of the readout that the table compares."""
+    """Whether one of the arm's own runs is done without a value of the compared readout."""
     return any(member.state == schema.DONE and member.seed not in row.values for member in row.members)
 
 

@@ -44,7 +44,7 @@ def step_seconds(config: Config) -> float:
 
 
 def decode_seconds(config: Config) -> float:
-    """Mean over a few files of a folder, to decode one in one thread. Raises ValueError as `resolve` does."""
+    """Seconds to decode an image in one thread, the mean over a few files. Raises ValueError as `resolve` does."""
     listing = list_images(config.data)
     every = max(1, len(listing.train_files) // FILES)
     began, opened = time.monotonic(), 0

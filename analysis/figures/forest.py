@@ -145,7 +145,7 @@ def forest_inches(shown: Exhibit) -> float:
 
 
 def shown_exhibit(manifest: Manifest, cells: pl.DataFrame, readout: str | None) -> tuple[Exhibit, str]:
-    """Of some arms, if there are very many, and what was left out. The intervals are of the whole family all the same."""
+    """The exhibit, cut to `MOST_ROWS` arms, and a note on what was left out. Intervals stay those of all arms together."""
     whole = exhibit(ablation_table(manifest, cells, readout))
     kept, _, left_out = few(manifest, cells, MOST_ROWS)
     lines = tuple(line for line in whole.lines if line.kind == AGAINST_ITSELF or line.name in kept["arms"])

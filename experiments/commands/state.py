@@ -249,7 +249,7 @@ def _page(root: Path, target: str | None) -> tuple[list[str], bool]:
 
 
 def _left(root: Path, found: Sequence[SweepStatus]) -> dict[str, list[Orphan]]:
-    """Label -> runs that were planned for that sweep and count in no table."""
+    """Label of each sweep -> its runs that count in no table."""
     left: dict[str, list[Orphan]] = {one.manifest["label"]: [] for one in found}
     for orphan in orphans(root):
         if orphan.label in left:

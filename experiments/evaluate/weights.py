@@ -67,7 +67,7 @@ class Reading:
 
     @staticmethod
     def of(given: argparse.Namespace, assignments: Sequence[str]) -> tuple[Reading, list[str]]:
-        """From the flags; and the assignments that are not of the encoder. Raises ValueError for an unknown name."""
+        """How to read the file, and the assignments of `--set` that are about other things. Raises ValueError."""
         if given.branch is not None and given.branch not in BRANCHES:
             raise ValueError(f"--branch {given.branch}: must be one of {', '.join(BRANCHES)}")
         names = [assignment.partition("=")[0].strip() for assignment in assignments]

@@ -81,7 +81,7 @@ class Snapshot:
 
 
 def sources(root: Path) -> list[Path]:
-    """The files of our packages: in a checkout those that git tracks, and modules that it does not track and not ignore."""
+    """The files of our packages. In a checkout: those that git tracks, and untracked modules that it does not ignore."""
     everything = [path for name in PACKAGES for path in _all_files(root / name)]
     if not (root / ".git").exists():
         return everything

@@ -96,7 +96,7 @@ _living: set[Path] = set()
 
 
 def show_life(root: Path) -> None:
-    """Write a heartbeat of this launcher until it ends: whether what it has queued will be started, other machines ask."""
+    """Write a heartbeat of this launcher until it ends. By it other machines know that what it has queued will be started."""
     file = launcher_file(root, *this_process())
     if file in _living:
         return

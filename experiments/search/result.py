@@ -99,7 +99,7 @@ class Fresh:
 
 
 def confirmed(root: Path, record: SearchRecord) -> Fresh | None:
-    """The newest confirmation of this search, of which an arm counts if it has the config of the trial that it is named after.
+    """The newest confirmation of this search. An arm counts if its config is that of the trial in its name.
 
     Those of another base, of other settings, or of the study before `--new-study` do not. None without one.
     """

@@ -1,4 +1,4 @@
-"""What a field of a config says of itself: that it does not change the result, or that old configs do not have it.
+"""Marks of a config's fields: `cosmetic` ones do not change the result, `added` ones are missing in old configs.
 
 `require` is how every group checks its ranges.
 """

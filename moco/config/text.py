@@ -101,7 +101,7 @@ _SCALARS: dict[Any, tuple[Callable[[str], Any], str]] = {
 
 
 def typed_values(cls: Class) -> Class:
-    """Of a config's dataclass, below `@dataclass`: values that code gives are read as those of `--set` before any check.
+    """Decorator for a config's dataclass, below `@dataclass`: its values are converted as `--set` converts text, then checked.
 
     A number of numpy or torch, a list and text become a number, a tuple, a choice; a whole number in a field of numbers
     stays one. Raises ValueError, one line with the field and what it may be, for anything else.

@@ -71,7 +71,7 @@ def contents_of(root: Path, files: Sequence[str], links: Sequence[str] = ()) -> 
 
 
 def _remembering(root: Path, paths: Sequence[str], keys: Sequence[Key | None], cache: Path, began: int) -> list[bytes]:
-    """The digest of each file, of those that the cache lacks from the file itself; then the cache has them too.
+    """The digest of each file. Files that the cache lacks are read, and added to it.
 
     `began`: nanoseconds since 1970, before the keys were taken.
     """

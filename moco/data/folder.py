@@ -55,7 +55,7 @@ class Listing:
 
 @dataclass
 class _Walk:
-    """What is met on the way through a folder beside the images."""
+    """What was found in a folder beside its images."""
 
     first_rules: bool
     links: list[str] = field(default_factory=list)  # to folders

@@ -123,7 +123,7 @@ def with_class_position(state: State) -> State:
 
 @lru_cache(maxsize=8)
 def shapes_of(config: ResNet | ViT, image_size: int) -> dict[str, torch.Size]:
-    """Of all tensors of a network. Initial weights take long, so a ResNet is built without, a transformer with one block."""
+    """Name -> shape of all tensors of a network, without drawing its weights: a transformer is built with one block only."""
     if isinstance(config, ResNet):
         with torch.device("meta"):
             return {name: t.shape for name, t in build_encoder(config, image_size).backbone.state_dict().items()}
